@@ -1,0 +1,146 @@
+"""How every entry point starts and ends: flags in, an exit code out."""
+
+import contextlib
+import dataclasses
+import gc
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from pipeline import config as config_lib
+from pipeline import errors
+
+flags.disclaim_key_flags()  # they belong to the entry point that asks for them
+
+# What TensorFlow's C++ side says at every start on a machine without a GPU.
+_START_UP_NOISE = re.compile(
+    r"I\d{4} |WARNING: All log messages before absl::InitializeLog"
+    r"|E\d{4} .*failed call to cuInit"
+)
+
+
+def define_flags(config_class: type[Any] = config_lib.Config) -> None:
+    """Defines one absl flag for each field of a config dataclass."""
+    for field in dataclasses.fields(config_class):
+        bounds = config_lib.bounds(field)
+        help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
+        if field.metadata["choices"]:
+            choices = list(field.metadata["choices"])
+            flags.DEFINE_enum(field.name, field.default, choices, help_text)
+        else:
+            define = {
+                bool: flags.DEFINE_bool,
+                int: flags.DEFINE_integer,
+                int | None: flags.DEFINE_integer,
+                float: flags.DEFINE_float,
+                str: flags.DEFINE_string,
+            }[field.type]
+            define(field.name, field.default, help_text)
+
+
+def config_from_flags() -> config_lib.Config:
+    """The config that the parsed flags ask for; raises errors.InputError."""
+    names = [field.name for field in dataclasses.fields(config_lib.Config)]
+    return config_lib.Config(**{name: flags.FLAGS[name].value for name in names})
+
+
+def refuse(arguments: list[str]) -> None:
+    """Raises where an entry point that takes only flags was given something else."""
+    if arguments:
+        raise errors.InputError(f"takes only flags; received {arguments[0]!r}; see --help")
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses flags; a mistake costs one line and exit code 2."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        message = " ".join(str(error).split())
+        print(f"{_program()}: {message}; see --help", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit:
+        # absl ends --help with 1, as if asking for help had failed.
+        sys.exit(0)
+
+
+def parse_nothing(arguments: list[str]) -> list[str]:
+    """Leaves all flags to another program."""
+    flags.FLAGS.mark_as_parsed()
+    return arguments
+
+
+def start(
+    main: Callable[[list[str]], None],
+    flags_parser: Callable[[list[str]], list[str]] = _parse,
+) -> NoReturn:
+    """Parses the flags, runs `main` on the other arguments, and exits with its code."""
+
+    def guarded_main(arguments: list[str]) -> int:
+        try:
+            main(arguments[1:])
+        except errors.PipelineError as error:
+            print(f"{_program()}: {error}", file=sys.stderr)
+            return error.exit_code
+        return 0
+
+    app.run(guarded_main, flags_parser=flags_parser)
+
+
+def _program() -> str:
+    return os.path.splitext(os.path.basename(sys.argv[0]))[0]
+
+
+def command(module: str, *arguments: str) -> str:
+    """A command line that starts an entry point from here, to be shown to people."""
+    interpreter = sys.executable
+    for name in ("python", "python3"):
+        on_path = shutil.which(name)
+        if on_path and os.path.samefile(os.path.dirname(on_path), os.path.dirname(interpreter)):
+            interpreter = name
+            break
+    else:
+        interpreter = os.path.relpath(interpreter)
+    return " ".join([interpreter, "-m", f"pipeline.{module}", *arguments])
+
+
+@contextlib.contextmanager
+def _without_start_up_noise() -> Iterator[None]:
+    """Holds stderr back, then lets through what is not known noise.
+
+    The notes are printed by C++ before any of its log settings apply, so only the
+    file descriptor can hold them.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile("w+", errors="replace") as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            sys.stderr.writelines(
+                line for line in held if line.strip() and not _START_UP_NOISE.match(line)
+            )
+
+
+def import_tensorflow() -> None:
+    """Imports and starts TensorFlow (seconds) without its notes; warnings are kept."""
+    logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # Hundreds of thousands of objects that stay: no need to look for garbage among them.
+    gc.disable()
+    with _without_start_up_noise():
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
+    gc.freeze()
+    gc.enable()

@@ -1,0 +1,190 @@
+"""The settings of a run, one field a flag, checked with messages for people.
+
+Standard library only: a wrong flag is answered before TensorFlow is imported.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+from pipeline import errors
+
+
+def _field(
+    default: Any,
+    help_text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A dataclass field that knows its help text and its bounds."""
+    metadata = {
+        "help": help_text,
+        "choices": choices,
+        "above": above,
+        "at_least": at_least,
+        "at_most": at_most,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of one training run.
+
+    Raises:
+      errors.InputError: a value is out of its bounds, or two values contradict
+        each other.
+    """
+
+    model: str = _field(
+        "module",
+        "The model: 'module' is a tf.Module, 'keras' a keras.Model.",
+        choices=("module", "keras"),
+    )
+    loop: str = _field(
+        "custom",
+        "The training loop: 'custom' is the hand-written GradientTape loop, 'fit' is "
+        "Keras compile and fit.",
+        choices=("custom", "fit"),
+    )
+    epochs: int = _field(10, "Passes over the training examples.", at_least=1)
+    learning_rate: float = _field(0.1, "Step size of the optimizer.", above=0)
+    batch_size: int = _field(
+        0, "Examples in a batch; 0 makes all of them one batch.", at_least=0
+    )
+    optimizer: str = _field(
+        "sgd",
+        "'sgd' (in the custom loop the hand-written assign_sub) or another name that "
+        "tf.keras.optimizers.get knows.",
+    )
+    run_eagerly: bool = _field(
+        False, "Run the training step as plain Python, to debug it. Slow."
+    )
+    seed: int = _field(
+        0,
+        "Seed of the noise, of the order of the examples and of the choice of "
+        "validation rows.",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
+    initial_w: float = _field(5.0, "W at the start of training.")
+    initial_b: float = _field(0.0, "b at the start of training.")
+    num_examples: int = _field(201, "Synthetic training examples.", at_least=2)
+    validation_examples: int | None = _field(
+        None,
+        "Examples that are measured but not trained on. Synthetic data: drawn "
+        "independently from the same line, 201 by default. A file: so many of its "
+        "rows, chosen by the seed and set apart, none by default.",
+        at_least=0,
+    )
+    true_w: float = _field(3.0, "W of the line that synthetic data are drawn from.")
+    true_b: float = _field(2.0, "b of the line that synthetic data are drawn from.")
+    noise_stddev: float = _field(
+        1.0, "Standard deviation of the Gaussian noise on synthetic y.", at_least=0
+    )
+    x_min: float = _field(-2.0, "The smallest synthetic x.")
+    x_max: float = _field(2.0, "The largest synthetic x.")
+    data: str = _field(
+        "",
+        "A CSV file to train on in place of synthetic data: a header line, then "
+        "numeric columns.",
+    )
+    label: str = _field("", "The CSV column to predict; by default the last one.")
+    features: str = _field(
+        "",
+        "The CSV columns to predict from, separated by commas; by default all others.",
+    )
+    logdir: str = _field("logs", "The folder that holds the folders of the runs.")
+    run_name: str = _field(
+        "", "Name of the run's folder in --logdir; by default made from the time."
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_bounds(field, getattr(self, field.name))
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.model == "module" and self.loop == "fit":
+            raise errors.InputError(
+                "--model=module can't be trained with --loop=fit: compile and fit are "
+                "methods of keras.Model, and a tf.Module has none; use --model=keras "
+                "or --loop=custom"
+            )
+        if self.x_min >= self.x_max:
+            raise errors.InputError(
+                f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
+                f"--x_max={self.x_max:g}"
+            )
+        for name in ("label", "features"):
+            if getattr(self, name) and not self.data:
+                raise errors.InputError(
+                    f"--{name}={getattr(self, name)} names columns of a CSV file; "
+                    "say which file with --data"
+                )
+        if self.run_name and not re.fullmatch(r"[\w.,=+-]+", self.run_name):
+            raise errors.InputError(
+                "--run_name must be the plain name of a folder (letters, digits and "
+                f"._,=+-); received {self.run_name!r}; the place goes into --logdir"
+            )
+        if self.run_name in (".", ".."):
+            raise errors.InputError(
+                f"--run_name must name a folder of its own; received {self.run_name!r}"
+            )
+
+    def with_changes(self, **changes: Any) -> "Config":
+        """A checked copy with some fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    def to_flags(self) -> list[str]:
+        """The flags that give this config again, wherever they are read from."""
+        values = dataclasses.asdict(self)
+        values["logdir"] = os.path.abspath(self.logdir)
+        if self.data:
+            values["data"] = os.path.abspath(self.data)
+        return [
+            f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in values.items()
+            if value is not None
+        ]
+
+
+def bounds(field: dataclasses.Field[Any]) -> str:
+    """The bounds of a field in words, such as 'at least 0', or ''."""
+    words = [
+        f"{word} {field.metadata[key]:,}"
+        for key, word in (
+            ("above", "above"),
+            ("at_least", "at least"),
+            ("at_most", "at most"),
+        )
+        if field.metadata[key] is not None
+    ]
+    return " and ".join(words)
+
+
+def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raises InputError where a value is outside its field's bounds."""
+    limits = field.metadata
+    if value is None:
+        return
+    if limits["choices"] and value not in limits["choices"]:
+        raise errors.InputError(
+            f"--{field.name} must be one of {', '.join(limits['choices'])}; "
+            f"received {value!r}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise errors.InputError(
+            f"--{field.name} must be a finite number; received {value}"
+        )
+    if (
+        (limits["above"] is not None and value <= limits["above"])
+        or (limits["at_least"] is not None and value < limits["at_least"])
+        or (limits["at_most"] is not None and value > limits["at_most"])
+    ):
+        raise errors.InputError(f"--{field.name} must be {bounds(field)}; received {value}")

@@ -1,0 +1,140 @@
+"""SavedModels: written whole or not at all, and loaded again."""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline import errors
+from pipeline import model as model_lib
+
+_TOLERANCE = 1e-5
+Array = npt.NDArray[np.float32]
+
+
+class Exported:
+    """A SavedModel that predicts y from x.
+
+    Attributes:
+      path: Where it was loaded from.
+      num_features: D, or None where x is [N].
+      features: Names of the features, or () where the export does not say.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        """Loads the SavedModel at `path`; raises errors.InputError if it is none of ours."""
+        self.path = path
+        try:
+            self._loaded = tf.saved_model.load(str(path))
+            self._serve = self._loaded.signatures["serving_default"]
+            shape = self._serve.structured_input_signature[1]["x"].shape
+            self._serve.structured_outputs["y"]  # noqa: B018 (is it there?)
+        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            raise errors.InputError(
+                f"{path}: is no SavedModel with a signature serving_default from x to y"
+            ) from error
+        self.num_features: int | None = shape[1] if shape.rank == 2 else None
+        names = getattr(self._loaded, "features", None)
+        self.features = () if names is None else tuple(n.decode() for n in names.numpy())
+
+    def predict(self, x: Array) -> Array:
+        """Predicts y [N] from x [N] or [N, D]."""
+        result: Array = self._serve(x=tf.constant(x, tf.float32))["y"].numpy()
+        return result
+
+    def parameters(self) -> tuple[Array, Array]:
+        """W, a scalar or [D], and b."""
+        values = self._loaded.signatures["parameters"]()
+        return values["W"].numpy(), values["b"].numpy()
+
+
+def load(path: pathlib.Path) -> Exported:
+    """Loads a version, or the newest of a folder of versions.
+
+    Raises:
+      errors.InputError: there is no SavedModel.
+    """
+    if (path / "saved_model.pb").is_file():
+        return Exported(path)
+    versions = _versions(path)
+    if not versions:
+        raise errors.InputError(
+            f"--export_dir={path} must be a SavedModel or a folder of numbered ones, such "
+            "as logs/<run>/export; found neither"
+        )
+    return Exported(path / str(max(versions)))
+
+
+def _versions(folder: pathlib.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return [
+        int(child.name)
+        for child in folder.iterdir()
+        if child.name.isdecimal() and (child / "saved_model.pb").is_file()
+    ]
+
+
+def publish(
+    model: model_lib.Model, folder: pathlib.Path, *, features: tuple[str, ...], sample: Array
+) -> pathlib.Path:
+    """Writes the model as the next version in `folder`, after it was tried.
+
+    Args:
+      model: The live model.
+      folder: Holds the numbered versions; made if needed.
+      features: Names of the features, saved with the model.
+      sample: [N] or [N, D], inputs on which the reloaded model must agree with the
+        live one before it gets its version's name.
+
+    Returns:
+      The path of the new version.
+
+    Raises:
+      errors.RunError: the reloaded model predicts something else.
+    """
+    version = folder / str(max(_versions(folder), default=0) + 1)
+    unfinished = folder / f".{version.name}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _save(model, unfinished, features=features)
+        _check(unfinished, model, sample)
+        unfinished.rename(version)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return version
+
+
+def _save(model: model_lib.Model, path: pathlib.Path, *, features: tuple[str, ...]) -> None:
+    """Saves a module of two signatures that is the same for both kinds of model.
+
+    keras.export.ExportArchive would save the same, but for Keras models only.
+    """
+    W, b = (tf.convert_to_tensor(v) for v in (model.W, model.b))
+    served = model_lib.LinearModel(num_features=None if W.shape.rank == 0 else len(features))
+    served.W.assign(W)
+    served.b.assign(b)
+    served.features = tf.Variable(features, trainable=False)
+    x = tf.TensorSpec([None] if W.shape.rank == 0 else [None, len(features)], tf.float32, "x")
+    predict: Callable[..., object] = tf.function(
+        lambda x: {"y": served(x)}, input_signature=[x]
+    )
+    parameters = tf.function(
+        lambda: {"W": served.W.read_value(), "b": served.b.read_value()}, input_signature=[]
+    )
+    tf.saved_model.save(
+        served, str(path), signatures={"serving_default": predict, "parameters": parameters}
+    )
+
+
+def _check(path: pathlib.Path, model: model_lib.Model, sample: Array) -> None:
+    live = model(tf.constant(sample)).numpy()
+    reloaded = Exported(path).predict(sample)
+    if not np.allclose(reloaded, live, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise errors.RunError(
+            f"{path}: the reloaded SavedModel does not predict what the model predicts "
+            f"(largest difference {np.abs(reloaded - live).max()}); it was not published"
+        )

@@ -1,0 +1,85 @@
+"""The guide's pictures, drawn with matplotlib."""
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from pipeline import examples, metrics
+
+_MOST_DOTS = 2000
+_MOST_WEIGHTS = 10
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def data(sample: examples.Data) -> Figure:
+    """The examples: y against x, or against each of the first features."""
+    x, y = _dots(sample.train)
+    columns = min(x.shape[1], 4)
+    figure = Figure(figsize=(3.2 + 3.2 * columns, 4.8), layout="constrained")
+    for i, axes in enumerate(figure.subplots(1, columns, squeeze=False, sharey=True)[0]):
+        axes.plot(x[:, i], y, ".", label="data")
+        axes.set(xlabel=sample.features[i], ylabel=sample.label if i == 0 else "")
+    figure.suptitle("The data")
+    return figure
+
+
+def fit(
+    sample: examples.Data, model: metrics.Parameters, *, truth: metrics.Parameters | None, loss: float, title: str
+) -> Figure:
+    """Data, truth and model over x; with several features predicted against actual y."""
+    x, y = _dots(sample.train)
+    figure, axes = _axes(f"{title}, loss={loss:.5f}")
+    if x.shape[1] == 1:
+        ends = np.array([x.min(), x.max()])
+        axes.plot(x, y, ".", label="data")
+        if truth is not None:
+            axes.plot(ends, truth.W * ends + truth.b, label="truth")
+        axes.plot(ends, model.W * ends + model.b, label="model")
+        axes.set(xlabel=sample.features[0], ylabel=sample.label)
+    else:
+        ends = np.array([y.min(), y.max()])
+        axes.plot(y, x @ model.W + model.b, ".", label="examples")
+        axes.plot(ends, ends, label="predicted = actual")
+        axes.set(xlabel=f"actual {sample.label}", ylabel=f"predicted {sample.label}")
+    axes.legend()
+    return figure
+
+
+def parameters(points: metrics.StepMetrics, features: tuple[str, ...], *, truth: metrics.Parameters | None) -> Figure:
+    """W and b over the steps, with their true values where they are known."""
+    figure, axes = _axes("W and b during training")
+    weights = points.W.reshape(len(points.W), -1)[:, :_MOST_WEIGHTS]
+    names = ["W"] if len(features) == 1 else [f"W {name}" for name in features]
+    for name, column in zip(names, weights.T):
+        axes.plot(points.step, column, label=name)
+    axes.plot(points.step, points.b, label="b")
+    if truth is not None:
+        axes.axhline(float(truth.W[0]), color="C0", linestyle="--", label="true W")
+        axes.axhline(truth.b, color="C1", linestyle="--", label="true b")
+    axes.set(xlabel="step")
+    axes.legend()
+    return figure
+
+
+def _axes(title: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    return figure, figure.subplots(subplot_kw={"title": title})
+
+
+def _dots(
+    drawn_from: examples.Examples,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """x [M, D] and y [M] of a sample that is small enough to draw."""
+    rows = np.arange(len(drawn_from.y))
+    if len(rows) > _MOST_DOTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, _MOST_DOTS, replace=False))
+    return drawn_from.x[rows].reshape(len(rows), -1), drawn_from.y[rows]

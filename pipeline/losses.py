@@ -1,0 +1,97 @@
+"""The loss that is minimised, and the same loss in closed form as the yardstick."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+Float64 = npt.NDArray[np.float64]
+
+_CHUNK = 2**20  # numbers converted to float64 at a time
+
+
+def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """The mean of (y - prediction)² over the first `count` examples of a batch.
+
+    Args:
+      y: [B] float32.
+      prediction: [B] float32.
+      count: Scalar int32, at most B. A short batch is filled up to B examples so that
+        one compiled function fits every batch; the filling does not count.
+
+    Returns:
+      A scalar float32.
+    """
+    counts = tf.range(tf.shape(y)[0]) < count
+    squares = tf.where(counts, tf.square(y - prediction), 0.0)
+    return tf.reduce_sum(squares) / tf.cast(count, tf.float32)
+
+
+class QuadraticLoss(NamedTuple):
+    """The mean squared error over fixed examples as a function of W and b.
+
+    For a linear model it is a paraboloid around the least-squares solution,
+
+      loss(W, b) = minimum + (W - W*)ᵀ C (W - W*) + (b - b* + mean·(W - W*))²
+
+    with C the covariance of x (multiply out the square of the residual; the residuals
+    of the solution are orthogonal to 1 and to x). So the loss at any number of points
+    costs no pass over the examples.
+
+    Attributes:
+      W: [D] float64, of least squares.
+      b: Of least squares.
+      minimum: The loss there.
+      mean: [D] float64, of x.
+      covariance: [D, D] float64, of x.
+    """
+
+    W: Float64
+    b: float
+    minimum: float
+    mean: Float64
+    covariance: Float64
+
+    @classmethod
+    def over(cls, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> "QuadraticLoss":
+        """Fits the paraboloid to examples: x is [N] or [N, D], y is [N]."""
+        x = x.reshape(len(x), -1)
+        mean = sum(part.sum(axis=0) for part, _ in _chunks(x, y)) / len(x)
+        y_mean = float(sum(part.sum() for _, part in _chunks(x, y)) / len(x))
+        covariance = sum((p - mean).T @ (p - mean) for p, _ in _chunks(x, y)) / len(x)
+        with_y = sum((p - mean).T @ (q - y_mean) for p, q in _chunks(x, y)) / len(x)
+        # lstsq and not solve: columns of x may depend on each other.
+        W = np.linalg.lstsq(covariance, with_y, rcond=None)[0]
+        b = y_mean - float(mean @ W)
+        squares = sum(np.square(q - p @ W - b).sum() for p, q in _chunks(x, y))
+        return cls(W, b, float(squares / len(x)), mean, covariance)
+
+    def at(self, W: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
+        """The loss at K points: W is [K] or [K, D], b is [K]; returns [K] float64."""
+        b = np.asarray(b, np.float64)
+        away = np.asarray(W, np.float64).reshape(len(b), -1) - self.W
+        across = np.einsum("ki,ij,kj->k", away, self.covariance, away, optimize=True)
+        result: Float64 = self.minimum + across + np.square(b - self.b + away @ self.mean)
+        return result
+
+    def largest_stable_learning_rate(self) -> float:
+        """Above this, full-batch gradient descent moves away from the minimum.
+
+        It is 2 over the largest eigenvalue of the Hessian (Goodfellow, Bengio and
+        Courville, Deep Learning, section 4.3.1).
+        """
+        mean = self.mean[:, None]
+        hessian = 2 * np.block([[self.covariance + mean @ mean.T, mean], [mean.T, np.eye(1)]])
+        return float(2 / np.linalg.eigvalsh(hessian)[-1])
+
+
+def _chunks(
+    x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
+) -> Iterator[tuple[Float64, Float64]]:
+    """x and y in float64, a bounded number of rows at a time."""
+    rows = max(1, _CHUNK // x.shape[1])
+    for first in range(0, len(x), rows):
+        chunk = slice(first, first + rows)
+        yield x[chunk].astype(np.float64), y[chunk].astype(np.float64)

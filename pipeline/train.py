@@ -1,0 +1,34 @@
+"""Trains a linear model and shows in TensorBoard how.
+
+Example:
+  python -m pipeline.train --epochs=100 --learning_rate=0.05
+
+Everything of a run goes into <logdir>/<run_name>: event files for TensorBoard, pictures,
+and the trained model as a SavedModel.
+"""
+
+from pipeline import cli, examples, folder
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what the flags ask for."""
+    cli.refuse(arguments)
+    config = cli.config_from_flags()
+    config = config.with_changes(run_name=config.run_name or folder.name_from_time())
+    paths = folder.RunFolder(config)
+    paths.check_new()
+    data = examples.load(config)
+    print(
+        f"Training {paths.path}: {config.model} model, {config.loop} loop, "
+        f"{len(data.train.y):,} examples, {config.epochs:,} epochs",
+        flush=True,
+    )
+    cli.import_tensorflow()
+    from pipeline import run
+
+    run.train(config, data)
+
+
+if __name__ == "__main__":
+    cli.define_flags()
+    cli.start(main)

@@ -1,0 +1,64 @@
+"""Starts TensorBoard on a run, or on a folder of runs, with settings that show all.
+
+Examples:
+  python -m pipeline.watch
+  python -m pipeline.watch logs/<run> --port=6007
+
+Flags after the folder are those of the program tensorboard.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import urllib.parse
+
+from pipeline import cli, errors
+
+_PINNED = ("W", "b", "loss")
+_SETTINGS = (
+    # By default it keeps 1000 points and 10 pictures of a tag, and drops the rest.
+    "--samples_per_plugin=scalars=200000,images=100",
+    "--reload_interval=2",  # seconds
+    "--host=localhost",
+    "--load_fast=true",  # as by default, but without a note about it
+)
+
+
+def link(url: str) -> str:
+    """The address under which TensorBoard shows W, b and loss as they are.
+
+    By default it smooths the curves, which bends their beginning. The settings can be
+    given in the address only.
+    """
+    cards = json.dumps([{"plugin": "scalars", "tag": tag} for tag in _PINNED])
+    return f"{url.rstrip('/')}/?smoothing=0&pinnedCards={urllib.parse.quote(cards)}#timeseries"
+
+
+def main(arguments: list[str]) -> None:
+    """Serves until Ctrl-C."""
+    if {"--help", "-h"} & set(arguments):
+        print(__doc__)
+        return
+    logdir, *flags = arguments or ["logs"]
+    if logdir.startswith("-"):
+        raise errors.InputError(f"the folder comes before the flags; received {logdir!r}")
+    if not os.path.isdir(logdir):
+        raise errors.InputError(f"{logdir}: is not a folder; give that of a run, or of runs")
+
+    cli.import_tensorflow()
+    from tensorboard import program
+
+    server = program.TensorBoard()
+    server.configure(["tensorboard", "--logdir", logdir, *_SETTINGS, *flags])
+    try:
+        url = server.launch()
+    except program.TensorBoardServerException as error:
+        raise errors.RunError(f"TensorBoard can't start: {error.msg}") from error
+    print(f"TensorBoard shows {logdir} until Ctrl-C:\n{link(url)}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    cli.start(main, flags_parser=cli.parse_nothing)
