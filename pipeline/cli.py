@@ -18,6 +18,14 @@ from pipeline import errors
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
+_DEFINE: dict[Any, Callable[..., Any]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    int | None: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
 # What TensorFlow's C++ side says at every start on a machine without a GPU.
 _START_UP_NOISE = re.compile(
     r"I\d{4} |WARNING: All log messages before absl::InitializeLog"
@@ -25,29 +33,24 @@ _START_UP_NOISE = re.compile(
 )
 
 
-def define_flags(config_class: type[Any] = config_lib.Config) -> None:
-    """Defines one absl flag for each field of a config dataclass."""
-    for field in dataclasses.fields(config_class):
+def define_flags() -> None:
+    """Defines one absl flag for each field of Config."""
+    for field in dataclasses.fields(config_lib.Config):
         bounds = config_lib.bounds(field)
         help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
-        if field.metadata["choices"]:
-            choices = list(field.metadata["choices"])
-            flags.DEFINE_enum(field.name, field.default, choices, help_text)
+        choices = field.metadata["choices"]
+        if choices:
+            flags.DEFINE_enum(field.name, str(field.default), choices, help_text)
         else:
-            define = {
-                bool: flags.DEFINE_bool,
-                int: flags.DEFINE_integer,
-                int | None: flags.DEFINE_integer,
-                float: flags.DEFINE_float,
-                str: flags.DEFINE_string,
-            }[field.type]
-            define(field.name, field.default, help_text)
+            _DEFINE[field.type](field.name, field.default, help_text)
 
 
 def config_from_flags() -> config_lib.Config:
     """The config that the parsed flags ask for; raises errors.InputError."""
-    names = [field.name for field in dataclasses.fields(config_lib.Config)]
-    return config_lib.Config(**{name: flags.FLAGS[name].value for name in names})
+    values: dict[str, Any] = {
+        field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config_lib.Config)
+    }
+    return config_lib.Config(**values)
 
 
 def refuse(arguments: list[str]) -> None:

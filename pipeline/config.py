@@ -54,21 +54,16 @@ class Config:
     )
     epochs: int = _field(10, "Passes over the training examples.", at_least=1)
     learning_rate: float = _field(0.1, "Step size of the optimizer.", above=0)
-    batch_size: int = _field(
-        0, "Examples in a batch; 0 makes all of them one batch.", at_least=0
-    )
+    batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)
     optimizer: str = _field(
         "sgd",
         "'sgd' (in the custom loop the hand-written assign_sub) or another name that "
         "tf.keras.optimizers.get knows.",
     )
-    run_eagerly: bool = _field(
-        False, "Run the training step as plain Python, to debug it. Slow."
-    )
+    run_eagerly: bool = _field(False, "Run the training step as plain Python, to debug it. Slow.")
     seed: int = _field(
         0,
-        "Seed of the noise, of the order of the examples and of the choice of "
-        "validation rows.",
+        "Seed of the noise, of the order of the examples and of the choice of validation rows.",
         at_least=0,
         at_most=2**32 - 1,
     )
@@ -91,8 +86,7 @@ class Config:
     x_max: float = _field(2.0, "The largest synthetic x.")
     data: str = _field(
         "",
-        "A CSV file to train on in place of synthetic data: a header line, then "
-        "numeric columns.",
+        "A CSV file to train on in place of synthetic data: a header line, then numeric columns.",
     )
     label: str = _field("", "The CSV column to predict; by default the last one.")
     features: str = _field(
@@ -175,13 +169,10 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
         return
     if limits["choices"] and value not in limits["choices"]:
         raise errors.InputError(
-            f"--{field.name} must be one of {', '.join(limits['choices'])}; "
-            f"received {value!r}"
+            f"--{field.name} must be one of {', '.join(limits['choices'])}; received {value!r}"
         )
     if isinstance(value, float) and not math.isfinite(value):
-        raise errors.InputError(
-            f"--{field.name} must be a finite number; received {value}"
-        )
+        raise errors.InputError(f"--{field.name} must be a finite number; received {value}")
     if (
         (limits["above"] is not None and value <= limits["above"])
         or (limits["at_least"] is not None and value < limits["at_least"])

@@ -12,20 +12,26 @@ from pipeline import metrics
 
 _MOST_ROWS = 20
 _MOST_WEIGHTS = 3
+_LARGE = 1e7
 _SECONDS_BETWEEN_LIVE_LINES = 0.1
 _SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
-def report(
-    W: npt.ArrayLike, b: float, loss: float, validation_loss: float | None = None
-) -> str:
+def report(W: npt.ArrayLike, b: float, loss: float, validation_loss: float | None = None) -> str:
     """One state in the words of the guide; of many W the first few."""
-    weights = [f"{w:.2f}" for w in np.atleast_1d(W)[:_MOST_WEIGHTS]]
+    weights = [_number(w, 2) for w in np.atleast_1d(W)[:_MOST_WEIGHTS]]
     if np.size(W) > _MOST_WEIGHTS:
         weights.append("...")
     text = weights[0] if np.size(W) == 1 else f"[{', '.join(weights)}]"
-    line = f"W = {text}, b = {b:.2f}, loss={loss:.5f}"
-    return line if validation_loss is None else f"{line}, validation loss={validation_loss:.5f}"
+    line = f"W = {text}, b = {_number(b, 2)}, loss={_number(loss, 5)}"
+    if validation_loss is None:
+        return line
+    return f"{line}, validation loss={_number(validation_loss, 5)}"
+
+
+def _number(value: float, decimals: int) -> str:
+    """Fixed decimals as in the guide, unless the number would fill the line."""
+    return f"{value:.{decimals}f}" if abs(value) < _LARGE else f"{value:.{decimals}e}"
 
 
 class Console:
@@ -63,9 +69,7 @@ class Console:
             return
         self._spoke = now
         speed = (step - self._first_step) / (now - self._started)
-        text = (
-            f"  step {step:,} of {self._last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
-        )
+        text = f"  step {step:,} of {self._last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
             self._write(f"\r\033[K{text[:width]}")

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import data as data_lib
-from pipeline import losses, metrics, model as model_lib, optimizers
+from pipeline import losses, metrics, optimizers
+from pipeline import model as model_lib
 
 
 class _Points(NamedTuple):
@@ -30,7 +31,7 @@ class TrainBlock:
         self._optimizer = optimizer
         self._capacity = capacity
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
     def __call__(self, block: data_lib.Block, points: tf.Tensor, updates: tf.Tensor) -> _Points:
         """Records `points` points, and trains on the first `updates` of them."""
         variables = self._model.trainable_variables
@@ -42,11 +43,11 @@ class TrainBlock:
                 prediction = self._model(block.x[row])
                 loss = losses.mean_squared_error(block.y[row], prediction, block.count[row])
             point = _Points(self._model.W, self._model.b, loss)
-            record = _Points(*(array.write(i, v) for array, v in zip(record, point)))
+            record = _Points(*(array.write(i, v) for array, v in zip(record, point, strict=True)))
             # The last point of a run is looked at but not trained on.
             if i < updates:
                 gradients = tape.gradient(loss, variables)
-                self._optimizer.apply_gradients(zip(gradients, variables))
+                self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return _Points(*(array.stack() for array in record))
 
 

@@ -16,6 +16,7 @@ from pipeline import errors
 Array = npt.NDArray[np.float32]
 
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
+_LARGEST = float(np.finfo(np.float32).max)
 # Streams of random numbers that one seed gives.
 _TRAINING_NOISE, _VALIDATION_NOISE, _VALIDATION_ROWS = range(3)
 
@@ -98,9 +99,7 @@ def _load_csv(config: config_lib.Config) -> Data:
     return Data(train, validation, tuple(features), label)
 
 
-def _set_apart(
-    examples: Examples, config: config_lib.Config
-) -> tuple[Examples, Examples | None]:
+def _set_apart(examples: Examples, config: config_lib.Config) -> tuple[Examples, Examples | None]:
     """Splits off the validation rows; both parts keep the order of the file."""
     rows, count = len(examples.y), config.validation_examples or 0
     if rows - count < 2:
@@ -146,8 +145,7 @@ def read_header(path: str) -> list[str]:
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated or "" in header:
         raise errors.InputError(
-            f"{path}: the first line must name each column once; received "
-            f"{','.join(header)!r}"
+            f"{path}: the first line must name each column once; received {','.join(header)!r}"
         )
     return header
 
@@ -156,8 +154,7 @@ def _check_columns(path: str, header: list[str], names: list[str], *, flag: str)
     for name in names:
         if name not in header:
             raise errors.InputError(
-                f"{path}: has no column {name!r} (--{flag}); its columns are "
-                f"{', '.join(header)}"
+                f"{path}: has no column {name!r} (--{flag}); its columns are {', '.join(header)}"
             )
     if len(set(names)) < len(names):
         raise errors.InputError(f"--{flag} must name each column once; received {names}")
@@ -236,7 +233,7 @@ def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputE
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell)) and abs(float(cell)) <= np.finfo(np.float32).max
+        return math.isfinite(float(cell)) and abs(float(cell)) <= _LARGEST
     except ValueError:
         return False
 

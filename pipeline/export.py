@@ -31,7 +31,8 @@ class Exported:
             self._loaded = tf.saved_model.load(str(path))
             self._serve = self._loaded.signatures["serving_default"]
             shape = self._serve.structured_input_signature[1]["x"].shape
-            self._serve.structured_outputs["y"]  # noqa: B018 (is it there?)
+            if "y" not in self._serve.structured_outputs:
+                raise KeyError("y")
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
             raise errors.InputError(
                 f"{path}: is no SavedModel with a signature serving_default from x to y"
@@ -119,9 +120,7 @@ def _save(model: model_lib.Model, path: pathlib.Path, *, features: tuple[str, ..
     served.b.assign(b)
     served.features = tf.Variable(features, trainable=False)
     x = tf.TensorSpec([None] if W.shape.rank == 0 else [None, len(features)], tf.float32, "x")
-    predict: Callable[..., object] = tf.function(
-        lambda x: {"y": served(x)}, input_signature=[x]
-    )
+    predict: Callable[..., object] = tf.function(lambda x: {"y": served(x)}, input_signature=[x])
     parameters = tf.function(
         lambda: {"W": served.W.read_value(), "b": served.b.read_value()}, input_signature=[]
     )

@@ -33,7 +33,12 @@ def data(sample: examples.Data) -> Figure:
 
 
 def fit(
-    sample: examples.Data, model: metrics.Parameters, *, truth: metrics.Parameters | None, loss: float, title: str
+    sample: examples.Data,
+    model: metrics.Parameters,
+    *,
+    truth: metrics.Parameters | None,
+    loss: float,
+    title: str,
 ) -> Figure:
     """Data, truth and model over x; with several features predicted against actual y."""
     x, y = _dots(sample.train)
@@ -54,12 +59,14 @@ def fit(
     return figure
 
 
-def parameters(points: metrics.StepMetrics, features: tuple[str, ...], *, truth: metrics.Parameters | None) -> Figure:
+def parameters(
+    points: metrics.StepMetrics, features: tuple[str, ...], *, truth: metrics.Parameters | None
+) -> Figure:
     """W and b over the steps, with their true values where they are known."""
     figure, axes = _axes("W and b during training")
     weights = points.W.reshape(len(points.W), -1)[:, :_MOST_WEIGHTS]
     names = ["W"] if len(features) == 1 else [f"W {name}" for name in features]
-    for name, column in zip(names, weights.T):
+    for name, column in zip(names, weights.T, strict=False):
         axes.plot(points.step, column, label=name)
     axes.plot(points.step, points.b, label="b")
     if truth is not None:
@@ -78,7 +85,7 @@ def _axes(title: str) -> tuple[Figure, Any]:
 def _dots(
     drawn_from: examples.Examples,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """x [M, D] and y [M] of a sample that is small enough to draw."""
+    """Takes x [M, D] and y [M] of a sample that is small enough to draw."""
     rows = np.arange(len(drawn_from.y))
     if len(rows) > _MOST_DOTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, _MOST_DOTS, replace=False))

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import data as data_lib
-from pipeline import metrics, model as model_lib, optimizers
+from pipeline import metrics, optimizers
+from pipeline import model as model_lib
 
 
 class _StepLoss(tf.keras.metrics.Metric):  # type: ignore[misc]
@@ -38,6 +39,7 @@ class _Points(tf.keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Hands out the point from before the update that has just been made."""
+        del batch
         assert logs is not None
         self.hand_out(logs["step_loss"])
 

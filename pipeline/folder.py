@@ -34,8 +34,7 @@ class RunFolder:
         """Raises where the folder is there already or can't be made."""
         if self.path.exists():
             raise errors.InputError(
-                f"the run folder {self.path} exists already; choose another --run_name "
-                "or delete it"
+                f"the run folder {self.path} exists already; choose another --run_name or delete it"
             )
         parent = self.path.parent
         while not parent.exists():

@@ -71,7 +71,7 @@ class QuadraticLoss(NamedTuple):
     def at(self, W: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
         """The loss at K points: W is [K] or [K, D], b is [K]; returns [K] float64."""
         b = np.asarray(b, np.float64)
-        away = np.asarray(W, np.float64).reshape(len(b), -1) - self.W
+        away = np.asarray(W, np.float64).reshape(len(b), len(self.W)) - self.W
         across = np.einsum("ki,ij,kj->k", away, self.covariance, away, optimize=True)
         result: Float64 = self.minimum + across + np.square(b - self.b + away @ self.mean)
         return result
@@ -90,7 +90,7 @@ class QuadraticLoss(NamedTuple):
 def _chunks(
     x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
 ) -> Iterator[tuple[Float64, Float64]]:
-    """x and y in float64, a bounded number of rows at a time."""
+    """Converts x and y to float64, a bounded number of rows at a time."""
     rows = max(1, _CHUNK // x.shape[1])
     for first in range(0, len(x), rows):
         chunk = slice(first, first + rows)

@@ -41,8 +41,7 @@ class StepMetrics(NamedTuple):
     def is_finite(self) -> npt.NDArray[np.bool_]:
         """[K], whether a point's loss and parameters are all finite."""
         columns = np.column_stack([self.W, self.b, self.loss])
-        result: npt.NDArray[np.bool_] = np.isfinite(columns).all(axis=1)
-        return result
+        return np.asarray(np.isfinite(columns).all(axis=1))
 
 
 class EpochMetrics(NamedTuple):

@@ -7,7 +7,7 @@ def _predict(x: tf.Tensor, W: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return (W * x if W.shape.rank == 0 else tf.linalg.matvec(x, W)) + b
 
 
-class LinearModel(tf.Module):
+class LinearModel(tf.Module):  # type: ignore[misc]
     """y = x·W + b with plain TensorFlow variables.
 
     Attributes:
@@ -67,5 +67,5 @@ def create(
     kind: str, *, initial_w: float, initial_b: float, num_features: int | None = None
 ) -> Model:
     """Makes the model that --model names."""
-    model_class = {"module": LinearModel, "keras": KerasLinearModel}[kind]
+    model_class: type[Model] = LinearModel if kind == "module" else KerasLinearModel
     return model_class(initial_w=initial_w, initial_b=initial_b, num_features=num_features)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from pipeline import errors
 
 
-class GradientDescent(tf.Module):
+class GradientDescent(tf.Module):  # type: ignore[misc]
     """The guide's hand-written update, behind the method that Keras optimizers have."""
 
     def __init__(self, learning_rate: float):

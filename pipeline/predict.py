@@ -2,7 +2,7 @@
 
 Examples:
   python -m pipeline.predict --export_dir=logs/<run>/export --x=1.5,-2
-  python -m pipeline.predict --export_dir=logs/<run>/export --input=points.csv --output=predictions.csv
+  python -m pipeline.predict --export_dir=logs/<run>/export --input=points.csv --output=y.csv
 """
 
 import os
@@ -36,8 +36,7 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "output",
         "",
-        "The CSV file to write x and y to; by default they are printed. Replaced if it "
-        "exists.",
+        "The CSV file to write x and y to; by default they are printed. Replaced if it exists.",
     )
 
 

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from pipeline import console, errors, examples, figures, folder, losses, metrics, summaries
 from pipeline import config as config_lib
+from pipeline import console, errors, examples, figures, folder, losses, metrics, summaries
 
 
 class Yardstick(NamedTuple):
@@ -140,11 +141,11 @@ class Recorder:
             f"received --learning_rate={self._config.learning_rate:g}"
         )
 
-    def _fit(self, model: metrics.Parameters, *, title: str) -> figures.Figure:
+    def _fit(self, model: metrics.Parameters, *, title: str) -> Figure:
         loss = self._yardstick.loss(model)
         return figures.fit(self._data, model, truth=self._yardstick.truth, loss=loss, title=title)
 
-    def _picture(self, name: str, step: int, figure: figures.Figure) -> None:
+    def _picture(self, name: str, step: int, figure: Figure) -> None:
         png = figures.png(figure)
         self._paths.figures.mkdir(exist_ok=True)
         (self._paths.figures / f"{name}.png").write_bytes(png)

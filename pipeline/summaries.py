@@ -4,15 +4,16 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import SupportsFloat, SupportsInt
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import metrics
 
 _SECONDS_BETWEEN_FLUSHES = 1.0
+_Numbers = Iterable[SupportsFloat]
 
 
 class EventFile:
@@ -30,7 +31,7 @@ class EventFile:
         self._write(tf.compat.v1.Event(file_version="brain.Event:2"))
         self.flush()
 
-    def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> None:
+    def scalars(self, steps: Iterable[SupportsInt], values: Mapping[str, _Numbers]) -> None:
         """Appends K points of each tag: steps is [K], each of values is [K]."""
         event = tf.compat.v1.Event(wall_time=time.time())
         slots = [event.summary.value.add(tag=tag) for tag in values]
@@ -97,9 +98,7 @@ class RunSummaries:
         for file in self._files.values():
             file.close()
 
-    def _values(
-        self, W: metrics.Floats, b: npt.ArrayLike, loss: npt.ArrayLike
-    ) -> dict[str, npt.ArrayLike]:
+    def _values(self, W: metrics.Floats, b: _Numbers, loss: _Numbers) -> dict[str, _Numbers]:
         """The K points of each tag: W is [K] or [K, D], b and loss are [K]."""
         columns = W.reshape(len(W), -1).T
         return {**dict(zip(self._tags, columns, strict=True)), "b": b, "loss": loss}

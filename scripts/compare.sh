@@ -3,6 +3,7 @@
 # scripts/compare.sh [flags of pipeline.train]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+set_up
 
 logdir=logs/compare/$(date +%Y%m%d-%H%M%S)
 tables=$(mktemp -d)
@@ -19,12 +20,9 @@ for solution in module-custom keras-custom keras-fit; do
   sed -i -e '2d' -e '/^$/,$d' "$tables/$solution"
 done
 
-# The epoch is shown once, and then what each solution says of it.
-cut -d: -f1 "$tables/module-custom" | sed '1s/.*//' >"$tables/epochs"
-for solution in module-custom keras-custom keras-fit; do
-  sed -e 's/^[^:]*: *//' "$tables/$solution" >"$tables/$solution.values"
-done
-paste -d'|' "$tables"/epochs "$tables"/{module-custom,keras-custom,keras-fit}.values |
-  column -t -s'|'
+paste -d'|' "$tables"/{module-custom,keras-custom,keras-fit} |
+  while IFS='|' read -r module_custom keras_custom keras_fit; do
+    printf '%-46s  %-46s  %s\n' "$module_custom" "$keras_custom" "$keras_fit"
+  done
 echo
 echo "Watch: scripts/tensorboard.sh $logdir"
