@@ -23,16 +23,26 @@ class TrainBlock:
 
     The number of steps is a tensor, so every block, also one that a stop cuts short,
     is run by the same machine code and gives the same bits.
+
+    Attributes:
+      run: The function to call, compiled or plain; see _run.
     """
 
-    def __init__(self, model: model_lib.Model, optimizer: optimizers.Optimizer, *, capacity: int):
+    def __init__(
+        self,
+        model: model_lib.Model,
+        optimizer: optimizers.Optimizer,
+        *,
+        capacity: int,
+        run_eagerly: bool = False,
+    ):
         """Prepares for blocks of at most `capacity` steps."""
         self._model = model
         self._optimizer = optimizer
         self._capacity = capacity
+        self.run = self._run if run_eagerly else tf.function(self._run, jit_compile=True)
 
-    @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
-    def __call__(self, block: data_lib.Block, points: tf.Tensor, updates: tf.Tensor) -> _Points:
+    def _run(self, block: data_lib.Block, points: tf.Tensor, updates: tf.Tensor) -> _Points:
         """Records `points` points, and trains on the first `updates` of them."""
         variables = self._model.trainable_variables
         record = _Points(*(tf.TensorArray(tf.float32, self._capacity) for _ in range(3)))
@@ -73,13 +83,12 @@ def train(
         stretch after each block. It may end the training by raising.
       run_eagerly: Whether to run the same step as plain Python.
     """
-    tf.config.run_functions_eagerly(run_eagerly)
-    train_block = TrainBlock(model, optimizer, capacity=data.block_steps)
+    train_block = TrainBlock(model, optimizer, capacity=data.block_steps, run_eagerly=run_eagerly)
     step = first_step
     for block in data.blocks(first_step, last_step):
         points = min(data.block_steps, last_step + 1 - step)
         updates = min(points, last_step - step)
-        record = train_block(block, tf.constant(points), tf.constant(updates))
+        record = train_block.run(block, tf.constant(points), tf.constant(updates))
         steps = np.arange(step, step + points)
         observe(metrics.StepMetrics(steps, *(array.numpy()[:points] for array in record)))
         step += points

@@ -150,11 +150,12 @@ def read_header(path: str) -> list[str]:
     return header
 
 
-def _check_columns(path: str, header: list[str], names: list[str], *, flag: str) -> None:
+def _check_columns(path: str, header: list[str], names: list[str], *, flag: str = "") -> None:
+    asked_by = f" (--{flag})" if flag else ""
     for name in names:
         if name not in header:
             raise errors.InputError(
-                f"{path}: has no column {name!r} (--{flag}); its columns are {', '.join(header)}"
+                f"{path}: has no column {name!r}{asked_by}; its columns are {', '.join(header)}"
             )
     if len(set(names)) < len(names):
         raise errors.InputError(f"--{flag} must name each column once; received {names}")
@@ -175,7 +176,7 @@ def read_columns(path: str, names: list[str]) -> Array:
         a row has too few cells, or there are no rows.
     """
     header = read_header(path)
-    _check_columns(path, header, names, flag="features")
+    _check_columns(path, header, names)
     columns = [header.index(name) for name in names]
     try:
         with open(path, encoding="utf-8-sig") as file:

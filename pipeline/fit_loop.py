@@ -67,9 +67,9 @@ def train(
 ) -> None:
     """Trains from the point first_step to the point last_step.
 
-    The arguments are those of custom_loop.train. Keras' own TensorBoard callback is
-    left out: it numbers its points by calls and writes means over the epoch, and its
-    graph is empty.
+    The arguments are those of custom_loop.train; last_step must end an epoch. Keras' own
+    TensorBoard callback is left out: it numbers its points by calls and writes means over
+    the epoch, and its graph is empty.
     """
     model.compile(
         optimizer=optimizer,
@@ -78,16 +78,16 @@ def train(
         run_eagerly=run_eagerly,
     )
     points = _Points(model, first_step, observe)
-    epochs = data.steps_per_epoch
+    per_epoch = data.steps_per_epoch
     # A first epoch that was begun before is finished by itself: Keras counts whole ones.
-    end_of_epoch = min(-(-first_step // epochs) * epochs, last_step)
+    end_of_epoch = min(-(-first_step // per_epoch) * per_epoch, last_step)
     for first, last in ((first_step, end_of_epoch), (end_of_epoch, last_step)):
         if first < last:
             model.fit(
                 data.batches(first, last - 1),
-                initial_epoch=first // epochs,
-                epochs=-(-last // epochs),
-                steps_per_epoch=min(epochs, last - first),
+                initial_epoch=first // per_epoch,
+                epochs=-(-last // per_epoch),
+                steps_per_epoch=min(per_epoch, last - first),
                 callbacks=[points],
                 shuffle=False,
                 verbose=0,

@@ -119,7 +119,7 @@ def _write(table: examples.Array, header: list[str], path: str) -> None:
 
 def _print(table: examples.Array, header: list[str], file: TextIO) -> None:
     print(",".join(header), file=file)
-    np.savetxt(file, table, fmt="%.9g", delimiter=",")
+    np.savetxt(file, table, fmt="%s", delimiter=",")  # the shortest digits that give it back
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""Mistakes in flags: answered at once, in one line, with nothing left behind."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests import conftest
+
+MISTAKES = {
+    ("--epoch=3",): "Did you mean: epochs",
+    ("--epochs=ten",): "'ten'",
+    ("--epochs=0",): "--epochs must be at least 1; received 0",
+    ("--learning_rate=0",): "--learning_rate must be above 0; received 0",
+    ("--learning_rate=nan",): "--learning_rate must be a finite number; received nan",
+    ("--batch_size=-1",): "--batch_size must be at least 0; received -1",
+    ("--model=moduel",): "module|keras",
+    ("--model=module", "--loop=fit"): "a tf.Module has none",
+    ("--run_name=a/b",): "'a/b'",
+    ("--flagfile=nowhere.txt",): "nowhere.txt",
+    ("--data=nowhere.csv",): "nowhere.csv: can't be read",
+    ("--data=points.csv", "--label=z"): "has no column 'z' (--label); its columns are x, y",
+    ("--run_name=taken",): "taken exists already",
+    ("epochs=3",): "'epochs=3'",
+}
+
+
+def modules_imported_by(*arguments: str, cwd: pathlib.Path) -> tuple[str, set[str]]:
+    """The output of an entry point, and the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", "-m", *arguments]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    imports = (line.rpartition("|")[2].strip() for line in result.stderr.splitlines())
+    return result.stdout, set(imports)
+
+
+@pytest.mark.parametrize("flags", MISTAKES, ids=" ".join)
+def test_a_mistake_costs_one_line(flags: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    (tmp_path / "points.csv").write_text("x,y\n1,2\n2,3\n")
+    (tmp_path / "logs" / "taken").mkdir(parents=True)
+    result = conftest.call("train", *flags, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("train: ")
+    assert MISTAKES[flags] in result.stderr
+    assert {path.name for path in tmp_path.rglob("*")} == {"points.csv", "logs", "taken"}
+
+
+@pytest.mark.parametrize("entry", ["train", "predict", "watch"])
+def test_help_explains_itself_without_importing_tensorflow(
+    entry: str, tmp_path: pathlib.Path
+) -> None:
+    out, imported = modules_imported_by(f"pipeline.{entry}", "--help", cwd=tmp_path)
+    assert f"python -m pipeline.{entry}" in out
+    assert "absl.flags" in imported
+    assert not {"tensorflow", "matplotlib", "keras", "tensorboard"} & imported
+
+
+def test_help_lists_each_flag_with_its_bounds(tmp_path: pathlib.Path) -> None:
+    out, _ = modules_imported_by("pipeline.train", "--help", cwd=tmp_path)
+    for flag in ("--epochs", "--learning_rate", "--validation_examples", "--<no>run_eagerly"):
+        assert flag in out.replace("[no]", "<no>")
+    assert "Bounds: at least 1." in " ".join(out.split())
+
+
+def test_only_known_noise_is_kept_from_stderr(tmp_path: pathlib.Path) -> None:
+    """What other libraries write to stderr while TensorFlow is imported is let through."""
+    script = """
+import os
+from pipeline import cli
+with cli._without_start_up_noise():
+    os.write(2, b"I0000 00:00:1 1 port.cc:153] oneDNN custom operations are on.\\n")
+    os.write(2, b"W0000 00:00:1 1 something.cc:1] a real warning\\n")
+"""
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.stderr == "W0000 00:00:1 1 something.cc:1] a real warning\n"

@@ -1,0 +1,79 @@
+"""What `python -m pipeline.predict` prints and writes."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import export
+from pipeline import model as model_lib
+from tests import conftest
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Exports of y = 3x + 2 and of y = a - 2b + 0.5."""
+    folder = tmp_path_factory.mktemp("exports")
+    line = model_lib.LinearModel(initial_w=3.0, initial_b=2.0)
+    export.publish(line, folder / "line", features=("x",), sample=np.ones(3, np.float32))
+    plane = model_lib.LinearModel(initial_b=0.5, num_features=2)
+    plane.W.assign([1.0, -2.0])
+    sample = np.ones((3, 2), np.float32)
+    export.publish(plane, folder / "plane", features=("a", "b"), sample=sample)
+    (folder / "plane.csv").write_text("b,other,a\n1,text,10\n2,text,20\n")
+    (folder / "line.csv").write_text("position\n0\n0.5\n")
+    (folder / "empty").mkdir()
+    tf.saved_model.save(tf.Module(), str(folder / "unsigned"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--export_dir=line", "--x=1.5,-2"), "x,y\n1.5,6.5\n-2.0,-4.0\n"),
+        (("--export_dir=line/1", "--x=0"), "x,y\n0.0,2.0\n"),
+        (("--export_dir=plane", "--x=10,1,20,2"), "a,b,y\n10.0,1.0,8.5\n20.0,2.0,16.5\n"),
+        (("--export_dir=plane", "--input=plane.csv"), "a,b,y\n10.0,1.0,8.5\n20.0,2.0,16.5\n"),
+        (("--export_dir=line", "--input=line.csv"), "x,y\n0.0,2.0\n0.5,3.5\n"),
+    ],
+)
+def test_prints_x_and_y(exports: pathlib.Path, flags: tuple[str, ...], expected: str) -> None:
+    result = conftest.call("predict", *flags, cwd=exports)
+    assert (result.stdout, result.stderr, result.returncode) == (expected, "", 0)
+
+
+def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flags = (f"--export_dir={exports}/line", "--x=1", "--output=y.csv")
+    result = conftest.call("predict", *flags, cwd=tmp_path)
+    assert result.stdout == ""
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "y.csv": "x,y\n1.0,5.0\n"
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [
+        ((), "--export_dir", 2),
+        (("--export_dir=line",), "either with --x or with --input", 2),
+        (("--export_dir=nowhere", "--x=1"), "--export_dir=nowhere: is not a folder", 2),
+        (("--export_dir=line", "--x=1,one"), "received 1,one", 2),
+        (("--export_dir=line", "--x=1,nan"), "received 1,nan", 2),
+        (("--export_dir=line", "--input=nowhere.csv"), "nowhere.csv: can't be read", 2),
+        (("--export_dir=empty", "--x=1"), "--export_dir=empty must be a SavedModel", 2),
+        (("--export_dir=unsigned", "--x=1"), "serving_default", 2),
+        (("--export_dir=plane", "--x=1,2,3"), "2 numbers for each input", 2),
+        (("--export_dir=plane", "--input=line.csv"), "has no column 'a'", 2),
+        (("--export_dir=line", "--x=1", "--output=nowhere/y.csv"), "nowhere/y.csv", 1),
+    ],
+)
+def test_a_mistake_costs_one_line(
+    exports: pathlib.Path, flags: tuple[str, ...], message: str, code: int
+) -> None:
+    before = sorted(exports.rglob("*"))
+    result = conftest.call("predict", *flags, cwd=exports)
+    assert result.returncode == code
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
+    assert sorted(exports.rglob("*")) == before
