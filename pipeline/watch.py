@@ -8,10 +8,13 @@ Flags after the folder are those of the program tensorboard.
 """
 
 import contextlib
+import io
 import json
 import os
 import threading
 import urllib.parse
+import zipfile
+from typing import BinaryIO
 
 from pipeline import cli, errors
 
@@ -24,6 +27,16 @@ _SETTINGS = (
     "--load_fast=true",  # as by default, but without a note about it
 )
 
+# What a person has set is kept: only what is missing is filled in.
+_DEFAULTS = b"""{
+  const key = "_tb_global_settings";
+  const set = JSON.parse(localStorage.getItem(key) || "{}");
+  const defaults = {
+    ignoreOutliers: false, scalarSmoothing: 0, timeSeriesSettingsPaneOpened: false};
+  localStorage.setItem(key, JSON.stringify({...defaults, ...set}));
+}
+"""
+
 
 def link(url: str) -> str:
     """The address under which TensorBoard shows W, b and loss as they are.
@@ -33,6 +46,24 @@ def link(url: str) -> str:
     """
     cards = json.dumps([{"plugin": "scalars", "tag": tag} for tag in _PINNED])
     return f"{url.rstrip('/')}/?smoothing=0&pinnedCards={urllib.parse.quote(cards)}#timeseries"
+
+
+def _assets() -> BinaryIO:
+    """TensorBoard's web page as a zip file, with other defaults of its settings.
+
+    "Ignore outliers" is on by default and cuts off the first steps, where training moves
+    most. Neither a flag nor the address can change that, only the browser's memory.
+    """
+    from tensorboard import assets
+
+    changed = io.BytesIO()
+    provided = assets.get_default_assets_zip_provider()()
+    with zipfile.ZipFile(provided) as original, zipfile.ZipFile(changed, "w") as copy:
+        for name in original.namelist():
+            content = original.read(name)
+            copy.writestr(name, _DEFAULTS + content if name == "index.js" else content)
+    changed.seek(0)
+    return changed
 
 
 def main(arguments: list[str]) -> None:
@@ -49,7 +80,7 @@ def main(arguments: list[str]) -> None:
     cli.import_tensorflow()
     from tensorboard import program
 
-    server = program.TensorBoard()
+    server = program.TensorBoard(assets_zip_provider=_assets)
     server.configure(["tensorboard", "--logdir", logdir, *_SETTINGS, *flags])
     try:
         url = server.launch()
