@@ -16,13 +16,19 @@ def _field(
     default: Any,
     help_text: str,
     *,
+    may_change: bool = False,
     choices: tuple[str, ...] = (),
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A dataclass field that knows its help text and its bounds."""
+    """A dataclass field that knows its help text and its bounds.
+
+    `may_change` says that a run may be resumed with another value, because the
+    trajectory does not depend on it.
+    """
     metadata = {
+        "may_change": may_change,
         "help": help_text,
         "choices": choices,
         "above": above,
@@ -52,7 +58,12 @@ class Config:
         "Keras compile and fit.",
         choices=("custom", "fit"),
     )
-    epochs: int = _field(10, "Passes over the training examples.", at_least=1)
+    epochs: int = _field(
+        10,
+        "Passes over the training examples. May be raised to extend a run.",
+        at_least=1,
+        may_change=True,
+    )
     learning_rate: float = _field(0.1, "Step size of the optimizer.", above=0)
     batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)
     optimizer: str = _field(
@@ -93,9 +104,29 @@ class Config:
         "",
         "The CSV columns to predict from, separated by commas; by default all others.",
     )
-    logdir: str = _field("logs", "The folder that holds the folders of the runs.")
+    initialize_from: str = _field(
+        "",
+        "Start at the W and b of another run's folder, of a checkpoint or of an export, in "
+        "place of --initial_w and --initial_b.",
+    )
+    checkpoint_every: int = _field(
+        0,
+        "Steps between checkpoints; 0 leaves it to --checkpoint_secs.",
+        at_least=0,
+        may_change=True,
+    )
+    checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
+    logdir: str = _field("logs", "The folder that holds the folders of the runs.", may_change=True)
     run_name: str = _field(
-        "", "Name of the run's folder in --logdir; by default made from the time."
+        "",
+        "Name of the run's folder in --logdir; by default made from the time. An unfinished "
+        "run of that name is resumed.",
+        may_change=True,
+    )
+    overwrite: bool = _field(
+        False,
+        "Start the run anew, and move an earlier one of its name aside.",
+        may_change=True,
     )
 
     def __post_init__(self) -> None:
@@ -138,14 +169,28 @@ class Config:
     def to_flags(self) -> list[str]:
         """The flags that give this config again, wherever they are read from."""
         values = dataclasses.asdict(self)
-        values["logdir"] = os.path.abspath(self.logdir)
-        if self.data:
-            values["data"] = os.path.abspath(self.data)
+        del values["overwrite"]  # to read the flags again is to resume
+        for name in ("data", "initialize_from", "logdir"):
+            values[name] = values[name] and os.path.abspath(values[name])
         return [
             f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
             for name, value in values.items()
             if value is not None
         ]
+
+
+def differences(flags: list[str], other: list[str]) -> list[str]:
+    """Says in which flags that shape the trajectory two lists of flags differ."""
+    fixed = {f.name for f in dataclasses.fields(Config) if not f.metadata["may_change"]}
+    values, other_values = (
+        {name: value for name, _, value in (flag[2:].partition("=") for flag in flags_)}
+        for flags_ in (flags, other)
+    )
+    return [
+        f"--{name}={values.get(name, 'default')} (now {other_values.get(name, 'default')})"
+        for name in sorted(fixed)
+        if values.get(name) != other_values.get(name)
+    ]
 
 
 def bounds(field: dataclasses.Field[Any]) -> str:

@@ -42,22 +42,33 @@ class TrainBlock:
         self._capacity = capacity
         self.run = self._run if run_eagerly else tf.function(self._run, jit_compile=True)
 
-    def _run(self, block: data_lib.Block, points: tf.Tensor, updates: tf.Tensor) -> _Points:
-        """Records `points` points, and trains on the first `updates` of them."""
+    def _run(
+        self, block: data_lib.Block, first: tf.Tensor, points: tf.Tensor, updates: tf.Tensor
+    ) -> _Points:
+        """Trains on from step `first` of the block.
+
+        Args:
+          block: The batches.
+          first: Scalar int32.
+          points: Scalar int32, how many points to record.
+          updates: Scalar int32, on how many of them to train.
+        """
         variables = self._model.trainable_variables
         record = _Points(*(tf.TensorArray(tf.float32, self._capacity) for _ in range(3)))
         batches = tf.shape(block.y)[0]
-        for i in tf.range(points):
-            row = i % batches
+        i = tf.constant(0)
+        while i < points:
+            row = (first + i) % batches
             with tf.GradientTape() as tape:
-                prediction = self._model(block.x[row])
-                loss = losses.mean_squared_error(block.y[row], prediction, block.count[row])
+                x, y, count = (tf.gather(part, row) for part in block)
+                loss = losses.mean_squared_error(y, self._model(x), count)
             point = _Points(self._model.W, self._model.b, loss)
             record = _Points(*(array.write(i, v) for array, v in zip(record, point, strict=True)))
             # The last point of a run is looked at but not trained on.
             if i < updates:
                 gradients = tape.gradient(loss, variables)
                 self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            i += 1
         return _Points(*(array.stack() for array in record))
 
 
@@ -69,6 +80,7 @@ def train(
     first_step: int,
     last_step: int,
     observe: metrics.Observer,
+    observe_every: int = 0,
     run_eagerly: bool = False,
 ) -> None:
     """Trains from the point first_step to the point last_step.
@@ -81,14 +93,20 @@ def train(
       last_step: Updates that it has behind it in the end.
       observe: Is given all the points from first_step to last_step, in order, a
         stretch after each block. It may end the training by raising.
+      observe_every: If not 0, no stretch goes beyond a step that this number divides: what
+        `observe` finds in the model then is the state at that step.
       run_eagerly: Whether to run the same step as plain Python.
     """
     train_block = TrainBlock(model, optimizer, capacity=data.block_steps, run_eagerly=run_eagerly)
     step = first_step
     for block in data.blocks(first_step, last_step):
-        points = min(data.block_steps, last_step + 1 - step)
-        updates = min(points, last_step - step)
-        record = train_block.run(block, tf.constant(points), tf.constant(updates))
-        steps = np.arange(step, step + points)
-        observe(metrics.StepMetrics(steps, *(array.numpy()[:points] for array in record)))
-        step += points
+        start, end_of_block = step, min(step + data.block_steps, last_step + 1)
+        while step < end_of_block:
+            end = end_of_block
+            if observe_every:
+                end = min(end, (step // observe_every + 1) * observe_every)
+            scalars = (step - start, end - step, min(end, last_step) - step)
+            record = train_block.run(block, *map(tf.constant, scalars))
+            points = [array.numpy()[: end - step] for array in record]
+            observe(metrics.StepMetrics(np.arange(step, end), *points))
+            step = end

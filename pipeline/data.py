@@ -101,24 +101,27 @@ class TrainingData:
         count = tf.minimum(self._count - starts, self.batch_size)
         positions = starts[:, None] + tf.range(self.batch_size, dtype=tf.int64)
         positions = tf.minimum(positions, self._count - 1)  # fills up a short batch
-        epochs = tf.repeat(steps // self.steps_per_epoch, self.batch_size)
-        index = tf.reshape(
-            self._shuffle(tf.reshape(positions, [-1]), epochs),
-            [self.block_steps, self.batch_size],
-        )
+        index = self._shuffle(positions, steps // self.steps_per_epoch)
         return Block(tf.gather(self._x, index), tf.gather(self._y, index), tf.cast(count, tf.int32))
 
     def _shuffle(self, positions: tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
-        """Which example stands at a position of an epoch's order; both are [M] int64.
+        """Which examples stand at the positions [K, B] of the orders of the epochs [K].
 
-        A cipher on 0 ... N - 1 with the seed and the epoch as its key: a random
-        permutation of which any element can be had by itself, without the others. (It
-        moves nothing where N < 8.) The raw op, because tf.random.experimental's
-        wrapper takes one key for all elements only.
+        A cipher on 0 ... N - 1 with a key for each epoch: a random permutation of which
+        any element can be had by itself, without the others. The cipher mixes its key
+        little, so the key must be random, too. (The raw op, because its wrapper in
+        tf.random.experimental takes one key for all elements only.)
         """
-        key = tf.stack([tf.fill(tf.shape(epochs), tf.constant(self._seed, tf.int64)), epochs], 1)
-        return tf.raw_ops.RandomIndexShuffle(
-            index=positions,
-            seed=tf.cast(tf.pad(key, [[0, 0], [0, 1]]), tf.uint32),
+        present = tf.range(epochs[0], epochs[-1] + 1)
+        keys = tf.map_fn(self._key, present, fn_output_signature=tf.TensorSpec([3], tf.uint32))
+        keys = tf.repeat(tf.gather(keys, epochs - epochs[0]), self.batch_size, axis=0)
+        index = tf.raw_ops.RandomIndexShuffle(
+            index=tf.reshape(positions, [-1]),
+            seed=keys,
             max_index=tf.constant(self._count - 1, tf.int64),
         )
+        return tf.reshape(index, [self.block_steps, self.batch_size])
+
+    def _key(self, epoch: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([tf.constant(self._seed, tf.int64), epoch])
+        return tf.random.stateless_uniform([3], seed, None, None, tf.uint32)

@@ -22,6 +22,14 @@ class InputError(PipelineError):
     exit_code = 2
 
 
+class StoppedError(PipelineError):
+    """A signal asked the run to stop, and it did after a checkpoint."""
+
+    def __init__(self, message: str, *, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 class DivergedError(PipelineError):
     """The loss is not finite any more."""
 

@@ -137,13 +137,15 @@ def read_header(path: str) -> list[str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from error
     if not any(header):
-        raise errors.InputError(f"{path}: is empty; expected a header and rows of numbers")
+        raise errors.InputError(
+            f"{path}: the first line is empty; expected a header and rows of numbers"
+        )
     if all(_is_number(name) for name in header):
         raise errors.InputError(
             f"{path}: the first line must name the columns; received {','.join(header)!r}"
         )
     repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated or "" in header:
+    if repeated or "" in header or any("\n" in name for name in header):
         raise errors.InputError(
             f"{path}: the first line must name each column once; received {','.join(header)!r}"
         )
@@ -173,7 +175,7 @@ def read_columns(path: str, names: list[str]) -> Array:
 
     Raises:
       errors.InputError: a cell is not a finite number (the message says which one),
-        a row has too few cells, or there are no rows.
+        a row has a cell too many or too few, or there are no rows.
     """
     header = read_header(path)
     _check_columns(path, header, names)
@@ -184,6 +186,8 @@ def read_columns(path: str, names: list[str]) -> Array:
             has_rows = any(line.strip() for line in file)
         if not has_rows:
             raise errors.InputError(f"{path}: has a header but no rows below it")
+        if len(columns) < len(header) and (problem := _bad_cell(path, header, [])):
+            raise problem  # of rows that it takes parts of, loadtxt doesn't count the cells
         table = np.loadtxt(
             path,
             dtype=np.float32,
@@ -191,7 +195,7 @@ def read_columns(path: str, names: list[str]) -> Array:
             comments=None,
             quotechar='"',
             skiprows=1,
-            usecols=columns,
+            usecols=columns if len(columns) < len(header) else None,
             ndmin=2,
             encoding="utf-8-sig",
         )
@@ -203,7 +207,13 @@ def read_columns(path: str, names: list[str]) -> Array:
         raise _bad_cell(path, header, columns) or errors.InputError(
             f"{path}: has a number that is not finite as float32"
         )
-    return table
+    if len(columns) < len(header):
+        return table
+    if table.shape[1] != len(header):
+        raise _bad_cell(path, header, columns) or errors.InputError(
+            f"{path}: has rows of {table.shape[1]} cells below {len(header)} column names"
+        )
+    return table[:, columns]
 
 
 def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputError | None:
@@ -233,6 +243,8 @@ def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputE
 
 
 def _is_number(cell: str) -> bool:
+    if "_" in cell or not cell.isascii():
+        return False  # Python would take them for numbers, numpy doesn't
     try:
         return math.isfinite(float(cell)) and abs(float(cell)) <= _LARGEST
     except ValueError:

@@ -60,45 +60,44 @@ def load(path: pathlib.Path) -> Exported:
     """
     if (path / "saved_model.pb").is_file():
         return Exported(path)
-    versions = _versions(path)
-    if not versions:
+    newest = newest_version(path)
+    if not newest:
         raise errors.InputError(
             f"--export_dir={path} must be a SavedModel or a folder of numbered ones, such "
             "as logs/<run>/export; found neither"
         )
-    return Exported(path / str(max(versions)))
+    return Exported(path / str(newest))
 
 
-def _versions(folder: pathlib.Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return [
-        int(child.name)
-        for child in folder.iterdir()
-        if child.name.isdecimal() and (child / "saved_model.pb").is_file()
-    ]
+def newest_version(folder: pathlib.Path) -> int:
+    """The highest number of a SavedModel in a folder of versions, or 0."""
+    return max(
+        (
+            int(path.parent.name)
+            for path in folder.glob("*/saved_model.pb")
+            if path.parent.name.isdecimal()
+        ),
+        default=0,
+    )
 
 
 def publish(
-    model: model_lib.Model, folder: pathlib.Path, *, features: tuple[str, ...], sample: Array
-) -> pathlib.Path:
-    """Writes the model as the next version in `folder`, after it was tried.
+    model: model_lib.Model, version: pathlib.Path, *, features: tuple[str, ...], sample: Array
+) -> None:
+    """Writes the model as a version of an export folder, after it was tried.
 
     Args:
       model: The live model.
-      folder: Holds the numbered versions; made if needed.
+      version: The path of the version, which must not exist. Its folder is made if
+        needed.
       features: Names of the features, saved with the model.
       sample: [N] or [N, D], inputs on which the reloaded model must agree with the
         live one before it gets its version's name.
 
-    Returns:
-      The path of the new version.
-
     Raises:
       errors.RunError: the reloaded model predicts something else.
     """
-    version = folder / str(max(_versions(folder), default=0) + 1)
-    unfinished = folder / f".{version.name}.unfinished"
+    unfinished = version.with_name(f".{version.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         _save(model, unfinished, features=features)
@@ -106,7 +105,6 @@ def publish(
         unfinished.rename(version)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return version
 
 
 def _save(model: model_lib.Model, path: pathlib.Path, *, features: tuple[str, ...]) -> None:

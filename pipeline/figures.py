@@ -3,6 +3,7 @@
 import io
 from typing import Any
 
+import matplotlib.text
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
@@ -15,6 +16,8 @@ _MOST_WEIGHTS = 10
 
 def png(figure: Figure) -> bytes:
     """The picture as a PNG file's content."""
+    for text in figure.findobj(matplotlib.text.Text):
+        text.set_parse_math(False)  # a $ in a column's name is a $
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

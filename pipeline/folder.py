@@ -1,8 +1,12 @@
-"""The folder of a run: what lies where."""
+"""The folder of a run: what lies where, and who may write in it."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
+import shutil
 import time
+from collections.abc import Iterator
 
 from pipeline import config as config_lib
 from pipeline import errors
@@ -13,29 +17,92 @@ class RunFolder:
 
     Attributes:
       path: The folder itself; the other attributes lie in it.
-      flags: The flagfile that repeats the run.
+      flags: The flagfile that repeats or resumes the run. It appears when the run can be
+        resumed, so a folder without it holds nothing worth keeping.
+      checkpoints: The folder of the checkpoints.
       figures: The folder of the pictures.
       export: The folder of the numbered SavedModels.
       weights: The weights of a Keras model.
     """
 
-    def __init__(self, config: config_lib.Config):
-        self.path = pathlib.Path(config.logdir) / config.run_name
-        self.flags = self.path / "flags.txt"
-        self.figures = self.path / "figures"
-        self.export = self.path / "export"
-        self.weights = self.path / "model.weights.h5"
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.flags = path / "flags.txt"
+        self.checkpoints = path / "checkpoints"
+        self.figures = path / "figures"
+        self.export = path / "export"
+        self.weights = path / "model.weights.h5"
+        self._lock = path / ".lock"
+
+    @classmethod
+    def of(cls, config: config_lib.Config) -> "RunFolder":
+        """The folder that a config names."""
+        return cls(pathlib.Path(config.logdir) / config.run_name)
 
     def events(self, curve: str) -> pathlib.Path:
         """The folder of one curve's event files, a run of its own in TensorBoard."""
         return self.path / curve
 
-    def check_new(self) -> None:
-        """Raises where the folder is there already or can't be made."""
-        if self.path.exists():
+    def check(self, config: config_lib.Config) -> None:
+        """Says early, before anything is loaded, why a run can't be here.
+
+        Raises:
+          errors.InputError: there is something else, or a run with other settings.
+          errors.RunError: the folder can't be written to, or another process does.
+        """
+        if not self.path.exists():
+            self._check_parent()
+        elif config.overwrite:
+            with self._locked():
+                pass
+        elif self.flags.exists():
+            self._check_flags(config)
+            with self._locked():
+                pass
+        elif not self._lock.exists():
             raise errors.InputError(
-                f"the run folder {self.path} exists already; choose another --run_name or delete it"
+                f"the folder {self.path} exists already and is no run of this pipeline; "
+                "choose another --run_name"
             )
+
+    @contextlib.contextmanager
+    def opened(self, config: config_lib.Config) -> Iterator[bool]:
+        """Owns the folder for a while; gives whether there is a run to resume.
+
+        Raises:
+          As check does.
+        """
+        self.check(config)
+        if config.overwrite and self.path.exists():
+            with self._locked():
+                self.path.rename(self._aside())
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.RunError(f"{self.path} can't be made: {error.strerror}") from error
+        with self._locked():
+            resumes = self.flags.exists()
+            if not resumes and not is_new:
+                self._clear()
+            try:
+                yield resumes
+            except BaseException:
+                if not self.flags.exists():  # there is nothing yet to go on from
+                    shutil.rmtree(self.path, ignore_errors=True)
+                raise
+
+    def write_flags(self, config: config_lib.Config) -> None:
+        """Records the settings; from now on the run can be resumed."""
+        unfinished = self.path / ".flags.unfinished"
+        unfinished.write_text("\n".join(config.to_flags()) + "\n")
+        unfinished.rename(self.flags)
+
+    def read_flags(self) -> list[str]:
+        """The flags of the run in this folder."""
+        return self.flags.read_text().splitlines()
+
+    def _check_parent(self) -> None:
         parent = self.path.parent
         while not parent.exists():
             parent = parent.parent
@@ -45,16 +112,53 @@ class RunFolder:
                 "folder that you may write in"
             )
 
-    def create(self, config: config_lib.Config) -> None:
-        """Makes the folder, with the flags of its run in it."""
-        self.check_new()
+    def _check_flags(self, config: config_lib.Config) -> None:
+        flags = self.read_flags()
+        different = config_lib.differences(flags, config.to_flags())
+        if different:
+            raise errors.InputError(
+                f"the run {self.path} has other settings: {', '.join(different)}; give the "
+                "same to resume it, or choose another --run_name, or start anew with "
+                "--overwrite"
+            )
+        (epochs,) = (int(flag.split("=")[1]) for flag in flags if flag.startswith("--epochs="))
+        if config.epochs < epochs:
+            raise errors.InputError(
+                f"the run {self.path} has --epochs={epochs}, which may grow but not shrink; "
+                f"received --epochs={config.epochs}"
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Holds the lock; the system releases it when the process ends in any way."""
         try:
-            self.path.mkdir(parents=True)
-            self.flags.write_text("\n".join(config.to_flags()) + "\n")
-        except OSError as error:
-            raise errors.RunError(
-                f"--logdir={self.path.parent} can't be written to: {error.strerror}"
-            ) from error
+            with open(self._lock, "a+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    raise errors.RunError(
+                        f"the run {self.path} is in use by process {file.read() or '?'}; wait "
+                        "for it, or stop it, or choose another --run_name"
+                    ) from None
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+        except PermissionError as error:
+            raise errors.RunError(f"{self.path} can't be written to: {error.strerror}") from error
+
+    def _aside(self) -> pathlib.Path:
+        """A free name beside the run."""
+        return self.path.with_name(f"{self.path.name}.{name_from_time()}-{os.getpid()}")
+
+    def _clear(self) -> None:
+        """Removes what a start left that was killed before it could be resumed."""
+        for child in self.path.iterdir():
+            if child.is_dir():
+                shutil.rmtree(child)
+            elif child != self._lock:
+                child.unlink()
 
 
 def name_from_time() -> str:

@@ -62,8 +62,12 @@ class QuadraticLoss(NamedTuple):
         y_mean = float(sum(part.sum() for _, part in _chunks(x, y)) / len(x))
         covariance = sum((p - mean).T @ (p - mean) for p, _ in _chunks(x, y)) / len(x)
         with_y = sum((p - mean).T @ (q - y_mean) for p, q in _chunks(x, y)) / len(x)
-        # lstsq and not solve: columns of x may depend on each other.
-        W = np.linalg.lstsq(covariance, with_y, rcond=None)[0]
+        # Columns may differ in scale by orders of magnitude, or depend on each other: so
+        # they are brought to one scale, and lstsq solves what solve could not.
+        scale = np.sqrt(np.diagonal(covariance))
+        scale = np.where(scale > 0, scale, 1)
+        correlation = covariance / np.outer(scale, scale)
+        W = np.linalg.lstsq(correlation, with_y / scale, rcond=None)[0] / scale
         b = y_mean - float(mean @ W)
         squares = sum(np.square(q - p @ W - b).sum() for p, q in _chunks(x, y))
         return cls(W, b, float(squares / len(x)), mean, covariance)

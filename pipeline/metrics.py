@@ -67,6 +67,12 @@ class EpochMetrics(NamedTuple):
 Observer = Callable[[StepMetrics], None]
 
 
+def no_points(W_shape: tuple[int, ...]) -> StepMetrics:
+    """A stretch of no points; the shape of W is () or (D,)."""
+    nothing = np.zeros(0, np.float32)
+    return StepMetrics(np.zeros(0, np.int64), np.zeros((0, *W_shape), np.float32), nothing, nothing)
+
+
 def concatenate(stretches: list[StepMetrics]) -> StepMetrics:
     """One stretch out of several."""
     return StepMetrics(*(np.concatenate(parts) for parts in zip(*stretches, strict=True)))
@@ -76,25 +82,28 @@ class History:
     """An even selection of a run's points, small however long the run is.
 
     It keeps the steps that a power of two divides, so what a longer run keeps is
-    among what a shorter one kept.
+    among what a shorter one kept; and the last point so far.
+
+    Attributes:
+      last: The last point, or none, as a stretch.
     """
 
     _MOST_POINTS = 2048
 
-    def __init__(self, last_step: int):
-        """Prepares for the points 0 to last_step."""
+    def __init__(self, last_step: int, points: StepMetrics):
+        """Prepares for the points up to last_step, after those that were kept before."""
         self._stride = 1
         while last_step // self._stride >= self._MOST_POINTS:
             self._stride *= 2
-        self._last_step = last_step
-        self._kept: list[StepMetrics] = []
+        self._kept = points.at(points.step % self._stride == 0)
+        self.last = points.at(slice(-1, None))
 
-    def __call__(self, metrics: StepMetrics) -> None:
-        """Takes the next stretch of points."""
-        keep = (metrics.step % self._stride == 0) | (metrics.step == self._last_step)
-        if keep.any():
-            self._kept = [concatenate([*self._kept, metrics.at(keep)])]
+    def __call__(self, points: StepMetrics) -> None:
+        """Takes the next stretch of at least one point."""
+        self._kept = concatenate([self._kept, points.at(points.step % self._stride == 0)])
+        self.last = points.at(slice(-1, None))
 
     def points(self) -> StepMetrics:
-        """The points kept, at least the first."""
-        return self._kept[0]
+        """The points kept."""
+        unkept = self.last.at(~np.isin(self.last.step, self._kept.step[-1:]))
+        return concatenate([self._kept, unkept])

@@ -63,6 +63,11 @@ class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
 Model = LinearModel | KerasLinearModel
 
 
+def variable(parameter: tf.Variable) -> tf.Variable:
+    """The tf.Variable inside a Keras variable; any other variable as it is."""
+    return parameter if isinstance(parameter, tf.Variable) else parameter.value
+
+
 def create(
     kind: str, *, initial_w: float, initial_b: float, num_features: int | None = None
 ) -> Model:

@@ -1,14 +1,18 @@
-"""A run from start to end: prepare, train, export, say what comes next."""
+"""A run from start to end: prepare or resume, train, export, say what comes next."""
 
 import contextlib
 import pathlib
 import shlex
+import zlib
 
 import numpy as np
+import tensorflow as tf
 
 from pipeline import (
+    checkpoints,
     cli,
     custom_loop,
+    errors,
     examples,
     export,
     fit_loop,
@@ -16,6 +20,7 @@ from pipeline import (
     metrics,
     optimizers,
     recorder,
+    stopping,
 )
 from pipeline import config as config_lib
 from pipeline import data as data_lib
@@ -27,67 +32,207 @@ _EXPORT_SAMPLE = 100  # examples on which a reloaded export must agree
 def train(config: config_lib.Config, data: examples.Data) -> None:
     """Trains a model on the data and leaves a finished run folder.
 
+    Where the folder holds an unfinished run of the same settings, goes on with that.
+
     Raises:
-      errors.InputError: the run exists already, or the optimizer is unknown.
-      errors.RunError: the folder can't be written to.
+      errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
+      errors.RunError: the folder can't be written to, or its checkpoints are damaged.
       errors.DivergedError: the loss became infinite or NaN.
+      errors.StoppedError: a signal stopped the run; it can be resumed.
     """
-    paths = folder.RunFolder(config)
-    features = None if data.train.x.ndim == 1 else len(data.features)
-    batches = data_lib.TrainingData(
-        *data.train,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        small_blocks=config.run_eagerly,
-    )
+    job = _Job(config, data)
+    with stopping.StopRequest() as stop, job.paths.opened(config) as resumes:
+        try:
+            job.run(stop, resumes=resumes)
+        except (OSError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())
+            raise errors.RunError(
+                f"the run {job.paths.path} can't be written: {reason}; what was saved is good; "
+                f"to go on: {job.command}"
+            ) from error
+
+
+class _Job:
+    """What one process does for a run."""
+
+    def __init__(self, config: config_lib.Config, data: examples.Data):
+        """Prepares all that can be wrong; nothing is written yet."""
+        self._config = config
+        self._data = data
+        self.paths = folder.RunFolder.of(config)
+        self.command = _resume_command(self.paths)
+        self._batches = data_lib.TrainingData(
+            *data.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            small_blocks=config.run_eagerly,
+        )
+        self._last_step = config.epochs * self._batches.steps_per_epoch
+        self._model = _create_model(config, data)
+        self._optimizer = optimizers.create(
+            config.optimizer,
+            config.learning_rate,
+            self._model.trainable_variables,
+            hand_written=config.loop == "custom",
+        )
+        self._yardstick = recorder.Yardstick.of(config, data)
+        self._checkpoints = checkpoints.Checkpoints(
+            self.paths.checkpoints, self._model, self._optimizer
+        )
+
+    def run(self, stop: stopping.StopRequest, *, resumes: bool) -> None:
+        """Trains from the start or from the newest checkpoint, and finishes."""
+        state = self._checkpoints.restore() if resumes else None
+        if state is not None:
+            self._check_data(state)
+            if self._is_finished(state):
+                print(f"{self.paths.path} is finished; raise --epochs to extend it")
+                return
+        observer = recorder.Recorder(
+            self._config,
+            self._data,
+            self._yardstick,
+            paths=self.paths,
+            steps_per_epoch=self._batches.steps_per_epoch,
+            state=state,
+        )
+        with contextlib.closing(observer):
+            version = self._begin(observer, state)
+            if observer.recorded <= self._last_step:
+                first_step = int(state["updates"]) if state else 0
+                self._train(observer, stop, first_step=first_step, version=version)
+            stop.check(self.command)
+            observer.finish()
+        stop.check(self.command)
+        self._export(version)
+        _say_what_next(self.paths, self._data)
+
+    def _is_finished(self, state: checkpoints.State) -> bool:
+        version = self.paths.export / str(int(state["version"]))
+        return int(state["recorded"]) > self._last_step and version.exists()
+
+    def _check_data(self, state: checkpoints.State) -> None:
+        if int(state["examples"]) != _fingerprint(self._data):
+            raise errors.InputError(
+                f"the examples of the run {self.paths.path} are not what they were when it "
+                "was started; choose another --run_name, or start anew with --overwrite"
+            )
+
+    def _begin(self, observer: recorder.Recorder, state: checkpoints.State | None) -> int:
+        """Makes the run resumable; returns the version that its export will have."""
+        if state is None:
+            observer.start(_parameters(self._model))
+            self._save(observer, version=1)
+            self.paths.write_flags(self._config)
+            return 1
+        print(f"Resuming at step {observer.recorded:,} of {self._last_step:,}", flush=True)
+        version, last_step = int(state["version"]), int(state["last_step"])
+        if self._last_step > last_step:
+            if observer.recorded > last_step:
+                version = export.newest_version(self.paths.export) + 1
+            observer.extend()
+            self.paths.write_flags(self._config)
+        return version
+
+    def _train(
+        self,
+        observer: recorder.Recorder,
+        stop: stopping.StopRequest,
+        *,
+        first_step: int,
+        version: int,
+    ) -> None:
+        is_due = checkpoints.Schedule(
+            every=self._config.checkpoint_every,
+            seconds=self._config.checkpoint_secs,
+            saved=observer.recorded,
+        )
+
+        def observe(points: metrics.StepMetrics) -> None:
+            observer(points)
+            is_complete = observer.recorded > self._last_step
+            if stop or is_complete or is_due(observer.recorded):
+                self._save(observer, version=version)
+            stop.check(self.command)
+
+        loop = {"custom": custom_loop.train, "fit": fit_loop.train}[self._config.loop]
+        loop(
+            self._model,
+            self._batches,
+            optimizer=self._optimizer,
+            first_step=first_step,
+            last_step=self._last_step,
+            observe=observe,
+            observe_every=self._config.checkpoint_every,
+            run_eagerly=self._config.run_eagerly,
+        )
+
+    def _save(self, observer: recorder.Recorder, *, version: int) -> None:
+        state = {
+            **observer.state(),
+            "updates": np.asarray(min(observer.recorded, self._last_step)),
+            "version": np.asarray(version),
+            "examples": np.asarray(_fingerprint(self._data)),
+        }
+        self._checkpoints.save(observer.recorded, state)
+        best = observer.best
+        if best.step >= 0:
+            self._checkpoints.save_best(best.step, best.W, best.b)
+
+    def _export(self, version: int) -> None:
+        """Leaves the trained model; the last thing that a run does."""
+        if isinstance(self._model, model_lib.KerasLinearModel):
+            unfinished = self.paths.weights.with_name(f".unfinished.{self.paths.weights.name}")
+            self._model.save_weights(unfinished)
+            unfinished.rename(self.paths.weights)
+        export.publish(
+            self._model,
+            self.paths.export / str(version),
+            features=self._data.features,
+            sample=self._data.train.x[:_EXPORT_SAMPLE],
+        )
+
+
+def _create_model(config: config_lib.Config, data: examples.Data) -> model_lib.Model:
+    """Makes the model at the parameters where training starts."""
+    shape = data.train.x.shape[1:]
     model = model_lib.create(
         config.model,
         initial_w=config.initial_w,
         initial_b=config.initial_b,
-        num_features=features,
+        num_features=shape[0] if shape else None,
     )
-    loop = {"custom": custom_loop.train, "fit": fit_loop.train}[config.loop]
-    optimizer = optimizers.create(
-        config.optimizer,
-        config.learning_rate,
-        model.trainable_variables,
-        hand_written=config.loop == "custom",
-    )
-    yardstick = recorder.Yardstick.of(config, data)
+    if config.initialize_from:
+        W, b = _parameters_in(pathlib.Path(config.initialize_from))
+        if W.shape != shape:
+            raise errors.InputError(
+                f"--initialize_from={config.initialize_from} has {W.size} W; the examples have "
+                f"{len(data.features)} features"
+            )
+        model.W.assign(W)
+        model.b.assign(b)
+    return model
 
-    paths.create(config)
-    observer = recorder.Recorder(
-        config, data, yardstick, paths=paths, steps_per_epoch=batches.steps_per_epoch
-    )
-    with contextlib.closing(observer):
-        observer.start(_parameters(model))
-        loop(
-            model,
-            batches,
-            optimizer=optimizer,
-            first_step=0,
-            last_step=config.epochs * batches.steps_per_epoch,
-            observe=observer,
-            run_eagerly=config.run_eagerly,
-        )
-        observer.finish()
 
-    if isinstance(model, model_lib.KerasLinearModel):
-        _save_weights(model, paths.weights)
-    sample = data.train.x[:_EXPORT_SAMPLE]
-    export.publish(model, paths.export, features=data.features, sample=sample)
-    _say_what_next(paths, data)
+def _parameters_in(path: pathlib.Path) -> tuple[export.Array, export.Array]:
+    """W and b of a run's folder, a checkpoint, or an export."""
+    if (path / "saved_model.pb").exists() or export.newest_version(path):
+        return export.load(path).parameters()
+    run = folder.RunFolder(path)
+    return checkpoints.parameters(run.checkpoints if run.flags.exists() else path)
 
 
 def _parameters(model: model_lib.Model) -> metrics.Parameters:
     return metrics.Parameters(np.atleast_1d(model.W.numpy()), float(model.b.numpy()))
 
 
-def _save_weights(model: model_lib.KerasLinearModel, path: pathlib.Path) -> None:
-    """Saves the weights in Keras' own format; whole or not at all."""
-    unfinished = path.with_name(f".unfinished.{path.name}")
-    model.save_weights(unfinished)
-    unfinished.rename(path)
+def _fingerprint(data: examples.Data) -> int:
+    """A number that changes when the training examples do."""
+    return zlib.crc32(data.train.y.data, zlib.crc32(data.train.x.data))
+
+
+def _resume_command(paths: folder.RunFolder) -> str:
+    return cli.command("train", f"--flagfile={shlex.quote(str(paths.flags))}")
 
 
 def _say_what_next(paths: folder.RunFolder, data: examples.Data) -> None:
@@ -98,5 +243,5 @@ def _say_what_next(paths: folder.RunFolder, data: examples.Data) -> None:
         f"\nTrained: {paths.path}\n"
         f"Watch:   {cli.command('watch', path)}\n"
         f"Predict: {cli.command('predict', f'--export_dir={path}/export', f'--x={example}')}\n"
-        f"Repeat:  {cli.command('train', f'--flagfile={path}/flags.txt', '--run_name=')}"
+        f"Repeat:  {_resume_command(paths)} --run_name="
     )

@@ -4,7 +4,7 @@ import os
 import pathlib
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import SupportsFloat, SupportsInt
 
 import numpy as np
@@ -23,12 +23,18 @@ class EventFile:
     takes microseconds where a tf.summary.scalar call takes hundreds.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        """Opens a new file in `folder`, which is made if needed."""
+    def __init__(self, folder: pathlib.Path, *, first_step: int):
+        """Opens a new file in `folder`, which is made if needed.
+
+        Its first event says that training starts at first_step: a TensorBoard that has
+        already read later steps from an earlier file forgets them.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         self._writer = tf.io.TFRecordWriter(os.path.join(folder, name))
         self._write(tf.compat.v1.Event(file_version="brain.Event:2"))
+        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        self._write(tf.compat.v1.Event(wall_time=time.time(), step=first_step, session_log=start))
         self.flush()
 
     def scalars(self, steps: Iterable[SupportsInt], values: Mapping[str, _Numbers]) -> None:
@@ -68,10 +74,11 @@ class RunSummaries:
     TensorBoard draws curves of one tag from several folders into one chart.
     """
 
-    def __init__(self, folder: Callable[[str], pathlib.Path], *, features: tuple[str, ...]):
-        """Takes the function from a curve's name to its folder."""
+    def __init__(self, folder: pathlib.Path, *, features: tuple[str, ...], first_step: int):
+        """Prepares to write from first_step on, beside what earlier starts have written."""
         self._tags = ("W",) if len(features) == 1 else tuple(f"W/{name}" for name in features)
         self._folder = folder
+        self._first_step = first_step
         self._files: dict[str, EventFile] = {}
 
     def steps(self, points: metrics.StepMetrics) -> None:
@@ -83,15 +90,23 @@ class RunSummaries:
         if ends.validation_loss is not None:
             self._file("validation").scalars(ends.step, {"loss": ends.validation_loss})
 
-    def reference(self, curve: str, at: metrics.Parameters, *, loss: float, last_step: int) -> None:
-        """Draws a flat line from step 0 to last_step."""
-        values = self._values(np.array([at.W] * 2), [at.b] * 2, [loss] * 2)
-        self._file(curve).scalars([0, last_step], values)
-        self._file(curve).flush()
+    def reference(
+        self, curve: str, at: metrics.Parameters, *, loss: float, steps: list[int]
+    ) -> None:
+        """Draws a flat line through some steps."""
+        count = len(steps)
+        values = self._values(np.array([at.W] * count), [at.b] * count, [loss] * count)
+        self._file(curve).scalars(steps, values)
 
     def image(self, step: int, tag: str, png: bytes) -> None:
         """Records a picture of the training run."""
         self._file("train").image(step, tag, png)
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes in bytes of all event files of the run, by their paths in its folder."""
+        for file in self._files.values():
+            file.flush()
+        return {str(p.relative_to(self._folder)): p.stat().st_size for p in _files(self._folder)}
 
     def close(self) -> None:
         """Ends all files."""
@@ -105,5 +120,19 @@ class RunSummaries:
 
     def _file(self, curve: str) -> EventFile:
         if curve not in self._files:
-            self._files[curve] = EventFile(self._folder(curve))
+            self._files[curve] = EventFile(self._folder / curve, first_step=self._first_step)
         return self._files[curve]
+
+
+def cut_back(folder: pathlib.Path, sizes: Mapping[str, int]) -> None:
+    """Cuts the event files in a run's folder back to the sizes that they had once."""
+    for path in _files(folder):
+        size = sizes.get(str(path.relative_to(folder)))
+        if size is None:
+            path.unlink()
+        else:
+            os.truncate(path, size)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return list(folder.glob("*/events.out.tfevents.*"))

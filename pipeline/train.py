@@ -15,8 +15,8 @@ def main(arguments: list[str]) -> None:
     cli.refuse(arguments)
     config = cli.config_from_flags()
     config = config.with_changes(run_name=config.run_name or folder.name_from_time())
-    paths = folder.RunFolder(config)
-    paths.check_new()
+    paths = folder.RunFolder.of(config)
+    paths.check(config)
     data = examples.load(config)
     print(
         f"Training {paths.path}: {config.model} model, {config.loop} loop, "

@@ -21,7 +21,7 @@ MISTAKES = {
     ("--flagfile=nowhere.txt",): "nowhere.txt",
     ("--data=nowhere.csv",): "nowhere.csv: can't be read",
     ("--data=points.csv", "--label=z"): "has no column 'z' (--label); its columns are x, y",
-    ("--run_name=taken",): "taken exists already",
+    ("--run_name=taken",): "taken exists already and is no run of this pipeline",
     ("epochs=3",): "'epochs=3'",
 }
 

@@ -27,6 +27,8 @@ _FINITE_FLOATS = ("learning_rate", "initial_w", "initial_b", "true_w", "true_b",
         ("num_examples", 1, "at least 2"),
         ("validation_examples", -1, "at least 0"),
         ("noise_stddev", -0.5, "at least 0"),
+        ("checkpoint_every", -1, "at least 0"),
+        ("checkpoint_secs", 0.0, "above 0"),
         *[(name, math.nan, "a finite number") for name in _FINITE_FLOATS],
         *[(name, math.inf, "a finite number") for name in _FINITE_FLOATS],
         *[(name, -math.inf, "a finite number") for name in ("x_min", "x_max")],
@@ -127,8 +129,12 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     data="some folder/a=b,c.csv",
     label="price in $, 'net'",
     features="rooms,area = m2",
+    initialize_from="other logs/run",
+    checkpoint_every=100,
+    checkpoint_secs=0.5,
     logdir="some logs",
     run_name="a-b_c.d,e=f+1",
+    overwrite=True,
 )
 
 
@@ -142,10 +148,24 @@ def test_the_changed_config_changes_every_field() -> None:
 def test_to_flags_gives_the_config_again_with_absolute_paths(
     config: config_lib.Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But for --overwrite: what is read again resumes the run."""
     monkeypatch.chdir(tmp_path)
     lines = config.to_flags()
     monkeypatch.chdir("/")
-    data = str(tmp_path / config.data) if config.data else ""
-    assert _from_flags(lines) == config.with_changes(
-        logdir=str(tmp_path / config.logdir), data=data
+    paths = {name: getattr(config, name) for name in ("logdir", "data", "initialize_from")}
+    absolute = {name: path and str(tmp_path / path) for name, path in paths.items()}
+    assert _from_flags(lines) == config.with_changes(**absolute, overwrite=False)
+
+
+def test_differences_names_the_flags_that_shape_the_training_and_no_others() -> None:
+    config = config_lib.Config(validation_examples=7)
+    changed = config.with_changes(seed=1, learning_rate=0.2, validation_examples=None)
+    free = config.with_changes(
+        epochs=20, checkpoint_every=5, checkpoint_secs=1.0, logdir="other", run_name="a"
     )
+    assert config_lib.differences(config.to_flags(), free.to_flags()) == []
+    assert config_lib.differences(config.to_flags(), changed.to_flags()) == [
+        "--learning_rate=0.1 (now 0.2)",
+        "--seed=0 (now 1)",
+        "--validation_examples=7 (now default)",
+    ]

@@ -210,7 +210,7 @@ def _with_cell(cell: str) -> str:
             "a,y\n1,5,2,5\n3,5,4,5\n", {}, ["line 2", "4 cells", "2"], id="decimal commas"
         ),
         pytest.param(
-            '"a\nb",y\n1,2\n3,4\n', {"label": "z"}, ["'z'", "--label"], id="line break in a name"
+            '"a\nb",y\n1,2\n3,4\n', {}, [r"a\nb", "each column once"], id="line break in a name"
         ),
         pytest.param(b"\x89PNG\r\n\x1a\n\x00\xff", {}, ["can't be read"], id="binary"),
         pytest.param(b"a,y\n1,2\n\xff\xfe\x00,3\n", {}, ["can't be read"], id="binary below"),

@@ -29,11 +29,11 @@ def _sample(num_features: int | None = None, count: int = 7) -> np.ndarray:
 
 
 def _publish(
-    folder: pathlib.Path, model: model_lib.Model, num_features: int | None = None
+    version: pathlib.Path, model: model_lib.Model, num_features: int | None = None
 ) -> pathlib.Path:
-    return export.publish(
-        model, folder, features=_NAMES[num_features], sample=_sample(num_features)
-    )
+    features = _NAMES[num_features]
+    export.publish(model, version, features=features, sample=_sample(num_features))
+    return version
 
 
 def _expected(x: np.ndarray, model: model_lib.Model) -> np.ndarray:
@@ -41,11 +41,15 @@ def _expected(x: np.ndarray, model: model_lib.Model) -> np.ndarray:
     return (x * W if x.ndim == 1 else x @ W) + 0.25
 
 
-def test_versions_are_numbered_from_1_and_nothing_else_is_left(tmp_path: pathlib.Path) -> None:
+def test_publish_makes_the_version_and_its_folder_and_leaves_nothing_else(
+    tmp_path: pathlib.Path,
+) -> None:
     folder = tmp_path / "runs" / "export"
-    versions = [_publish(folder, _model(kind)) for kind in ("module", "keras", "module")]
-    assert versions == [folder / "1", folder / "2", folder / "3"]
-    assert sorted(folder.iterdir()) == versions
+    assert export.newest_version(folder) == 0
+    for number, kind in enumerate(("module", "keras", "module"), start=1):
+        _publish(folder / str(number), _model(kind))
+        assert export.newest_version(folder) == number
+    assert sorted(folder.iterdir()) == [folder / "1", folder / "2", folder / "3"]
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -54,7 +58,7 @@ def test_anybody_can_load_the_signatures_and_predict(
     tmp_path: pathlib.Path, kind: str, num_features: int | None
 ) -> None:
     model = _model(kind, num_features)
-    loaded = tf.saved_model.load(str(_publish(tmp_path, model, num_features)))
+    loaded = tf.saved_model.load(str(_publish(tmp_path / "1", model, num_features)))
     assert sorted(loaded.signatures) == ["parameters", "serving_default"]
 
     serve = loaded.signatures["serving_default"]
@@ -85,7 +89,7 @@ def test_load_gives_back_the_model_and_its_feature_names(
     tmp_path: pathlib.Path, kind: str, num_features: int | None
 ) -> None:
     model = _model(kind, num_features)
-    version = _publish(tmp_path, model, num_features)
+    version = _publish(tmp_path / "1", model, num_features)
     x = _sample(num_features, 50)
     for path in (version, tmp_path):
         exported = export.load(path)
@@ -100,10 +104,10 @@ def test_load_gives_back_the_model_and_its_feature_names(
 
 def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
     """And not the last name: '9' sorts after '10'."""
-    _publish(tmp_path, _model()).rename(tmp_path / "9")
+    _publish(tmp_path / "9", _model())
     changed = _model()
     changed.W.assign(-7.0)
-    assert _publish(tmp_path, changed) == tmp_path / "10"
+    _publish(tmp_path / "10", changed)
     (tmp_path / "11").mkdir()  # holds no SavedModel
     (tmp_path / "notes.txt").touch()
     exported = export.load(tmp_path)
@@ -119,16 +123,18 @@ class _Unfaithful(model_lib.LinearModel):
 
 
 def test_model_that_predicts_something_else_is_not_published(tmp_path: pathlib.Path) -> None:
-    _publish(tmp_path, _model())
+    _publish(tmp_path / "1", _model())
     with pytest.raises(errors.RunError, match=r"largest difference 0\.01.*not published"):
-        _publish(tmp_path, _Unfaithful())
+        _publish(tmp_path / "2", _Unfaithful())
     assert list(tmp_path.iterdir()) == [tmp_path / "1"]
 
 
 def test_remains_of_a_killed_export_are_no_version_and_no_hindrance(tmp_path: pathlib.Path) -> None:
-    shutil.copytree(_publish(tmp_path, _model()), tmp_path / ".2.unfinished")
+    shutil.copytree(_publish(tmp_path / "1", _model()), tmp_path / ".2.unfinished")
+    (tmp_path / ".2.unfinished" / "left").touch()
     assert export.load(tmp_path).path == tmp_path / "1"
-    assert _publish(tmp_path, _model()) == tmp_path / "2"
+    _publish(tmp_path / "2", _model())
+    assert not (tmp_path / "2" / "left").exists()
     assert sorted(tmp_path.iterdir()) == [tmp_path / "1", tmp_path / "2"]
 
 
@@ -152,7 +158,7 @@ def _damaged(path: pathlib.Path) -> None:
 
 
 def _incomplete(path: pathlib.Path) -> None:
-    _publish(path.parent / "whole", _model()).rename(path)
+    _publish(path, _model())
     shutil.rmtree(path / "variables")
 
 

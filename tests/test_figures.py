@@ -37,7 +37,7 @@ def _fit(data: examples.Data, truth: metrics.Parameters | None = None) -> Figure
 
 
 def _lines(figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """x and y of each line of the only axes, by its label."""
+    """The x and y of each line of the only axes, by its label."""
     (axes,) = figure.axes
     return {str(line.get_label()): line.get_data() for line in axes.lines}
 
@@ -131,7 +131,7 @@ def test_of_many_weights_ten_are_drawn() -> None:
     np.testing.assert_array_equal(lines["W feature9"], (points.step, points.W[:, 9]))
 
 
-@pytest.mark.parametrize("name", ["US$_per_A$", "$_$", "a_b^c", "50 %", "C:\\x", "_hidden"])
+@pytest.mark.parametrize("name", ["price_$_to_$", "$_$", "a_b^c", "50 %", "C:\\x", "_hidden"])
 def test_column_may_have_any_name(name: str) -> None:
     """What looks like matplotlib's formulas to it must not end the run."""
     data = _data(5, 2)._replace(features=(name, "b"), label=name)

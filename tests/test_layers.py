@@ -8,9 +8,9 @@ import pipeline
 FLOORS = (
     {"errors"},
     {"config", "metrics"},
-    {"cli", "examples", "folder"},
+    {"cli", "examples", "folder", "stopping"},
     {"data", "losses", "model", "optimizers"},
-    {"console", "custom_loop", "export", "figures", "fit_loop", "summaries"},
+    {"checkpoints", "console", "custom_loop", "export", "figures", "fit_loop", "summaries"},
     {"recorder"},
     {"run"},
     {"predict", "train", "watch"},

@@ -156,8 +156,8 @@ def test_one_executable_serves_blocks_of_every_length() -> None:
     optimizer = optimizers.GradientDescent(0.1)
     train_block = custom_loop.TrainBlock(model, optimizer, capacity=batches.block_steps)
     for block in batches.blocks(0, 3 * batches.block_steps):
-        for points in (batches.block_steps, 5, 1):
-            train_block.run(block, tf.constant(points), tf.constant(points))
+        for stretch in ((0, batches.block_steps, batches.block_steps), (5, 7, 7), (12, 1, 0)):
+            train_block.run(block, *map(tf.constant, stretch))
     assert train_block.run.experimental_get_tracing_count() == 1
 
 

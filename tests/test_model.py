@@ -70,6 +70,8 @@ def test_prediction_and_gradient_are_those_of_numpy(kind: str, num_features: int
     assert float(by_b) == 20
 
 
+# Keras 3.15 copies its variables in a way that NumPy 2 warns about.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("num_features", [None, 3])
 def test_keras_weights_survive_a_file(tmp_path: pathlib.Path, num_features: int | None) -> None:
     model = model_lib.KerasLinearModel(initial_w=0.1, initial_b=-2, num_features=num_features)

@@ -108,7 +108,7 @@ def test_tensorboard_answers_with_the_same_values_for_all_three(runs: Runs) -> N
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_a_run_folder_holds_what_the_readme_says(runs: Runs, name: str) -> None:
     folder = runs.logdir / name
-    expected = {"export", "figures", "flags.txt", *CURVES}
+    expected = {".lock", "checkpoints", "export", "figures", "flags.txt", *CURVES}
     if name.startswith("keras"):
         expected |= {"model.weights.h5"}
     assert {path.name for path in folder.iterdir()} == expected

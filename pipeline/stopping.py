@@ -1,0 +1,50 @@
+"""Stops on SIGINT and SIGTERM where nothing is lost."""
+
+import signal
+import sys
+import types
+from typing import Any
+
+from pipeline import errors
+
+
+class StopRequest:
+    """While entered, remembers a signal until the run gets to a good place to stop.
+
+    A second signal ends the process at once.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in self._SIGNALS:
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
+    def check(self, how_to_go_on: str) -> None:
+        """Raises errors.StoppedError if a signal has come."""
+        if self._received is not None:
+            name = signal.Signals(self._received).name
+            raise errors.StoppedError(
+                f"stopped by {name}; to go on: {how_to_go_on}", signal_number=self._received
+            )
+
+    def _remember(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        self._received = number
+        for each in self._SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        print(f"\n{name}: stopping; once more to stop at once", file=sys.stderr, flush=True)
