@@ -89,6 +89,8 @@ class Checkpoints:
         if number <= self._saved or not self._is_finite():
             return
         if self._manager is None:
+            if self._saved >= 0:
+                self._tell_manager()
             self._manager = tf.train.CheckpointManager(
                 self._checkpoint, str(self._folder), max_to_keep=_KEPT
             )
@@ -118,7 +120,6 @@ class Checkpoints:
             if problem is None:
                 self._checkpoint.restore(str(path)).assert_consumed()
                 self._saved = _number(path)
-                self._tell_manager()
                 return self._state.arrays
             logging.warning("passing over the damaged checkpoint %s: %s", path, problem)
         raise errors.RunError(

@@ -30,9 +30,9 @@ flags.DEFINE_enum("loop", "custom", ["custom", "fit"], "The training loop.")
 flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT"], "The signal to kill with.")
 flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by commas.")
 
-# Enough steps for some seconds of training with a checkpoint every few dozen milliseconds.
+# Enough steps for a second or two of training, with a checkpoint every few dozen milliseconds.
 _WORK = {
-    "custom": ("--model=keras", "--epochs=6000", "--batch_size=32", "--checkpoint_every=1500"),
+    "custom": ("--model=keras", "--epochs=2500", "--batch_size=32", "--checkpoint_every=500"),
     "fit": ("--model=keras", "--epochs=60", "--batch_size=32", "--checkpoint_every=50"),
 }
 

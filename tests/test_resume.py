@@ -97,7 +97,7 @@ def test_a_tensorboard_that_watches_a_kill_shows_every_step_once(
         seen = board.scalars("run/train", "W", points=20050)
         assert seen[-1][0] >= 20049
         process.kill()
-        process.wait()
+        conftest.finish(process)
         result = conftest.call("train", *flags, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         board.wait_for(lambda: board.scalars("run/train", "W")[-1][0] == 60000)
@@ -145,7 +145,7 @@ def test_a_signal_while_the_results_are_written_stops_there_too(tmp_path: pathli
 def test_a_second_signal_stops_at_once(tmp_path: pathlib.Path) -> None:
     run = tmp_path / "logs" / "run"
     # Steps of some hundred milliseconds: the first signal has to wait for one.
-    flags = ("--num_examples=100000000", "--epochs=1000", "--validation_examples=0")
+    flags = ("--num_examples=30000000", "--epochs=1000", "--validation_examples=0")
     process = conftest.start("train", "--run_name=run", *flags, cwd=tmp_path)
     wait_for(lambda: (run / "flags.txt").exists())
     process.send_signal(signal.SIGTERM)
