@@ -1,6 +1,7 @@
 """Checkpoints: saved whole, tried before they are believed."""
 
 import io
+import math
 import pathlib
 import shutil
 import time
@@ -40,6 +41,10 @@ class Schedule:
         if is_due:
             self._saved, self._saved_at = step, self._clock()
         return is_due
+
+    def next_stop(self, step: int) -> float:
+        """The next step after this one where training must stop for a checkpoint."""
+        return (step // self._every + 1) * self._every if self._every else math.inf
 
 
 class _Arrays(tf.train.experimental.PythonState):  # type: ignore[misc]

@@ -109,6 +109,17 @@ class Config:
         "Start at the W and b of another run's folder, of a checkpoint or of an export, in "
         "place of --initial_w and --initial_b.",
     )
+    summary_every: int = _field(
+        0,
+        "Steps between the points of W, b and loss in TensorBoard; 0 records every step of a "
+        "run of up to 10,000 and an even selection of a longer one.",
+        at_least=0,
+    )
+    profile_steps: str = _field(
+        "",
+        "Profile training from a first to a last step, such as 100,200.",
+        may_change=True,
+    )
     checkpoint_every: int = _field(
         0,
         "Steps between checkpoints; 0 leaves it to --checkpoint_secs.",
@@ -152,6 +163,13 @@ class Config:
                     f"--{name}={getattr(self, name)} names columns of a CSV file; "
                     "say which file with --data"
                 )
+        if self.profile_steps:
+            match = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
+            if not match or int(match[1]) >= int(match[2]):
+                raise errors.InputError(
+                    "--profile_steps must be two steps, the first less than the last, such as "
+                    f"100,200; received {self.profile_steps!r}"
+                )
         if self.run_name and not re.fullmatch(r"[\w.,=+-]+", self.run_name):
             raise errors.InputError(
                 "--run_name must be the plain name of a folder (letters, digits and "
@@ -161,6 +179,14 @@ class Config:
             raise errors.InputError(
                 f"--run_name must name a folder of its own; received {self.run_name!r}"
             )
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """The first and the last step to profile."""
+        if not self.profile_steps:
+            return None
+        first, last = self.profile_steps.split(",")
+        return int(first), int(last)
 
     def with_changes(self, **changes: Any) -> "Config":
         """A checked copy with some fields replaced."""

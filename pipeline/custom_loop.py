@@ -1,12 +1,13 @@
 """The hand-written training loop: a GradientTape inside one compiled function."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline import data as data_lib
-from pipeline import losses, metrics, optimizers
+from pipeline import metrics, optimizers, step
 from pipeline import model as model_lib
 
 
@@ -56,17 +57,15 @@ class TrainBlock:
         variables = self._model.trainable_variables
         record = _Points(*(tf.TensorArray(tf.float32, self._capacity) for _ in range(3)))
         batches = tf.shape(block.y)[0]
-        i = tf.constant(0)
+        i = tf.constant(0)  # for i in tf.range(points) would be compiled anew for each number
         while i < points:
             row = (first + i) % batches
-            with tf.GradientTape() as tape:
-                x, y, count = (tf.gather(part, row) for part in block)
-                loss = losses.mean_squared_error(y, self._model(x), count)
+            x, y, count = (tf.gather(part, row) for part in block)
+            loss, gradients = step.loss_and_gradients(self._model, x, y, count)
             point = _Points(self._model.W, self._model.b, loss)
             record = _Points(*(array.write(i, v) for array, v in zip(record, point, strict=True)))
             # The last point of a run is looked at but not trained on.
             if i < updates:
-                gradients = tape.gradient(loss, variables)
                 self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
             i += 1
         return _Points(*(array.stack() for array in record))
@@ -80,7 +79,7 @@ def train(
     first_step: int,
     last_step: int,
     observe: metrics.Observer,
-    observe_every: int = 0,
+    next_stop: Callable[[int], int] | None = None,
     run_eagerly: bool = False,
 ) -> None:
     """Trains from the point first_step to the point last_step.
@@ -93,20 +92,18 @@ def train(
       last_step: Updates that it has behind it in the end.
       observe: Is given all the points from first_step to last_step, in order, a
         stretch after each block. It may end the training by raising.
-      observe_every: If not 0, no stretch goes beyond a step that this number divides: what
+      next_stop: Gives the next step, after a step, at which a stretch must end: what
         `observe` finds in the model then is the state at that step.
       run_eagerly: Whether to run the same step as plain Python.
     """
     train_block = TrainBlock(model, optimizer, capacity=data.block_steps, run_eagerly=run_eagerly)
-    step = first_step
+    done = first_step
     for block in data.blocks(first_step, last_step):
-        start, end_of_block = step, min(step + data.block_steps, last_step + 1)
-        while step < end_of_block:
-            end = end_of_block
-            if observe_every:
-                end = min(end, (step // observe_every + 1) * observe_every)
-            scalars = (step - start, end - step, min(end, last_step) - step)
+        start, end_of_block = done, min(done + data.block_steps, last_step + 1)
+        while done < end_of_block:
+            end = end_of_block if next_stop is None else min(end_of_block, next_stop(done))
+            scalars = (done - start, end - done, min(end, last_step) - done)
             record = train_block.run(block, *map(tf.constant, scalars))
-            points = [array.numpy()[: end - step] for array in record]
-            observe(metrics.StepMetrics(np.arange(step, end), *points))
-            step = end
+            points = [array.numpy()[: end - done] for array in record]
+            observe(metrics.StepMetrics(np.arange(done, end), *points))
+            done = end

@@ -1,6 +1,7 @@
 """The guide's pictures, drawn with matplotlib."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.text
@@ -12,6 +13,7 @@ from pipeline import examples, metrics
 
 _MOST_DOTS = 2000
 _MOST_WEIGHTS = 10
+_GRID = 60
 
 
 def png(figure: Figure) -> bytes:
@@ -78,6 +80,45 @@ def parameters(
     axes.set(xlabel="step")
     axes.legend()
     return figure
+
+
+def path(
+    points: metrics.StepMetrics,
+    loss_at: Callable[[npt.ArrayLike, npt.ArrayLike], npt.NDArray[Any]],
+    *,
+    optimum: metrics.Parameters,
+    truth: metrics.Parameters | None,
+) -> Figure:
+    """The way of training over the landscape of the loss, for one feature.
+
+    Args:
+      points: The way; W is [K].
+      loss_at: Gives the loss at W [M] and b [M].
+      optimum: Where the loss is smallest.
+      truth: What the data were drawn from, or None.
+    """
+    figure, axes = _axes("The way of (W, b) down the loss")
+    W, b = (_around(np.append(v, o)) for v, o in ((points.W, optimum.W), (points.b, optimum.b)))
+    grid = np.meshgrid(W, b)
+    loss = loss_at(grid[0].ravel(), grid[1].ravel()).reshape(grid[0].shape)
+    levels = np.geomspace(max(loss.min(), 1e-12), max(loss.max(), 2e-12), 15)
+    lines = axes.contour(*grid, loss, levels=levels, cmap="viridis", linewidths=0.8)
+    axes.clabel(lines, fmt="%.3g", fontsize=7)
+    axes.plot(points.W, points.b, ".-", color="C3", markersize=4, label="training")
+    axes.plot(points.W[0], points.b[0], "s", color="C3", label="start")
+    axes.plot(optimum.W, optimum.b, "*", color="C0", markersize=12, label="least squares")
+    if truth is not None:
+        axes.plot(truth.W, truth.b, "x", color="C1", markersize=9, label="truth")
+    axes.set(xlabel="W", ylabel="b")
+    axes.legend()
+    return figure
+
+
+def _around(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[M] even steps through the range of some values and a quarter beyond."""
+    low, high = values.min(), values.max()
+    margin = 0.25 * (high - low) or 1.0
+    return np.linspace(low - margin, high + margin, _GRID)
 
 
 def _axes(title: str) -> tuple[Figure, Any]:

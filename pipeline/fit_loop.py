@@ -1,5 +1,6 @@
 """The same training through Keras compile and fit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def train(
     first_step: int,
     last_step: int,
     observe: metrics.Observer,
-    observe_every: int = 0,
+    next_stop: Callable[[int], int] | None = None,
     run_eagerly: bool = False,
 ) -> None:
     """Trains from the point first_step to the point last_step.
@@ -72,7 +73,7 @@ def train(
     TensorBoard callback is left out: it numbers its points by calls and writes means over
     the epoch, and its graph is empty.
     """
-    del observe_every  # every stretch is a single point
+    del next_stop  # every stretch is a single point
     model.compile(
         optimizer=optimizer,
         loss="mean_squared_error",

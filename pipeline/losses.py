@@ -74,11 +74,29 @@ class QuadraticLoss(NamedTuple):
 
     def at(self, W: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
         """The loss at K points: W is [K] or [K, D], b is [K]; returns [K] float64."""
+        away, above = self._away(W, b)
+        across = np.einsum("ki,ki->k", away @ self.covariance, away)
+        result: Float64 = self.minimum + across + np.square(above)
+        return result
+
+    def gradient_norm(self, W: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
+        """The length of the gradient at K points; arguments and result as of `at`."""
+        away, above = self._away(W, b)
+        by_W = away @ self.covariance + np.outer(above, self.mean)
+        result: Float64 = 2 * np.sqrt(np.square(by_W).sum(axis=1) + np.square(above))
+        return result
+
+    def distance(self, W: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
+        """The distance of K points from the solution; arguments and result as of `at`."""
+        away, _ = self._away(W, b)
+        result: Float64 = np.hypot(np.linalg.norm(away, axis=1), np.asarray(b) - self.b)
+        return result
+
+    def _away(self, W: npt.ArrayLike, b: npt.ArrayLike) -> tuple[Float64, Float64]:
+        """W - W* as [K, D], and the difference of the predictions at the mean x as [K]."""
         b = np.asarray(b, np.float64)
         away = np.asarray(W, np.float64).reshape(len(b), len(self.W)) - self.W
-        across = np.einsum("ki,ij,kj->k", away, self.covariance, away, optimize=True)
-        result: Float64 = self.minimum + across + np.square(b - self.b + away @ self.mean)
-        return result
+        return away, b - self.b + away @ self.mean
 
     def largest_stable_learning_rate(self) -> float:
         """Above this, full-batch gradient descent moves away from the minimum.

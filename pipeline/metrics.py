@@ -1,5 +1,6 @@
 """What a training loop hands out, and what is made of it."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,10 @@ class StepMetrics(NamedTuple):
         """The points that a numpy index (slice, mask, positions) selects."""
         return StepMetrics(self.step[index], self.W[index], self.b[index], self.loss[index])
 
+    def parameters(self, index: int) -> "Parameters":
+        """The parameters at one point."""
+        return Parameters(np.atleast_1d(self.W[index]), float(self.b[index]))
+
     def is_finite(self) -> npt.NDArray[np.bool_]:
         """[K], whether a point's loss and parameters are all finite."""
         columns = np.column_stack([self.W, self.b, self.loss])
@@ -63,6 +68,36 @@ class EpochMetrics(NamedTuple):
     loss: Floats
     validation_loss: Floats | None
 
+    def at(self, index: Any) -> "EpochMetrics":
+        """The epochs that a numpy index (slice, mask, positions) selects."""
+        validation = None if self.validation_loss is None else self.validation_loss[index]
+        epoch, step, W, b, loss, _ = self
+        return EpochMetrics(epoch[index], step[index], W[index], b[index], loss[index], validation)
+
+
+class Best(NamedTuple):
+    """The epoch with the smallest validation loss, or training loss where there is none.
+
+    Attributes:
+      step: The epoch's last step, -1 where there was no epoch yet.
+      loss: Its loss.
+      W: [D] or a scalar.
+      b: A scalar.
+    """
+
+    step: int = -1
+    loss: float = math.inf
+    W: npt.ArrayLike = math.nan
+    b: npt.ArrayLike = math.nan
+
+    def or_better(self, ends: EpochMetrics) -> "Best":
+        """The best of this one and some later epochs."""
+        losses = ends.loss if ends.validation_loss is None else ends.validation_loss
+        if not len(losses) or not losses.min() < self.loss:
+            return self
+        i = int(np.argmin(losses))
+        return Best(int(ends.step[i]), float(losses[i]), ends.W[i], ends.b[i])
+
 
 Observer = Callable[[StepMetrics], None]
 
@@ -78,6 +113,11 @@ def concatenate(stretches: list[StepMetrics]) -> StepMetrics:
     return StepMetrics(*(np.concatenate(parts) for parts in zip(*stretches, strict=True)))
 
 
+def stride(count: int, most: int) -> int:
+    """The smallest power of two that divides at most so many of the numbers 1 to count."""
+    return 1 << max(0, math.ceil(math.log2(max(1, count) / most)))
+
+
 class History:
     """An even selection of a run's points, small however long the run is.
 
@@ -85,6 +125,7 @@ class History:
     among what a shorter one kept; and the last point so far.
 
     Attributes:
+      stride: Steps between the points kept.
       last: The last point, or none, as a stretch.
     """
 
@@ -92,15 +133,13 @@ class History:
 
     def __init__(self, last_step: int, points: StepMetrics):
         """Prepares for the points up to last_step, after those that were kept before."""
-        self._stride = 1
-        while last_step // self._stride >= self._MOST_POINTS:
-            self._stride *= 2
-        self._kept = points.at(points.step % self._stride == 0)
+        self.stride = stride(last_step, self._MOST_POINTS)
+        self._kept = points.at(points.step % self.stride == 0)
         self.last = points.at(slice(-1, None))
 
     def __call__(self, points: StepMetrics) -> None:
         """Takes the next stretch of at least one point."""
-        self._kept = concatenate([self._kept, points.at(points.step % self._stride == 0)])
+        self._kept = concatenate([self._kept, points.at(points.step % self.stride == 0)])
         self.last = points.at(slice(-1, None))
 
     def points(self) -> StepMetrics:

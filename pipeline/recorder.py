@@ -1,87 +1,42 @@
 """All that is made of a run's points while it trains."""
 
+import dataclasses
+import importlib.metadata
 import json
-import math
+import platform
+import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
+from pipeline import cli, console, errors, examples, folder, metrics, pictures, summaries, yardstick
 from pipeline import config as config_lib
-from pipeline import console, errors, examples, figures, folder, losses, metrics, summaries
 
-
-class Yardstick(NamedTuple):
-    """What training is measured against.
-
-    Attributes:
-      train: The loss over the training examples; its minimum is least squares.
-      validation: The loss over the validation examples, or None.
-      truth: What synthetic data were drawn from, or None.
-    """
-
-    train: losses.QuadraticLoss
-    validation: losses.QuadraticLoss | None
-    truth: metrics.Parameters | None
-
-    @classmethod
-    def of(cls, config: config_lib.Config, data: examples.Data) -> "Yardstick":
-        """Measures the examples."""
-        truth = metrics.Parameters(np.array([config.true_w]), config.true_b)
-        return cls(
-            train=losses.QuadraticLoss.over(*data.train),
-            validation=data.validation and losses.QuadraticLoss.over(*data.validation),
-            truth=None if config.data else truth,
-        )
-
-    @property
-    def least_squares(self) -> metrics.Parameters:
-        """The parameters of the smallest training loss."""
-        return metrics.Parameters(self.train.W, self.train.b)
-
-    def loss(self, at: metrics.Parameters) -> float:
-        """The training loss at some parameters."""
-        return float(self.train.at([at.W], [at.b])[0])
-
-
-class Best(NamedTuple):
-    """The epoch with the smallest validation loss, or training loss where there is none.
-
-    Attributes:
-      step: The epoch's last step, -1 where there was no epoch yet.
-      loss: Its loss.
-      W: [D] or a scalar.
-      b: A scalar.
-    """
-
-    step: int = -1
-    loss: float = math.inf
-    W: npt.ArrayLike = math.nan
-    b: npt.ArrayLike = math.nan
-
-    def or_better(self, ends: metrics.EpochMetrics) -> "Best":
-        """The best of this one and some later epochs."""
-        losses = ends.loss if ends.validation_loss is None else ends.validation_loss
-        if not len(losses) or not losses.min() < self.loss:
-            return self
-        i = int(np.argmin(losses))
-        return Best(int(ends.step[i]), float(losses[i]), ends.W[i], ends.b[i])
+_MOST_POINTS = 10_000
+_SECONDS_BETWEEN_RATES = 1.0
+# The settings that runs are compared by in TensorBoard's HParams.
+_HPARAMS = (
+    *("model", "loop", "optimizer", "learning_rate", "batch_size", "epochs", "seed"),
+    *("initial_w", "initial_b", "num_examples", "noise_stddev"),
+)
+_PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
 
 
 class Recorder:
-    """Observes training: event files, table, history; ends it where it diverges.
+    """Observes training: event files, table, pictures; ends it where it diverges.
 
     Attributes:
       recorded: Points recorded so far; the next is the point of that number.
+      best: The best epoch so far.
     """
 
     def __init__(
         self,
         config: config_lib.Config,
         data: examples.Data,
-        yardstick: Yardstick,
+        measures: yardstick.Yardstick,
         *,
         paths: folder.RunFolder,
         steps_per_epoch: int,
@@ -92,37 +47,52 @@ class Recorder:
         Args:
           config: The settings.
           data: The examples.
-          yardstick: What training is measured against.
+          measures: What training is measured against.
           paths: The folder.
           steps_per_epoch: Steps in an epoch.
-          state: What another recorder of the run had in `state`, to go on from there.
+          state: What another recorder of the run had in `state`, to go on from there. What
+            was recorded after that will be recorded again.
         """
         self._config = config
         self._data = data
-        self._yardstick = yardstick
+        self._yardstick = measures
         self._paths = paths
         self._steps_per_epoch = steps_per_epoch
         self._last_step = config.epochs * steps_per_epoch
-        points, self._best, self.recorded = metrics.no_points(data.train.x.shape[1:]), Best(), 0
+        self._every = config.summary_every or metrics.stride(self._last_step, _MOST_POINTS)
+        kept = moving = metrics.no_points(data.train.x.shape[1:])
+        drawn, self.recorded, self.best = 0, 0, metrics.Best()
         if state is not None:
-            points = metrics.StepMetrics(*(state[f"history_{k}"] for k in points._fields))
-            self._best = Best(
-                int(state["best_step"]), float(state["best_loss"]), state["best_W"], state["best_b"]
+            kept, moving = (
+                _unpack(state, name, metrics.StepMetrics) for name in ("kept", "moving")
             )
-            self.recorded = int(state["recorded"])
-            # What was recorded after that state will be recorded again.
+            self.best = _unpack(state, "best", metrics.Best)
+            drawn, self.recorded = int(state["drawn"]), int(state["recorded"])
             summaries.cut_back(paths.path, json.loads(str(state["event_files"])))
-        self._history = metrics.History(self._last_step, points)
+        self._history = metrics.History(self._last_step, kept)
         self._summaries = summaries.RunSummaries(
             paths.path, features=data.features, first_step=self.recorded
         )
+        self._pictures = pictures.Pictures(
+            data, measures, paths=paths, to=self._summaries, moving=moving, drawn=drawn
+        )
         self._console = console.Console(epochs=config.epochs, last_step=self._last_step)
+        self._rated_at, self._rated = time.monotonic(), self.recorded
 
-    def start(self, model: metrics.Parameters) -> None:
-        """Draws what is known before training."""
+    def start(self, model: metrics.Parameters, *, graph: Any) -> None:
+        """Shows what is known before training: settings, references, the step's GraphDef."""
         self._draw_references([0, self._last_step])
-        self._picture("data", 0, figures.data(self._data))
-        self._picture("before_training", 0, self._fit(model, title="Before training"))
+        values = dataclasses.asdict(self._config)
+        has_validation = self._yardstick.validation is not None
+        self._summaries.hparams({k: values[k] for k in _HPARAMS}, has_validation=has_validation)
+        self._summaries.layout()
+        self._summaries.text("settings", self._settings())
+        self._summaries.graph(graph)
+        self._pictures.start(model)
+
+    def extend(self) -> None:
+        """Draws the flat lines on, to the last step of a run that was made longer."""
+        self._draw_references([self._last_step])
 
     def __call__(self, points: metrics.StepMetrics) -> None:
         """Takes the next stretch of points.
@@ -136,43 +106,79 @@ class Recorder:
         if len(good.step):
             self._record(good)
         if not finite.all():
+            self._summaries.end(is_success=False)
             raise errors.DivergedError(self._divergence(int(points.step[np.argmin(finite)])))
 
     def finish(self) -> None:
-        """Draws the trained model and prints the yardstick."""
+        """Shows what came of it, and prints the yardstick."""
         points = self._history.points()
-        trained = metrics.Parameters(np.atleast_1d(points.W[-1]), float(points.b[-1]))
-        truth = self._yardstick.truth
-        path = figures.parameters(points, self._data.features, truth=truth)
-        self._picture("parameters", self._last_step, path)
-        self._picture("trained", self._last_step, self._fit(trained, title="After training"))
+        self._pictures.finish(points)
+        trained = points.parameters(-1)
+        final = {
+            "final_loss": self._yardstick.loss(trained),
+            "final_validation_loss": self._yardstick.validation_loss(trained),
+        }
+        values = {tag: [loss] for tag, loss in final.items() if loss is not None}
+        self._summaries.scalars([self._last_step], values)
+        self._summaries.end(is_success=True)
         best = self._yardstick.least_squares
         report = console.report(best.W, best.b, self._yardstick.train.minimum)
         self._console.line(f"Least squares: {report}")
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that another recorder needs to go on from here, as arrays."""
-        arrays = {f"history_{k}": v for k, v in self._history.points()._asdict().items()}
-        arrays |= {f"best_{k}": np.asarray(v) for k, v in self._best._asdict().items()}
-        sizes = json.dumps(self._summaries.sizes())
-        return arrays | {
+        return {
+            **_pack("kept", self._history.points()),
+            **_pack("moving", self._pictures.moving),
+            **_pack("best", self.best),
+            "drawn": np.asarray(self._pictures.drawn),
             "recorded": np.asarray(self.recorded),
             "last_step": np.asarray(self._last_step),
-            "event_files": np.asarray(sizes),
+            "event_files": np.asarray(json.dumps(self._summaries.sizes())),
         }
-
-    @property
-    def best(self) -> "Best":
-        """The best epoch so far."""
-        return self._best
 
     def close(self) -> None:
         """Ends the event files."""
         self._summaries.close()
 
-    def extend(self) -> None:
-        """Draws the flat lines on, to the last step of a run that was made longer."""
-        self._draw_references([self._last_step])
+    def _record(self, points: metrics.StepMetrics) -> None:
+        self.recorded = int(points.step[-1]) + 1
+        ends = self._yardstick.epochs(
+            points.at(points.step % self._steps_per_epoch == 0),
+            steps_per_epoch=self._steps_per_epoch,
+        )
+        self._history(points)
+        self.best = self.best.or_better(ends)
+        self._summarise(points, ends)
+        self._pictures(points)
+        self._console.epochs(ends)
+        self._console.progress(int(points.step[-1]), float(points.loss[-1]))
+
+    def _summarise(self, points: metrics.StepMetrics, ends: metrics.EpochMetrics) -> None:
+        """Writes the points that are due to the event files, the last one always."""
+
+        def is_due(steps: npt.NDArray[np.int64], every: int) -> npt.NDArray[np.bool_]:
+            return np.asarray((steps % every == 0) | (steps == self._last_step))
+
+        self._summaries.steps(points.at(is_due(points.step, self._every)))
+        epochs_between = max(1, self._every // self._steps_per_epoch)
+        self._summaries.epochs(ends.at(is_due(ends.step, epochs_between * self._steps_per_epoch)))
+        some = points.at(is_due(points.step, max(self._every, self._history.stride)))
+        loss = self._yardstick.train
+        derived = {"gradient_norm": loss.gradient_norm, "distance_to_optimum": loss.distance}
+        values = {tag: measure(some.W, some.b) for tag, measure in derived.items()}
+        self._summaries.scalars(some.step, values)
+        self._summarise_rates()
+
+    def _summarise_rates(self) -> None:
+        now, step = time.monotonic(), self.recorded - 1
+        is_last = step == self._last_step and step > self._rated
+        if is_last or now - self._rated_at > _SECONDS_BETWEEN_RATES:
+            rate = (step - self._rated) / (now - self._rated_at)
+            batch = len(self._data.train.y) / self._steps_per_epoch
+            values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
+            self._summaries.scalars([step], values)
+            self._rated_at, self._rated = now, step
 
     def _draw_references(self, steps: list[int]) -> None:
         for curve, at in (
@@ -183,28 +189,21 @@ class Recorder:
                 loss = self._yardstick.loss(at)
                 self._summaries.reference(curve, at, loss=loss, steps=steps)
 
-    def _record(self, points: metrics.StepMetrics) -> None:
-        ends = self._epoch_ends(points)
-        self._history(points)
-        self._best = self._best.or_better(ends)
-        self._summaries.steps(points)
-        self._summaries.epochs(ends)
-        self._console.epochs(ends)
-        self._console.progress(int(points.step[-1]), float(points.loss[-1]))
-        self.recorded = int(points.step[-1]) + 1
-
-    def _epoch_ends(self, points: metrics.StepMetrics) -> metrics.EpochMetrics:
-        """Those of the points with which an epoch ends, measured over all examples."""
-        ends = points.at(points.step % self._steps_per_epoch == 0)
-        validation = self._yardstick.validation
-        return metrics.EpochMetrics(
-            epoch=ends.step // self._steps_per_epoch,
-            step=ends.step,
-            W=ends.W,
-            b=ends.b,
-            loss=self._yardstick.train.at(ends.W, ends.b),
-            validation_loss=validation and validation.at(ends.W, ends.b),
-        )
+    def _settings(self) -> str:
+        """The settings, the versions and the data as a table in Markdown."""
+        count = len(self._data.train.y)
+        validation = 0 if self._data.validation is None else len(self._data.validation.y)
+        rows = {
+            "repeat": f"`{cli.command('train', f'--flagfile={self._paths.flags}', '--run_name=')}`",
+            "examples": f"{count:,} to train on, {validation:,} to validate",
+            "features": ", ".join(self._data.features[:20]),
+            "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
+            **{name: f"`{value}`" for name, value in dataclasses.asdict(self._config).items()},
+            "python": f"{platform.python_version()} on {platform.platform()}",
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        }
+        table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        return f"| setting | value |\n|---|---|\n{table}"
 
     def _divergence(self, step: int) -> str:
         message = f"the loss is not finite at step {step}"
@@ -218,12 +217,12 @@ class Recorder:
             f"received --learning_rate={self._config.learning_rate:g}"
         )
 
-    def _fit(self, model: metrics.Parameters, *, title: str) -> Figure:
-        loss = self._yardstick.loss(model)
-        return figures.fit(self._data, model, truth=self._yardstick.truth, loss=loss, title=title)
 
-    def _picture(self, name: str, step: int, figure: Figure) -> None:
-        png = figures.png(figure)
-        self._paths.figures.mkdir(exist_ok=True)
-        (self._paths.figures / f"{name}.png").write_bytes(png)
-        self._summaries.image(step, name, png)
+def _pack(name: str, values: Any) -> dict[str, npt.NDArray[Any]]:
+    """The fields of a named tuple as arrays."""
+    return {f"{name}_{field}": np.asarray(value) for field, value in values._asdict().items()}
+
+
+def _unpack(state: Mapping[str, npt.NDArray[Any]], name: str, kind: Any) -> Any:
+    """A named tuple from what `_pack` made of it."""
+    return kind(*(state[f"{name}_{field}"][()] for field in kind._fields))

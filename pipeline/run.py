@@ -3,7 +3,9 @@
 import contextlib
 import pathlib
 import shlex
+import sys
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +13,7 @@ import tensorflow as tf
 from pipeline import (
     checkpoints,
     cli,
+    console,
     custom_loop,
     errors,
     examples,
@@ -19,8 +22,11 @@ from pipeline import (
     folder,
     metrics,
     optimizers,
+    profiler,
     recorder,
+    step,
     stopping,
+    yardstick,
 )
 from pipeline import config as config_lib
 from pipeline import data as data_lib
@@ -29,7 +35,26 @@ from pipeline import model as model_lib
 _EXPORT_SAMPLE = 100  # examples on which a reloaded export must agree
 
 
-def train(config: config_lib.Config, data: examples.Data) -> None:
+class Result(NamedTuple):
+    """What a finished run came to.
+
+    Attributes:
+      parameters: The trained ones.
+      loss: Over all training examples.
+      validation_loss: Over the validation examples, or None.
+    """
+
+    parameters: metrics.Parameters
+    loss: float
+    validation_loss: float | None
+
+    def report(self) -> str:
+        """The result in the words of the guide."""
+        W, b = self.parameters
+        return console.report(W, b, self.loss, self.validation_loss)
+
+
+def train(config: config_lib.Config, data: examples.Data) -> Result:
     """Trains a model on the data and leaves a finished run folder.
 
     Where the folder holds an unfinished run of the same settings, goes on with that.
@@ -43,7 +68,7 @@ def train(config: config_lib.Config, data: examples.Data) -> None:
     job = _Job(config, data)
     with stopping.StopRequest() as stop, job.paths.opened(config) as resumes:
         try:
-            job.run(stop, resumes=resumes)
+            return job.run(stop, resumes=resumes)
         except (OSError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())
             raise errors.RunError(
@@ -75,19 +100,19 @@ class _Job:
             self._model.trainable_variables,
             hand_written=config.loop == "custom",
         )
-        self._yardstick = recorder.Yardstick.of(config, data)
+        self._yardstick = yardstick.Yardstick.of(config, data)
         self._checkpoints = checkpoints.Checkpoints(
             self.paths.checkpoints, self._model, self._optimizer
         )
 
-    def run(self, stop: stopping.StopRequest, *, resumes: bool) -> None:
+    def run(self, stop: stopping.StopRequest, *, resumes: bool) -> Result:
         """Trains from the start or from the newest checkpoint, and finishes."""
         state = self._checkpoints.restore() if resumes else None
         if state is not None:
             self._check_data(state)
             if self._is_finished(state):
                 print(f"{self.paths.path} is finished; raise --epochs to extend it")
-                return
+                return self._result()
         observer = recorder.Recorder(
             self._config,
             self._data,
@@ -106,6 +131,12 @@ class _Job:
         stop.check(self.command)
         self._export(version)
         _say_what_next(self.paths, self._data)
+        return self._result()
+
+    def _result(self) -> Result:
+        trained = _parameters(self._model)
+        measures = self._yardstick
+        return Result(trained, measures.loss(trained), measures.validation_loss(trained))
 
     def _is_finished(self, state: checkpoints.State) -> bool:
         version = self.paths.export / str(int(state["version"]))
@@ -121,7 +152,8 @@ class _Job:
     def _begin(self, observer: recorder.Recorder, state: checkpoints.State | None) -> int:
         """Makes the run resumable; returns the version that its export will have."""
         if state is None:
-            observer.start(_parameters(self._model))
+            graph = step.graph(self._model, self._optimizer, self._data.train.x)
+            observer.start(_parameters(self._model), graph=graph)
             self._save(observer, version=1)
             self.paths.write_flags(self._config)
             return 1
@@ -142,30 +174,36 @@ class _Job:
         first_step: int,
         version: int,
     ) -> None:
-        is_due = checkpoints.Schedule(
+        checkpoint = checkpoints.Schedule(
             every=self._config.checkpoint_every,
             seconds=self._config.checkpoint_secs,
             saved=observer.recorded,
         )
+        profile = profiler.Profile(self._config.profiled, self.paths.events("train"))
+
+        def next_stop(done: int) -> int:
+            return int(min(checkpoint.next_stop(done), profile.next_stop(done), sys.maxsize))
 
         def observe(points: metrics.StepMetrics) -> None:
             observer(points)
+            profile(observer.recorded)
             is_complete = observer.recorded > self._last_step
-            if stop or is_complete or is_due(observer.recorded):
+            if stop or is_complete or checkpoint(observer.recorded):
                 self._save(observer, version=version)
             stop.check(self.command)
 
         loop = {"custom": custom_loop.train, "fit": fit_loop.train}[self._config.loop]
-        loop(
-            self._model,
-            self._batches,
-            optimizer=self._optimizer,
-            first_step=first_step,
-            last_step=self._last_step,
-            observe=observe,
-            observe_every=self._config.checkpoint_every,
-            run_eagerly=self._config.run_eagerly,
-        )
+        with contextlib.closing(profile):
+            loop(
+                self._model,
+                self._batches,
+                optimizer=self._optimizer,
+                first_step=first_step,
+                last_step=self._last_step,
+                observe=observe,
+                next_stop=next_stop,
+                run_eagerly=self._config.run_eagerly,
+            )
 
     def _save(self, observer: recorder.Recorder, *, version: int) -> None:
         state = {

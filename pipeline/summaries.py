@@ -1,71 +1,35 @@
-"""TensorBoard event files; the only module that knows their formats."""
+"""What TensorBoard shows of a run, dashboard by dashboard."""
 
 import os
 import pathlib
-import socket
-import time
-from collections.abc import Iterable, Mapping
-from typing import SupportsFloat, SupportsInt
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams
 
-from pipeline import metrics
+from pipeline import events, metrics
 
-_SECONDS_BETWEEN_FLUSHES = 1.0
-_Numbers = Iterable[SupportsFloat]
-
-
-class EventFile:
-    """One event file, to which scalars and images are appended.
-
-    Written as records of one protobuf object that is filled again and again: that
-    takes microseconds where a tf.summary.scalar call takes hundreds.
-    """
-
-    def __init__(self, folder: pathlib.Path, *, first_step: int):
-        """Opens a new file in `folder`, which is made if needed.
-
-        Its first event says that training starts at first_step: a TensorBoard that has
-        already read later steps from an earlier file forgets them.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._writer = tf.io.TFRecordWriter(os.path.join(folder, name))
-        self._write(tf.compat.v1.Event(file_version="brain.Event:2"))
-        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        self._write(tf.compat.v1.Event(wall_time=time.time(), step=first_step, session_log=start))
-        self.flush()
-
-    def scalars(self, steps: Iterable[SupportsInt], values: Mapping[str, _Numbers]) -> None:
-        """Appends K points of each tag: steps is [K], each of values is [K]."""
-        event = tf.compat.v1.Event(wall_time=time.time())
-        slots = [event.summary.value.add(tag=tag) for tag in values]
-        for step, *row in zip(steps, *values.values(), strict=True):
-            event.step = int(step)
-            for slot, value in zip(slots, row, strict=True):
-                slot.simple_value = float(value)
-            self._writer.write(event.SerializeToString())
-        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self.flush()
-
-    def image(self, step: int, tag: str, png: bytes) -> None:
-        """Appends one picture."""
-        event = tf.compat.v1.Event(wall_time=time.time(), step=step)
-        event.summary.value.add(tag=tag).image.encoded_image_string = png
-        self._write(event)
-
-    def flush(self) -> None:
-        """Makes what was written visible to TensorBoard."""
-        self._writer.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        """Ends the file."""
-        self._writer.close()
-
-    def _write(self, event: "tf.compat.v1.Event") -> None:
-        self._writer.write(event.SerializeToString())
+_HISTOGRAM_BUCKETS = 30
+# One tag has one meaning, whichever the loop, the model and the curve.
+_DESCRIPTIONS = {
+    "W": "The weight of the feature after so many updates.",
+    "b": "The bias after so many updates.",
+    "loss": "Mean squared error at that step's W and b: in `train` over the batch of the next "
+    "update, in the other curves over all examples.",
+    "gradient_norm": "Length of the gradient of the loss over all training examples.",
+    "distance_to_optimum": "Distance of (W, b) from the least-squares solution.",
+    "final_loss": "Mean squared error of the trained model over all training examples.",
+    "final_validation_loss": "The same over the validation examples.",
+    "steps_per_second": "Steps in the time since the point before.",
+    "examples_per_second": "Training examples looked at in the time since the point before.",
+}
 
 
 class RunSummaries:
@@ -77,13 +41,18 @@ class RunSummaries:
     def __init__(self, folder: pathlib.Path, *, features: tuple[str, ...], first_step: int):
         """Prepares to write from first_step on, beside what earlier starts have written."""
         self._tags = ("W",) if len(features) == 1 else tuple(f"W/{name}" for name in features)
+        self._descriptions = _DESCRIPTIONS | dict.fromkeys(self._tags, _DESCRIPTIONS["W"])
         self._folder = folder
         self._first_step = first_step
-        self._files: dict[str, EventFile] = {}
+        self._files: dict[str, events.EventFile] = {}
 
     def steps(self, points: metrics.StepMetrics) -> None:
         """Records training points."""
         self._file("train").scalars(points.step, self._values(points.W, points.b, points.loss))
+
+    def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> None:
+        """Records other values of the training run: steps is [K], each of values is [K]."""
+        self._file("train").scalars(steps, values)
 
     def epochs(self, ends: metrics.EpochMetrics) -> None:
         """Records the validation loss at the ends of epochs."""
@@ -99,8 +68,62 @@ class RunSummaries:
         self._file(curve).scalars(steps, values)
 
     def image(self, step: int, tag: str, png: bytes) -> None:
-        """Records a picture of the training run."""
-        self._file("train").image(step, tag, png)
+        """Records a picture."""
+        image = tf.compat.v1.Summary.Image(encoded_image_string=png)
+        self._write(step, tag=tag, image=image)
+
+    def histogram(self, step: int, tag: str, numbers: npt.NDArray[Any]) -> None:
+        """Records how the numbers [N] are distributed."""
+        counts, limits = np.histogram(numbers, _HISTOGRAM_BUCKETS)
+        proto = tf.compat.v1.HistogramProto(
+            min=limits[0],
+            max=limits[-1],
+            num=len(numbers),
+            sum=numbers.sum(),
+            sum_squares=np.square(numbers).sum(),
+            bucket_limit=limits[1:],
+            bucket=counts,
+        )
+        self._write(step, tag=tag, histo=proto)
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Records a text in Markdown."""
+        metadata = tf.compat.v1.SummaryMetadata(
+            plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="text")
+        )
+        tensor = tf.make_tensor_proto([markdown.encode()])
+        self._write(0, tag=tag, metadata=metadata, tensor=tensor)
+
+    def graph(self, graph: Any) -> None:
+        """Records the GraphDef of the training step."""
+        self._file("train").write(graph_def=graph.SerializeToString())
+
+    def layout(self) -> None:
+        """Records which curves belong into one custom chart."""
+        charts = [
+            layout_pb2.Chart(
+                title=title, multiline=layout_pb2.MultilineChartContent(tag=[f"{title}$|{title}/"])
+            )
+            for title in ("W", "b", "loss")
+        ]
+        category = layout_pb2.Category(title="W, b and loss with their references", chart=charts)
+        self._write_summary(custom_scalar.pb(layout_pb2.Layout(category=[category])))
+
+    def hparams(self, values: Mapping[str, Any], *, has_validation: bool) -> None:
+        """Records the settings that runs are compared by, and the metrics to compare."""
+        shown = [hparams_api.Metric("final_loss", display_name="loss")]
+        if has_validation:
+            shown.append(
+                hparams_api.Metric("final_validation_loss", display_name="validation loss")
+            )
+        columns = [hparams_api.HParam(name) for name in values]
+        self._write_summary(hparams_api.hparams_config_pb(columns, shown))
+        self._write_summary(hparams_api.hparams_pb(dict(values), trial_id=str(self._folder.name)))
+
+    def end(self, *, is_success: bool) -> None:
+        """Records whether the run came to its end."""
+        status = api_pb2.STATUS_SUCCESS if is_success else api_pb2.STATUS_FAILURE
+        self._write_summary(hparams.session_end_pb(status))
 
     def sizes(self) -> dict[str, int]:
         """The sizes in bytes of all event files of the run, by their paths in its folder."""
@@ -113,14 +136,29 @@ class RunSummaries:
         for file in self._files.values():
             file.close()
 
-    def _values(self, W: metrics.Floats, b: _Numbers, loss: _Numbers) -> dict[str, _Numbers]:
+    def _values(
+        self, W: metrics.Floats, b: npt.ArrayLike, loss: npt.ArrayLike
+    ) -> dict[str, npt.ArrayLike]:
         """The K points of each tag: W is [K] or [K, D], b and loss are [K]."""
-        columns = W.reshape(len(W), -1).T
+        columns: Sequence[npt.ArrayLike] = list(W.reshape(len(W), -1).T)
         return {**dict(zip(self._tags, columns, strict=True)), "b": b, "loss": loss}
 
-    def _file(self, curve: str) -> EventFile:
+    def _write(self, step: int, **value: Any) -> None:
+        """Writes one value of the training run."""
+        self._write_summary(
+            tf.compat.v1.Summary(value=[tf.compat.v1.Summary.Value(**value)]), step=step
+        )
+
+    def _write_summary(self, summary: Any, *, step: int = 0) -> None:
+        # TensorBoard's protocol buffers are copies of TensorFlow's, of the same form.
+        own = tf.compat.v1.Summary.FromString(summary.SerializeToString())
+        self._file("train").write(step=step, summary=own)
+
+    def _file(self, curve: str) -> events.EventFile:
         if curve not in self._files:
-            self._files[curve] = EventFile(self._folder / curve, first_step=self._first_step)
+            self._files[curve] = events.EventFile(
+                self._folder / curve, first_step=self._first_step, descriptions=self._descriptions
+            )
         return self._files[curve]
 
 

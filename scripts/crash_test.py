@@ -57,7 +57,9 @@ def content(run: pathlib.Path) -> dict[str, Any]:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
-                if not value.tag.endswith("_per_second"):
+                if not value.tag.endswith(
+                    ("_per_second", "session_start_info", "session_end_info")
+                ):
                     key = (path.parent.name, value.tag, event.step)
                     found["events"].setdefault(key, []).append(value.SerializeToString())
     newest = max(run.glob("checkpoints/ckpt-*.index"), key=lambda path: int(path.stem[5:]))
@@ -118,24 +120,26 @@ def main(arguments: list[str]) -> None:
     chance = random.Random(flags.FLAGS.seed)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="crash_test"))
     start = time.monotonic()
-    subprocess.run(command(folder / "undisturbed"), check=True, stdout=subprocess.DEVNULL)
+    # All runs have the same path while they run, as it is part of what they record.
+    logdir = folder / "logs"
+    subprocess.run(command(logdir), check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - start
     cli.import_tensorflow()
-    expected = content(folder / "undisturbed" / "run")
+    expected = content((logdir / "run").rename(folder / "undisturbed"))
     print(f"undisturbed: {seconds:.1f} s, {len(expected['events'])} events", flush=True)
     done = runs = failed = 0
     while done < flags.FLAGS.kills:
         runs += 1
-        logdir = folder / str(runs)
         done += kill_until_done(logdir, seconds, chance, flags.FLAGS.kills - done)
-        wrong = differences(expected, content(logdir / "run"))
+        run = (logdir / "run").rename(folder / str(runs))
+        wrong = differences(expected, content(run))
         failed += bool(wrong)
         print(
             f"run {runs}: {'differs in ' + ', '.join(wrong) if wrong else 'the same bits'}",
             flush=True,
         )
         if not wrong:
-            shutil.rmtree(logdir)
+            shutil.rmtree(run)
     verdict = "FAILED" if failed else "passed"
     print(f"{verdict}: {done} kills, {runs} runs, {failed} of them differ")
     if failed:

@@ -10,10 +10,12 @@ FLOORS = (
     {"config", "metrics"},
     {"cli", "examples", "folder", "stopping"},
     {"data", "losses", "model", "optimizers"},
-    {"checkpoints", "console", "custom_loop", "export", "figures", "fit_loop", "summaries"},
+    {"checkpoints", "console", "events", "export", "figures", "profiler", "step", "yardstick"},
+    {"custom_loop", "fit_loop", "summaries"},
+    {"pictures"},
     {"recorder"},
     {"run"},
-    {"predict", "train", "watch"},
+    {"predict", "sweep", "train", "watch"},
 )
 
 

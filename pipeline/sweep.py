@@ -1,0 +1,154 @@
+"""Trains every combination of some settings, and compares them.
+
+Example:
+  python -m pipeline.sweep --learning_rate=0.01,0.1,0.3 --batch_size=0,32
+
+The flags are those of pipeline.train, but a number, a switch or a name may be several,
+separated by commas. Each combination is a run of its own in <logdir>/<run_name>/. The same
+command with the same --run_name goes on with a sweep that was stopped.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+
+from pipeline import cli, errors, examples, folder
+from pipeline import config as config_lib
+
+if TYPE_CHECKING:
+    from pipeline import run
+
+# Of these there is one value for all runs.
+_SINGLE = frozenset(
+    ("data", "label", "features", "initialize_from", "profile_steps", "logdir", "run_name")
+)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+_PARSE: dict[Any, Callable[[str], Any]] = {
+    bool: _switch,
+    int: int,
+    int | None: int,
+    float: float,
+    str: str,
+}
+
+
+class Outcome(NamedTuple):
+    """How one combination ended: with a result, or diverged with a message."""
+
+    name: str
+    result: "run.Result | None"
+    message: str = ""
+
+
+def combinations() -> list[config_lib.Config]:
+    """One config for each combination of the values that the flags give.
+
+    Raises:
+      errors.InputError: a value is wrong, or there is nothing to combine.
+    """
+    fields = dataclasses.fields(config_lib.Config)
+    values = {field.name: _values(field) for field in fields}
+    varied = [name for name, several in values.items() if len(several) > 1]
+    if not varied:
+        raise errors.InputError(
+            "give at least one flag several values, such as --learning_rate=0.01,0.1"
+        )
+    name = flags.FLAGS.run_name or f"sweep-{folder.name_from_time()}"
+    logdir = os.path.join(flags.FLAGS.logdir, name)
+    configs = []
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(values, combination, strict=True))
+        label = ",".join(f"{name}={_text(chosen[name])}" for name in varied)
+        configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
+    return configs
+
+
+def _values(field: "dataclasses.Field[Any]") -> list[Any]:
+    """The values that a field's flag gives."""
+    given = flags.FLAGS[field.name].value
+    if field.name in _SINGLE or given is None:
+        return [given]
+    parse = _PARSE[field.type]
+    try:
+        return [parse(text.strip()) for text in given.split(",")]
+    except ValueError as error:
+        raise errors.InputError(
+            f"--{field.name} must be values separated by commas; received {given!r}"
+        ) from error
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _define_flags() -> None:
+    for field in dataclasses.fields(config_lib.Config):
+        several = "" if field.name in _SINGLE else " One value or several."
+        default = field.default if field.default is None else _text(field.default)
+        flags.DEFINE_string(field.name, default, field.metadata["help"] + several)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what the flags ask for."""
+    cli.refuse(arguments)
+    configs = combinations()
+    for config in configs:
+        folder.RunFolder.of(config).check(config)
+    examples.load(configs[0])
+    print(f"Sweeping {configs[0].logdir}: {len(configs)} combinations", flush=True)
+    cli.import_tensorflow()
+
+    outcomes = []
+    for number, config in enumerate(configs, 1):
+        print(f"{number} of {len(configs)}: {config.run_name}", flush=True)
+        outcomes.append(_train(config))
+    print()
+    _print_table(outcomes)
+    print(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+
+
+def _train(config: config_lib.Config) -> Outcome:
+    """Trains one combination, without the report of its epochs."""
+    from pipeline import run
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return Outcome(config.run_name, run.train(config, examples.load(config)))
+    except errors.DivergedError as error:
+        return Outcome(config.run_name, None, str(error).partition(";")[0])
+    except errors.StoppedError as error:
+        raise errors.StoppedError(
+            "stopped; to go on give the same command with "
+            f"--run_name={os.path.basename(config.logdir)}",
+            signal_number=error.exit_code - 128,
+        ) from error
+
+
+def _print_table(outcomes: list[Outcome]) -> None:
+    """The results, the smallest loss first, and at the end what diverged."""
+
+    def by_loss(outcome: Outcome) -> float:
+        return float("inf") if outcome.result is None else outcome.result.loss
+
+    width = max(len(outcome.name) for outcome in outcomes)
+    for outcome in sorted(outcomes, key=by_loss):
+        report = outcome.result.report() if outcome.result else f"diverged: {outcome.message}"
+        print(f"{outcome.name:{width}}  {report}")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.start(main)
