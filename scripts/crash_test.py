@@ -61,7 +61,7 @@ def content(run: pathlib.Path) -> dict[str, Any]:
                     ("_per_second", "session_start_info", "session_end_info")
                 ):
                     key = (path.parent.name, value.tag, event.step)
-                    found["events"].setdefault(key, []).append(value.SerializeToString())
+                    found["events"].setdefault(key, []).append(bits(value))
     newest = max(run.glob("checkpoints/ckpt-*.index"), key=lambda path: int(path.stem[5:]))
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     for name in reader.get_variable_to_shape_map():
@@ -73,6 +73,17 @@ def content(run: pathlib.Path) -> dict[str, Any]:
     parameters = {name: value.numpy().tobytes() for name, value in values.items()}
     leftovers = [str(path.relative_to(run)) for path in run.rglob("*") if "unfinished" in path.name]
     return found | {"export": parameters, "versions": versions, "leftovers": leftovers}
+
+
+def bits(value: Any) -> bytes:
+    """A summary value, in a form that does not tell a file's first point from later ones."""
+    import tensorflow as tf
+
+    if value.HasField("simple_value"):
+        return np.float32(value.simple_value).tobytes()
+    if value.metadata.plugin_data.plugin_name == "scalars":
+        return bytes(tf.make_ndarray(value.tensor).tobytes())
+    return bytes(value.SerializeToString())
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -1,11 +1,12 @@
 """Takes the picture of TensorBoard that the README shows.
 
-Usage: .venv/bin/python scripts/screenshot.py LOGDIR PICTURE.png
+Usage: .venv/bin/python scripts/screenshot.py LOGDIR PICTURE.png [--seconds=60]
 
 Needs Chromium and its ChromeDriver (on Debian: apt-get install chromium chromium-driver),
 which is spoken to in its own protocol (https://www.w3.org/TR/webdriver2/).
 """
 
+import argparse
 import base64
 import contextlib
 import json
@@ -20,7 +21,6 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-_SECONDS_TO_DRAW = 60
 _CHROMIUM_FLAGS = (
     "--headless",
     "--no-sandbox",  # it refuses to start as root otherwise
@@ -124,11 +124,11 @@ def tensorboard(logdir: str) -> Iterator[str]:
         server.stdout.close()
 
 
-def main(logdir: str, path: str) -> None:
+def main(logdir: str, path: str, *, seconds: float) -> None:
     """Waits until W, b and loss are drawn, and saves what is seen then."""
     with tensorboard(logdir) as url, browser() as page:
         page.open(url)
-        end = time.monotonic() + _SECONDS_TO_DRAW
+        end = time.monotonic() + seconds
         while not {"W", "b", "loss"} <= set(page.charts()):
             if time.monotonic() > end:
                 sys.exit(f"screenshot: TensorBoard shows no charts of W, b and loss in {logdir}")
@@ -138,6 +138,11 @@ def main(logdir: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or not is_installed():
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("logdir")
+    parser.add_argument("picture")
+    parser.add_argument("--seconds", type=float, default=60)
+    chosen = parser.parse_args()
+    if not is_installed():
+        sys.exit("screenshot: chromium and chromedriver are needed and not installed")
+    main(chosen.logdir, chosen.picture, seconds=chosen.seconds)
