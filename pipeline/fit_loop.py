@@ -10,50 +10,84 @@ from pipeline import data as data_lib
 from pipeline import metrics, optimizers
 from pipeline import model as model_lib
 
+_STEPS_PER_EXECUTION = 256  # steps in one call of Keras' compiled function
 
-class _StepLoss(tf.keras.metrics.Metric):  # type: ignore[misc]
-    """The loss of the last step alone: Keras' own `loss` is a mean over the epoch so far."""
 
-    def __init__(self) -> None:
-        super().__init__(name="step_loss")
-        self._loss = self.add_variable(shape=(), initializer="zeros")
+class _Trajectory(tf.keras.metrics.Metric):  # type: ignore[misc]
+    """Keeps the loss of each step, and W and b after it, until they are handed out.
+
+    Keras itself hands out a running mean of the loss, once in a call. A metric is the
+    one part of compile and fit that sees every step from inside the compiled function.
+
+    Attributes:
+      count: Steps kept.
+    """
+
+    def __init__(self, model: model_lib.KerasLinearModel, *, capacity: int):
+        super().__init__(name="trajectory")  # type: ignore[no-untyped-call]
+        self._parts = [
+            tf.Variable(tf.zeros([capacity, *part.shape]), trainable=False)
+            for part in (model.W, model.b, model.b)
+        ]
+        # In a closure: Keras would take an attribute for a variable of the metric.
+        self._parameters = lambda: (model.W.value, model.b.value)
+        self.count = tf.Variable(0, trainable=False)
 
     def update_state(self, y: tf.Tensor, prediction: tf.Tensor, sample_weight: Any = None) -> None:
         """Takes y [b] and the prediction [b] from before the step's update."""
         del sample_weight
-        self._loss.assign(tf.reduce_mean(tf.square(y - prediction)))
+        loss = tf.reduce_mean(tf.square(y - prediction))
+        for part, value in zip(self._parts, (*self._parameters(), loss), strict=True):
+            part.scatter_update(tf.IndexedSlices(value, self.count))
+        self.count.assign_add(1)
+
+    def take(self) -> list[Any]:
+        """Hands out W [K] or [K, D], b [K] and loss [K] of the steps kept, and forgets them."""
+        count = int(self.count.numpy())
+        self.count.assign(0)
+        return [part.numpy()[:count] for part in self._parts]
 
     def result(self) -> tf.Tensor:
-        """A scalar float32."""
-        return tf.convert_to_tensor(self._loss)
+        """The number of steps kept; Keras wants some scalar."""
+        return tf.convert_to_tensor(self.count)
+
+    def reset_state(self) -> None:
+        """Does nothing: what was kept has been handed out."""
 
 
 class _Points(tf.keras.callbacks.Callback):  # type: ignore[misc]
-    """Turns Keras' batch ends into the points that the custom loop hands out."""
+    """Turns what Keras has trained into the points that the custom loop hands out."""
 
-    def __init__(self, model: model_lib.KerasLinearModel, step: int, observe: metrics.Observer):
+    def __init__(
+        self,
+        model: model_lib.KerasLinearModel,
+        trajectory: _Trajectory,
+        *,
+        step: int,
+        observe: metrics.Observer,
+    ):
         super().__init__()
-        self._linear_model = model
+        self._trajectory = trajectory
         self._step = step
         self._observe = observe
-        self._W, self._b = model.W.numpy(), model.b.numpy()
+        self._W, self._b = model.W.numpy()[None], model.b.numpy()[None]
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Hands out the point from before the update that has just been made."""
-        del batch
-        assert logs is not None
-        self.hand_out(logs["step_loss"])
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Hands out the points from before the updates that have just been made."""
+        del batch, logs
+        W, b, loss = self._trajectory.take()
+        W, b = np.concatenate([self._W, W]), np.concatenate([self._b, b])
+        self._W, self._b = W[-1:], b[-1:]
+        self._hand_out(W[:-1], b[:-1], loss)
 
-    def hand_out(self, loss: float) -> None:
-        """Hands out the current point and moves to the next."""
-        point = ([self._step], [self._W], [self._b], [loss])
-        self._step += 1
-        self._W, self._b = self._linear_model.W.numpy(), self._linear_model.b.numpy()
-        self._observe(
-            metrics.StepMetrics(
-                np.array(point[0], np.int64), *(np.array(part, np.float32) for part in point[1:])
-            )
-        )
+    def hand_out_last(self, loss: float) -> None:
+        """Hands out the point after the last update."""
+        self._hand_out(self._W, self._b, np.array([loss], np.float32))
+
+    def _hand_out(self, W: Any, b: Any, loss: Any) -> None:
+        steps = np.arange(self._step, self._step + len(loss))
+        self._step += len(loss)
+        self._observe(metrics.StepMetrics(steps, W, b, loss))
 
 
 def train(
@@ -69,31 +103,27 @@ def train(
 ) -> None:
     """Trains from the point first_step to the point last_step.
 
-    The arguments are those of custom_loop.train; last_step must end an epoch. Keras' own
-    TensorBoard callback is left out: it numbers its points by calls and writes means over
-    the epoch, and its graph is empty.
+    The arguments are those of custom_loop.train. What Keras calls an epoch is here all
+    that is left to train, up to the next stop: each of its epochs costs as much as many
+    steps, and it could not begin in the middle of one. Its own TensorBoard callback is left
+    out: it numbers its points by calls and writes means over the epoch, and its graph is
+    empty.
     """
-    del next_stop  # every stretch is a single point
+    capacity = 1 if run_eagerly else _STEPS_PER_EXECUTION
+    trajectory = _Trajectory(model, capacity=capacity)
     model.compile(
         optimizer=optimizer,
         loss="mean_squared_error",
-        metrics=[_StepLoss()],
+        metrics=[trajectory],
         run_eagerly=run_eagerly,
+        steps_per_execution=capacity,
     )
-    points = _Points(model, first_step, observe)
-    per_epoch = data.steps_per_epoch
-    # A first epoch that was begun before is finished by itself: Keras counts whole ones.
-    end_of_epoch = min(-(-first_step // per_epoch) * per_epoch, last_step)
-    for first, last in ((first_step, end_of_epoch), (end_of_epoch, last_step)):
-        if first < last:
-            model.fit(
-                data.batches(first, last - 1),
-                initial_epoch=first // per_epoch,
-                epochs=-(-last // per_epoch),
-                steps_per_epoch=min(per_epoch, last - first),
-                callbacks=[points],
-                shuffle=False,
-                verbose=0,
-            )
+    points = _Points(model, trajectory, step=first_step, observe=observe)
+    done = first_step
+    while done < last_step:
+        end = last_step if next_stop is None else min(last_step, next_stop(done))
+        batches = data.batches(done, end - 1)
+        model.fit(batches, callbacks=[points], shuffle=False, verbose=0)
+        done = end
     x, y = next(iter(data.batches(last_step, last_step)))
-    points.hand_out(float(tf.reduce_mean(tf.square(y - model(x)))))
+    points.hand_out_last(float(tf.reduce_mean(tf.square(y - model(x)))))
