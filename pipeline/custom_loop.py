@@ -33,14 +33,14 @@ class TrainBlock:
         self,
         model: model_lib.Model,
         optimizer: optimizers.Optimizer,
+        data: data_lib.TrainingData,
         *,
-        capacity: int,
         run_eagerly: bool = False,
     ):
-        """Prepares for blocks of at most `capacity` steps."""
+        """Prepares to train a model on the blocks of some data."""
         self._model = model
         self._optimizer = optimizer
-        self._capacity = capacity
+        self._data = data
         self.run = self._run if run_eagerly else tf.function(self._run, jit_compile=True)
 
     def _run(
@@ -55,12 +55,11 @@ class TrainBlock:
           updates: Scalar int32, on how many of them to train.
         """
         variables = self._model.trainable_variables
-        record = _Points(*(tf.TensorArray(tf.float32, self._capacity) for _ in range(3)))
-        batches = tf.shape(block.y)[0]
+        record = _Points(*(tf.TensorArray(tf.float32, self._data.block_steps) for _ in range(3)))
         i = tf.constant(0)  # for i in tf.range(points) would be compiled anew for each number
         while i < points:
-            row = (first + i) % batches
-            x, y, count = (tf.gather(part, row) for part in block)
+            x, y, size = block.batch(first + i)
+            count = size if self._data.has_short_batch else None
             loss, gradients = step.loss_and_gradients(self._model, x, y, count)
             point = _Points(self._model.W, self._model.b, loss)
             record = _Points(*(array.write(i, v) for array, v in zip(record, point, strict=True)))
@@ -96,7 +95,7 @@ def train(
         `observe` finds in the model then is the state at that step.
       run_eagerly: Whether to run the same step as plain Python.
     """
-    train_block = TrainBlock(model, optimizer, capacity=data.block_steps, run_eagerly=run_eagerly)
+    train_block = TrainBlock(model, optimizer, data, run_eagerly=run_eagerly)
     done = first_step
     for block in data.blocks(first_step, last_step):
         start, end_of_block = done, min(done + data.block_steps, last_step + 1)

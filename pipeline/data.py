@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline import shuffle
+
 # A block is much work for one call, yet done in some milliseconds. Its size does not
 # depend on the length of the run, so that a longer run repeats a shorter one's steps.
 _BLOCK_STEPS = 2**14
 _SMALL_BLOCK_STEPS = 2**4
 _REPEATED_NUMBERS = 2**22  # numbers x looked at, where all examples are one batch
 _GATHERED_NUMBERS = 2**18  # numbers x gathered, where they are not
-_GATHERED_EPOCHS = 16  # to shuffle few examples costs more for each
 
 
 class Block(NamedTuple):
@@ -24,13 +25,19 @@ class Block(NamedTuple):
     Attributes:
       x: [R, B] float32, or [R, B, D].
       y: [R, B] float32.
-      count: [R] int32, how many of a batch's B examples belong to it: fewer than B in
-        the last batch of an epoch where B does not divide N.
+      size: [R] int32, how many of a batch's B examples belong to it: fewer than B in the
+        last batch of an epoch where B does not divide N.
     """
 
     x: tf.Tensor
     y: tf.Tensor
-    count: tf.Tensor
+    size: tf.Tensor
+
+    def batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The x, y and size of one of the block's steps."""
+        if self.y.shape[0] == 1:
+            step = 0  # known to the compiler, which then need not copy the batch
+        return tf.gather(self.x, step), tf.gather(self.y, step), tf.gather(self.size, step)
 
 
 class TrainingData:
@@ -41,6 +48,7 @@ class TrainingData:
     Attributes:
       batch_size: B, the size of every batch but the last of an epoch.
       steps_per_epoch: Batches that it takes to see every example once.
+      has_short_batch: Whether the last batch of an epoch is smaller.
       block_steps: Steps in a block.
     """
 
@@ -67,11 +75,10 @@ class TrainingData:
         self._count = len(y)
         self.batch_size = min(batch_size or self._count, self._count)
         self.steps_per_epoch = -(-self._count // self.batch_size)
+        self.has_short_batch = self._count % self.batch_size != 0
         numbers = self.batch_size * int(np.prod(x.shape[1:]))
-        if self.steps_per_epoch == 1:
-            steps = _REPEATED_NUMBERS // numbers
-        else:
-            steps = min(_GATHERED_NUMBERS // numbers, _GATHERED_EPOCHS * self.steps_per_epoch)
+        limit = _REPEATED_NUMBERS if self.steps_per_epoch == 1 else _GATHERED_NUMBERS
+        steps = limit // numbers
         most = _SMALL_BLOCK_STEPS if small_blocks else _BLOCK_STEPS
         self.block_steps = max(1, min(steps, most))
 
@@ -84,44 +91,25 @@ class TrainingData:
         if self.steps_per_epoch == 1:
             block = Block(self._x[None], self._y[None], tf.constant([self._count]))
             return tf.data.Dataset.from_tensors(block).repeat(len(starts))
-        return starts.map(self._block).prefetch(2)
+        return starts.map(tf.function(self._block, jit_compile=True)).prefetch(2)
 
     def batches(self, first_step: int, last_step: int) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
         """The same batches one by one, as pairs x [b] or [b, D] and y [b], b <= B."""
         steps = last_step + 1 - first_step
         if self.steps_per_epoch == 1:
             return tf.data.Dataset.from_tensors((self._x, self._y)).repeat(steps)
-        rows = self.blocks(first_step, last_step).unbatch().take(steps)
-        return rows.map(lambda batch: (batch.x[: batch.count], batch.y[: batch.count])).prefetch(2)
+        rows = self.blocks(first_step, last_step).unbatch().take(steps).prefetch(2)
+        if self.has_short_batch:
+            return rows.map(lambda row: (row.x[: row.size], row.y[: row.size]))
+        return rows.map(lambda row: (row.x, row.y))
 
     def _block(self, first_step: tf.Tensor) -> Block:
         """Gathers the batches of `block_steps` steps from first_step on."""
         steps = first_step + tf.range(self.block_steps, dtype=tf.int64)
-        starts = steps % self.steps_per_epoch * self.batch_size
-        count = tf.minimum(self._count - starts, self.batch_size)
-        positions = starts[:, None] + tf.range(self.batch_size, dtype=tf.int64)
+        starts = tf.cast(steps % self.steps_per_epoch * self.batch_size, tf.int32)
+        positions = starts[:, None] + tf.range(self.batch_size)
         positions = tf.minimum(positions, self._count - 1)  # fills up a short batch
-        index = self._shuffle(positions, steps // self.steps_per_epoch)
-        return Block(tf.gather(self._x, index), tf.gather(self._y, index), tf.cast(count, tf.int32))
-
-    def _shuffle(self, positions: tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
-        """Which examples stand at the positions [K, B] of the orders of the epochs [K].
-
-        A cipher on 0 ... N - 1 with a key for each epoch: a random permutation of which
-        any element can be had by itself, without the others. The cipher mixes its key
-        little, so the key must be random, too. (The raw op, because its wrapper in
-        tf.random.experimental takes one key for all elements only.)
-        """
-        present = tf.range(epochs[0], epochs[-1] + 1)
-        keys = tf.map_fn(self._key, present, fn_output_signature=tf.TensorSpec([3], tf.uint32))
-        keys = tf.repeat(tf.gather(keys, epochs - epochs[0]), self.batch_size, axis=0)
-        index = tf.raw_ops.RandomIndexShuffle(
-            index=tf.reshape(positions, [-1]),
-            seed=keys,
-            max_index=tf.constant(self._count - 1, tf.int64),
-        )
-        return tf.reshape(index, [self.block_steps, self.batch_size])
-
-    def _key(self, epoch: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([tf.constant(self._seed, tf.int64), epoch])
-        return tf.random.stateless_uniform([3], seed, None, None, tf.uint32)
+        epochs = steps // self.steps_per_epoch
+        index = shuffle.shuffled(positions, count=self._count, seed=self._seed, epochs=epochs)
+        size = tf.minimum(self._count - starts, self.batch_size)
+        return Block(tf.gather(self._x, index), tf.gather(self._y, index), size)

@@ -24,13 +24,16 @@ class _Trajectory(tf.keras.metrics.Metric):  # type: ignore[misc]
     """
 
     def __init__(self, model: model_lib.KerasLinearModel, *, capacity: int):
-        super().__init__(name="trajectory")  # type: ignore[no-untyped-call]
+        super().__init__(name="trajectory")
         self._parts = [
             tf.Variable(tf.zeros([capacity, *part.shape]), trainable=False)
             for part in (model.W, model.b, model.b)
         ]
         # In a closure: Keras would take an attribute for a variable of the metric.
-        self._parameters = lambda: (model.W.value, model.b.value)
+        self._parameters: Callable[[], tuple[tf.Variable, ...]] = lambda: (
+            model.W.value,
+            model.b.value,
+        )
         self.count = tf.Variable(0, trainable=False)
 
     def update_state(self, y: tf.Tensor, prediction: tf.Tensor, sample_weight: Any = None) -> None:

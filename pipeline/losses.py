@@ -12,18 +12,23 @@ Float64 = npt.NDArray[np.float64]
 _CHUNK = 2**20  # numbers converted to float64 at a time
 
 
-def mean_squared_error(y: tf.Tensor, prediction: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def mean_squared_error(
+    y: tf.Tensor, prediction: tf.Tensor, count: tf.Tensor | None = None
+) -> tf.Tensor:
     """The mean of (y - prediction)² over the first `count` examples of a batch.
 
     Args:
       y: [B] float32.
       prediction: [B] float32.
-      count: Scalar int32, at most B. A short batch is filled up to B examples so that
-        one compiled function fits every batch; the filling does not count.
+      count: Scalar int32, at most B, or None for B. A short batch is filled up to B
+        examples so that one compiled function fits every batch; the filling does not
+        count.
 
     Returns:
       A scalar float32.
     """
+    if count is None:
+        return tf.reduce_mean(tf.square(y - prediction))
     counts = tf.range(tf.shape(y)[0]) < count
     squares = tf.where(counts, tf.square(y - prediction), 0.0)
     return tf.reduce_sum(squares) / tf.cast(count, tf.float32)

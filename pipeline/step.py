@@ -9,7 +9,7 @@ from pipeline import model as model_lib
 
 
 def loss_and_gradients(
-    model: model_lib.Model, x: tf.Tensor, y: tf.Tensor, count: tf.Tensor
+    model: model_lib.Model, x: tf.Tensor, y: tf.Tensor, count: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """The loss of a batch and its gradients.
 
@@ -17,7 +17,7 @@ def loss_and_gradients(
       model: The model.
       x: [B] or [B, D] float32.
       y: [B] float32.
-      count: Scalar int32, how many of the B examples count.
+      count: Scalar int32, how many of the B examples count, or None for all.
 
     Returns:
       The scalar loss, and its gradient for each trainable variable.
@@ -31,9 +31,9 @@ def graph(model: model_lib.Model, optimizer: optimizers.Optimizer, x: tf.Tensor)
     """The GraphDef of one training step on batches like x, to be looked at."""
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def train_step(x: tf.Tensor, y: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    def train_step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         with tf.name_scope("loss_and_gradients"):
-            loss, gradients = loss_and_gradients(model, x, y, count)
+            loss, gradients = loss_and_gradients(model, x, y)
         with tf.name_scope("update"):
             pairs = zip(gradients, model.trainable_variables, strict=True)
             optimizer.apply_gradients(pairs)
@@ -42,6 +42,5 @@ def graph(model: model_lib.Model, optimizer: optimizers.Optimizer, x: tf.Tensor)
     example = (
         tf.TensorSpec([None, *x.shape[1:]], tf.float32, "x"),
         tf.TensorSpec([None], tf.float32, "y"),
-        tf.TensorSpec([], tf.int32, "count"),
     )
     return train_step.get_concrete_function(*example).graph.as_graph_def()

@@ -27,6 +27,7 @@ _FINITE_FLOATS = ("learning_rate", "initial_w", "initial_b", "true_w", "true_b",
         ("num_examples", 1, "at least 2"),
         ("validation_examples", -1, "at least 0"),
         ("noise_stddev", -0.5, "at least 0"),
+        ("summary_every", -1, "at least 0"),
         ("checkpoint_every", -1, "at least 0"),
         ("checkpoint_secs", 0.0, "above 0"),
         *[(name, math.nan, "a finite number") for name in _FINITE_FLOATS],
@@ -54,6 +55,8 @@ def test_value_out_of_bounds_is_refused_by_name_with_the_value(
         ("validation_examples", 0),
         ("validation_examples", None),
         ("noise_stddev", 0.0),
+        ("summary_every", 0),
+        ("profile_steps", "0,1"),
     ],
 )
 def test_value_on_its_bound_is_accepted(name: str, value: Any) -> None:
@@ -78,6 +81,10 @@ def test_only_a_module_in_fit_is_refused_and_told_why(model: str, loop: str) -> 
         ({"label": "price"}, ("--label=price", "--data")),
         ({"features": "a,b"}, ("--features=a,b", "--data")),
         *[
+            ({"profile_steps": steps}, ("--profile_steps", "100,200", repr(steps)))
+            for steps in ("10", "10,", "20,10", "10,10", "-1,5", "1,2,3", "a,b", "1.5,2", "1, 2")
+        ],
+        *[
             ({"run_name": name}, ("--run_name", repr(name)))
             for name in ("a/b", "/tmp", "a b", "..", ".", "a\n", "$HOME", "a\\b")
         ],
@@ -95,6 +102,11 @@ def test_contradiction_is_refused_in_one_line(
 def test_with_changes_is_checked_too() -> None:
     with pytest.raises(errors.InputError, match=r"--epochs .*received 0"):
         config_lib.Config().with_changes(epochs=0)
+
+
+def test_profiled_are_the_two_steps() -> None:
+    assert config_lib.Config().profiled is None
+    assert config_lib.Config(profile_steps="9,100").profiled == (9, 100)
 
 
 def _from_flags(lines: list[str]) -> config_lib.Config:
@@ -130,6 +142,8 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     label="price in $, 'net'",
     features="rooms,area = m2",
     initialize_from="other logs/run",
+    summary_every=7,
+    profile_steps="100,2000",
     checkpoint_every=100,
     checkpoint_secs=0.5,
     logdir="some logs",
@@ -162,7 +176,7 @@ def test_differences_names_the_flags_that_shape_the_training_and_no_others() -> 
     changed = config.with_changes(seed=1, learning_rate=0.2, validation_examples=None)
     free = config.with_changes(
         epochs=20, checkpoint_every=5, checkpoint_secs=1.0, logdir="other", run_name="a"
-    )
+    ).with_changes(profile_steps="1,2", overwrite=True)
     assert config_lib.differences(config.to_flags(), free.to_flags()) == []
     assert config_lib.differences(config.to_flags(), changed.to_flags()) == [
         "--learning_rate=0.1 (now 0.2)",

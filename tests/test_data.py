@@ -85,7 +85,7 @@ def test_starting_at_a_step_gives_the_tail(first: int, batch_size: int) -> None:
 
 def test_size_of_the_blocks_does_not_show_in_the_batches() -> None:
     small, large = _training_data(small_blocks=True), _training_data()
-    assert small.block_steps < large.block_steps < 100
+    assert small.block_steps < 100 < large.block_steps
     assert _batches(small, 0, 100) == _batches(large, 0, 100)
 
 
@@ -97,7 +97,7 @@ def test_blocks_hold_the_batches_and_have_one_shape(num_features: int | None) ->
     for block in data.blocks(3, 40):
         assert block.x.shape == (16, 5, *features)
         assert block.y.shape == (16, 5)
-        assert block.count.shape == (16,)
+        assert block.size.shape == (16,)
         rows += [(x[:n], y[:n]) for x, y, n in zip(*(part.numpy() for part in block), strict=True)]
     assert len(rows) == 48  # three blocks of 16 steps for the 38 steps
     for (x, y), (batch_x, batch_y) in zip(rows, data.batches(3, 50), strict=True):
@@ -119,4 +119,4 @@ def test_full_batch_is_all_examples_in_file_order(
     for block in blocks:
         np.testing.assert_array_equal(block.y, [range(_N)])
         assert block.x.shape[:2] == (1, _N)
-        assert block.count.numpy().tolist() == [_N]
+        assert block.size.numpy().tolist() == [_N]

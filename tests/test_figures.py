@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline import examples, figures, metrics
+from pipeline import examples, figures, losses, metrics
 
 _A_MILLION = 10**6
 
@@ -129,6 +129,44 @@ def test_of_many_weights_ten_are_drawn() -> None:
     lines = _lines(figures.parameters(points, _data(2, 12).features, truth=None))
     assert list(lines) == [*(f"W feature{i}" for i in range(10)), "b"]
     np.testing.assert_array_equal(lines["W feature9"], (points.step, points.W[:, 9]))
+
+
+def _path(points: metrics.StepMetrics, optimum: metrics.Parameters, minimum: float) -> Figure:
+    """The picture of the way over a round bowl around the optimum."""
+    bowl = losses.QuadraticLoss(*optimum, minimum, np.zeros(1), np.eye(1))
+    truth = metrics.Parameters(np.array([3.0]), 2.0)
+    return figures.path(points, bowl.at, optimum=optimum, truth=truth)
+
+
+def test_path_shows_the_way_from_the_start_the_optimum_and_the_truth() -> None:
+    points, optimum = _points(50), metrics.Parameters(np.array([-1.5]), 0.25)
+    figure = _path(points, optimum, 0.1)
+    lines = _lines(figure)
+    assert list(lines) == ["training", "start", "least squares", "truth"]
+    np.testing.assert_array_equal(lines["training"], (points.W, points.b))
+    np.testing.assert_array_equal(lines["start"], [[points.W[0]], [points.b[0]]])
+    np.testing.assert_array_equal(lines["least squares"], [[-1.5], [0.25]])
+    np.testing.assert_array_equal(lines["truth"], [[3], [2]])
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("W", "b")
+    for (low, high), values in ((axes.get_xlim(), points.W), (axes.get_ylim(), points.b)):
+        assert low < values.min() < values.max() < high
+    pixels = matplotlib.image.imread(io.BytesIO(figures.png(figure)), format="png")
+    assert pixels.shape == (480, 640, 4)
+    assert len(np.unique(pixels.reshape(-1, 4), axis=0)) > 100  # the contours' colours
+
+
+@pytest.mark.parametrize(
+    ("offset", "minimum"),
+    [(0.0, 0.0), (1e-8, 0.0), (0.0, 1.0), (1e-8, 1.0), (1e-4, 1e10), (1e-3, 1.0), (1e15, 1.0)],
+)
+def test_path_may_be_as_short_or_long_as_it_likes(offset: float, minimum: float) -> None:
+    """As where training starts at the optimum, or near that of noisy data, or diverges."""
+    W = np.array([3 + offset, 3], np.float32)
+    points = metrics.StepMetrics(np.arange(2), W, W - 1, W)
+    optimum = metrics.Parameters(np.array([3 + offset]), 2.0 + offset)
+    pixels = matplotlib.image.imread(io.BytesIO(figures.png(_path(points, optimum, minimum))))
+    assert pixels.shape == (480, 640, 4)
 
 
 @pytest.mark.parametrize("name", ["price_$_to_$", "$_$", "a_b^c", "50 %", "C:\\x", "_hidden"])

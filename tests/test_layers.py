@@ -6,7 +6,7 @@ import pathlib
 import pipeline
 
 FLOORS = (
-    {"errors"},
+    {"errors", "shuffle"},
     {"config", "metrics"},
     {"cli", "examples", "folder", "stopping"},
     {"data", "losses", "model", "optimizers"},

@@ -154,7 +154,7 @@ def test_one_executable_serves_blocks_of_every_length() -> None:
     batches = data_lib.TrainingData(*data, batch_size=32, seed=0)
     model = model_lib.LinearModel()
     optimizer = optimizers.GradientDescent(0.1)
-    train_block = custom_loop.TrainBlock(model, optimizer, capacity=batches.block_steps)
+    train_block = custom_loop.TrainBlock(model, optimizer, batches)
     for block in batches.blocks(0, 3 * batches.block_steps):
         for stretch in ((0, batches.block_steps, batches.block_steps), (5, 7, 7), (12, 1, 0)):
             train_block.run(block, *map(tf.constant, stretch))

@@ -86,6 +86,34 @@ def test_minimum_is_that_of_least_squares(name: str) -> None:
     assert np.square(y - predicted).mean() == pytest.approx(expected, rel=_INPUTS[name][1])
 
 
+@pytest.mark.parametrize("name", ["one feature", "three features", "a column twice"])
+def test_gradient_norm_is_that_of_the_gradients_over_the_examples(name: str) -> None:
+    x, y = _examples(name)
+    inputs = _with_ones(x)
+    points = np.random.default_rng(4).normal(size=(20, inputs.shape[1])) * 3
+    gradients = 2 * (points @ inputs.T - y) @ inputs / len(y)
+    W = points[:, 0] if x.ndim == 1 else points[:, :-1]
+    fitted = losses.QuadraticLoss.over(x, y)
+    norm = fitted.gradient_norm(W, points[:, -1])
+    np.testing.assert_allclose(norm, np.linalg.norm(gradients, axis=1), rtol=1e-9)
+    assert fitted.gradient_norm([fitted.W], [fitted.b]) == [0]
+
+
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_distance_is_the_euclidean_one_of_all_parameters_from_the_solution(
+    num_features: int,
+) -> None:
+    W, b = np.array([3.0, -1.0, 0.5][:num_features]), 2.0
+    x = _NORMAL[:, :num_features].astype(np.float32)
+    y = x.astype(np.float64) @ W + b  # no noise: W and b are the solution
+    fitted = losses.QuadraticLoss.over(x[:, 0] if num_features == 1 else x, y)
+    offsets = np.zeros((4, num_features + 1))
+    offsets[1:3, 0], offsets[1, -1], offsets[3, -1] = (3, -2), 4, -7
+    points = offsets + np.append(W, b)
+    distance = fitted.distance(points[:, 0] if num_features == 1 else points[:, :-1], points[:, -1])
+    np.testing.assert_allclose(distance, [0, 5, 2, 7], atol=1e-12)  # 3² + 4² = 5²
+
+
 @pytest.mark.parametrize("name", ["one feature", "three features", "far from zero"])
 def test_solution_is_that_of_least_squares_where_there_is_only_one(name: str) -> None:
     x, y = _examples(name)

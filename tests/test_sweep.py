@@ -1,0 +1,127 @@
+"""What `python -m pipeline.sweep` leaves and says, judged from outside."""
+
+import pathlib
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from pipeline import config as config_lib
+from pipeline import examples
+from tests import conftest
+
+_HOT = ("--learning_rate=0.9,0.1", "--batch_size=50,0", "--epochs=300", "--run_name=s")
+
+
+def _table(out: str) -> list[tuple[str, str]]:
+    """Name and report of each row of the table."""
+    rows = out.split("\n\n")[1].splitlines()
+    return [tuple(re.split(r" {2,}", row, maxsplit=1)) for row in rows]  # type: ignore[misc]
+
+
+def _exports(folder: pathlib.Path) -> dict[str, int]:
+    """When each export below a folder was written."""
+    files = folder.rglob("saved_model.pb")
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def test_a_sweep_ends_with_a_table_and_repeats_it_without_training(
+    tmp_path: pathlib.Path,
+) -> None:
+    first = conftest.call("sweep", *_HOT, cwd=tmp_path)
+    assert (first.returncode, first.stderr) == (0, "")
+    names = [name for name, _ in _table(first.stdout)]
+    assert names == [
+        "learning_rate=0.1,batch_size=0",  # of all examples: it gets to the minimum
+        "learning_rate=0.1,batch_size=50",
+        "learning_rate=0.9,batch_size=50",
+        "learning_rate=0.9,batch_size=0",
+    ]
+    reports = [report for _, report in _table(first.stdout)]
+    x, y = (column.astype(np.float64) for column in examples.load(config_lib.Config()).train)
+    W, b = np.polyfit(x, y, 1)
+    loss = np.mean((W * x + b - y) ** 2)
+    assert reports[0].startswith(f"W = {W:.2f}, b = {b:.2f}, loss={loss:.5f}, validation loss=")
+    found = re.search(r" loss=(\S+),", reports[1])
+    assert found
+    assert float(found[1]) > loss
+    for report in reports[2:]:
+        assert re.fullmatch(r"diverged: the loss is not finite at step \d+", report)
+
+    folder = tmp_path / "logs" / "s"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    written = _exports(folder)
+    assert written.keys() == {f"{name}/export/1/saved_model.pb" for name in names[:2]}
+    for name in names:
+        rate, size = (part.split("=")[1] for part in name.split(","))
+        flags = (folder / name / "flags.txt").read_text().splitlines()
+        assert {f"--learning_rate={rate}", f"--batch_size={size}", "--epochs=300"} <= set(flags)
+
+    again = conftest.call("sweep", *_HOT, cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert _table(again.stdout) == _table(first.stdout)
+    assert _exports(folder) == written
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "give at least one flag several values"),
+        (("--learning_rate=0.1",), "give at least one flag several values"),
+        (("--learning_rate=0.1,x",), "--learning_rate must be values .* received '0.1,x'"),
+        (("--epochs=10,1.5",), "--epochs must be values .* received '10,1.5'"),
+        (("--epochs=10,",), "--epochs must be values .* received '10,'"),
+        (("--run_eagerly=true,maybe",), "--run_eagerly must be values"),
+        (("--epochs=10,0",), "--epochs must be at least 1; received 0"),
+        (("--learning_rate=0.1,nan",), "--learning_rate must be a finite number; received nan"),
+        (("--loop=custom,while",), "--loop must be one of custom, fit; received 'while'"),
+        (("--loop=custom,fit",), "--model=module can't be trained with --loop=fit"),
+        (("--epochs=1,2", "--data=no.csv"), "no.csv: can't be read"),
+        (("--epochs=1,2", "--rate=1"), "Unknown command line flag 'rate'"),
+        (("--epochs=1,2", "3"), "takes only flags; received '3'"),
+    ],
+)
+def test_a_mistake_costs_one_line_before_anything_is_trained(
+    tmp_path: pathlib.Path, flags: tuple[str, ...], words: str
+) -> None:
+    result = conftest.call("sweep", *flags, cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert re.match(f"sweep: .*{words}", line)
+    assert "1 of" not in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_sweep_is_finished_by_the_command_that_it_names(tmp_path: pathlib.Path) -> None:
+    flags = ("--learning_rate=0.1,0.2", "--epochs=200000", "--summary_every=1000")
+    process = conftest.start("sweep", *flags, cwd=tmp_path)
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("logs/*/learning_rate=0.2/flags.txt")):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    stopped = conftest.finish(process)
+    assert stopped.returncode == 143
+    assert "\n\n" not in stopped.stdout  # no table of half the results
+    last = stopped.stderr.splitlines()[-1]
+    found = re.fullmatch(
+        r"sweep: stopped; to go on give the same command with (--run_name=(\S+))", last
+    )
+    assert found
+    folder = tmp_path / "logs" / found[2]
+    written = _exports(folder)
+    assert written.keys() == {"learning_rate=0.1/export/1/saved_model.pb"}
+
+    finished = conftest.call("sweep", *flags, found[1], cwd=tmp_path)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert sorted(name for name, _ in _table(finished.stdout)) == [
+        "learning_rate=0.1",
+        "learning_rate=0.2",
+    ]
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == [found[2]]
+    exports = _exports(folder)
+    assert len(exports) == 2
+    assert written.items() <= exports.items()
