@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -92,6 +93,8 @@ def start(
             return error.exit_code
         return 0
 
+    # Ctrl-C ends the process without a traceback, unless something is to be saved first.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     app.run(guarded_main, flags_parser=flags_parser)
 
 

@@ -76,6 +76,7 @@ class TrainingData:
         self.batch_size = min(batch_size or self._count, self._count)
         self.steps_per_epoch = -(-self._count // self.batch_size)
         self.has_short_batch = self._count % self.batch_size != 0
+        self._compiled_block = tf.function(self._block, jit_compile=True)
         numbers = self.batch_size * int(np.prod(x.shape[1:]))
         limit = _REPEATED_NUMBERS if self.steps_per_epoch == 1 else _GATHERED_NUMBERS
         steps = limit // numbers
@@ -91,7 +92,7 @@ class TrainingData:
         if self.steps_per_epoch == 1:
             block = Block(self._x[None], self._y[None], tf.constant([self._count]))
             return tf.data.Dataset.from_tensors(block).repeat(len(starts))
-        return starts.map(tf.function(self._block, jit_compile=True)).prefetch(2)
+        return starts.map(self._compiled_block).prefetch(2)
 
     def batches(self, first_step: int, last_step: int) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
         """The same batches one by one, as pairs x [b] or [b, D] and y [b], b <= B."""

@@ -213,7 +213,7 @@ def read_columns(path: str, names: list[str]) -> Array:
         raise _bad_cell(path, header, columns) or errors.InputError(
             f"{path}: has rows of {table.shape[1]} cells below {len(header)} column names"
         )
-    return table[:, columns]
+    return table if columns == list(range(len(header))) else table[:, columns]
 
 
 def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputError | None:

@@ -102,8 +102,9 @@ def path(
     grid = np.meshgrid(W, b)
     loss = loss_at(grid[0].ravel(), grid[1].ravel()).reshape(grid[0].shape)
     levels = np.geomspace(max(loss.min(), 1e-12), max(loss.max(), 2e-12), 15)
-    lines = axes.contour(*grid, loss, levels=levels, cmap="viridis", linewidths=0.8)
-    axes.clabel(lines, fmt="%.3g", fontsize=7)
+    if (np.diff(levels) > 0).all():  # else the loss is the same wherever training went
+        lines = axes.contour(*grid, loss, levels=levels, cmap="viridis", linewidths=0.8)
+        axes.clabel(lines, fmt="%.3g", fontsize=7)
     axes.plot(points.W, points.b, ".-", color="C3", markersize=4, label="training")
     axes.plot(points.W[0], points.b[0], "s", color="C3", label="start")
     axes.plot(optimum.W, optimum.b, "*", color="C0", markersize=12, label="least squares")

@@ -115,7 +115,7 @@ def concatenate(stretches: list[StepMetrics]) -> StepMetrics:
 
 def stride(count: int, most: int) -> int:
     """The smallest power of two that divides at most so many of the numbers 1 to count."""
-    return 1 << max(0, math.ceil(math.log2(max(1, count) / most)))
+    return 1 << (count // (most + 1)).bit_length()
 
 
 class History:

@@ -9,19 +9,20 @@ import tensorflow as tf
 class Profile:
     """Starts TensorFlow's profiler at one step and stops it at another."""
 
-    def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
+    def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path, *, step: int = 0):
         """Prepares to profile from the first to the last of `steps`, if there are any.
 
         Args:
           steps: Two steps.
           folder: The curve in TensorBoard that the profile belongs to.
+          step: Where training is now.
         """
         self._first: float
         self._last: float
         self._first, self._last = steps or (math.inf, math.inf)
         self._folder = folder
         self._is_running = False
-        self(0)
+        self(step)
 
     def next_stop(self, step: int) -> float:
         """The next step after this one where the profiler starts or stops."""

@@ -179,7 +179,9 @@ class _Job:
             seconds=self._config.checkpoint_secs,
             saved=observer.recorded,
         )
-        profile = profiler.Profile(self._config.profiled, self.paths.events("train"))
+        profile = profiler.Profile(
+            self._config.profiled, self.paths.events("train"), step=first_step
+        )
 
         def next_stop(done: int) -> int:
             return int(min(checkpoint.next_stop(done), profile.next_stop(done), sys.maxsize))

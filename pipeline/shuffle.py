@@ -40,13 +40,16 @@ def shuffled(positions: tf.Tensor, *, count: int, seed: int, epochs: tf.Tensor) 
             digits[this] = tf.where(moved >= bases[this], moved - bases[this], moved)
         return digits[0] * bases[1] + digits[1]
 
-    def some_are_outside(numbers: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_any(numbers >= count)
+    def some_are_left(numbers: tf.Tensor, is_left: tf.Tensor) -> tf.Tensor:
+        del numbers
+        return tf.reduce_any(is_left)
 
-    def once_more(numbers: tf.Tensor) -> tf.Tensor:
-        return tf.where(numbers >= count, enciphered(numbers), numbers)
+    def encipher_once_more(numbers: tf.Tensor, is_left: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        numbers = tf.where(is_left, enciphered(numbers), numbers)
+        return numbers, numbers >= count
 
-    return tf.while_loop(some_are_outside, once_more, [enciphered(positions)])[0]
+    everything = tf.ones_like(positions, tf.bool)
+    return tf.while_loop(some_are_left, encipher_once_more, [positions, everything])[0]
 
 
 def _word(number: int) -> tf.Tensor:

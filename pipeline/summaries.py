@@ -74,6 +74,7 @@ class RunSummaries:
 
     def histogram(self, step: int, tag: str, numbers: npt.NDArray[Any]) -> None:
         """Records how the numbers [N] are distributed."""
+        numbers = numbers.astype(np.float64)  # the limits of close float32 would be equal
         counts, limits = np.histogram(numbers, _HISTOGRAM_BUCKETS)
         proto = tf.compat.v1.HistogramProto(
             min=limits[0],
@@ -140,7 +141,7 @@ class RunSummaries:
         self, W: metrics.Floats, b: npt.ArrayLike, loss: npt.ArrayLike
     ) -> dict[str, npt.ArrayLike]:
         """The K points of each tag: W is [K] or [K, D], b and loss are [K]."""
-        columns: Sequence[npt.ArrayLike] = list(W.reshape(len(W), -1).T)
+        columns: Sequence[npt.ArrayLike] = list(W.reshape(len(W), len(self._tags)).T)
         return {**dict(zip(self._tags, columns, strict=True)), "b": b, "loss": loss}
 
     def _write(self, step: int, **value: Any) -> None:

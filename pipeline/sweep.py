@@ -83,7 +83,7 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
         return [given]
     parse = _PARSE[field.type]
     try:
-        return [parse(text.strip()) for text in given.split(",")]
+        return list(dict.fromkeys(parse(text.strip()) for text in given.split(",")))
     except ValueError as error:
         raise errors.InputError(
             f"--{field.name} must be values separated by commas; received {given!r}"
@@ -107,10 +107,11 @@ def main(arguments: list[str]) -> None:
     configs = combinations()
     for config in configs:
         folder.RunFolder.of(config).check(config)
-    examples.load(configs[0])
+        examples.load(config)
     print(f"Sweeping {configs[0].logdir}: {len(configs)} combinations", flush=True)
     cli.import_tensorflow()
 
+    _check_optimizers(configs)
     outcomes = []
     for number, config in enumerate(configs, 1):
         print(f"{number} of {len(configs)}: {config.run_name}", flush=True)
@@ -118,6 +119,15 @@ def main(arguments: list[str]) -> None:
     print()
     _print_table(outcomes)
     print(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+
+
+def _check_optimizers(configs: list[config_lib.Config]) -> None:
+    """Raises before the first training where the last would not know its optimizer."""
+    from pipeline import model, optimizers
+
+    for name in {config.optimizer for config in configs}:
+        variables = model.LinearModel().trainable_variables
+        optimizers.create(name, 0.1, variables, hand_written=True)
 
 
 def _train(config: config_lib.Config) -> Outcome:

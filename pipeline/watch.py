@@ -7,7 +7,6 @@ Examples:
 Flags after the folder are those of the program tensorboard.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -87,8 +86,7 @@ def main(arguments: list[str]) -> None:
     except program.TensorBoardServerException as error:
         raise errors.RunError(f"TensorBoard can't start: {error.msg}") from error
     print(f"TensorBoard shows {logdir} until Ctrl-C:\n{link(url)}", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

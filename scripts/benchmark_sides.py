@@ -7,6 +7,8 @@ batch) or one example (of mini-batches) has taken in one more round. Each side i
 by scripts/benchmark.py in the environment where its packages are.
 """
 
+import contextlib
+import io
 import pathlib
 import sys
 import tempfile
@@ -75,22 +77,21 @@ def pipeline(
         )
         paths = folder.RunFolder.of(config)
         paths.path.mkdir()
-        observer = recorder.Recorder(
-            config,
-            data,
-            yardstick.Yardstick.of(config, data),
-            paths=paths,
-            steps_per_epoch=batches.steps_per_epoch,
-        )
         times = []
+        with contextlib.redirect_stdout(io.StringIO()):
+            observer = recorder.Recorder(
+                config,
+                data,
+                yardstick.Yardstick.of(config, data),
+                paths=paths,
+                steps_per_epoch=batches.steps_per_epoch,
+            )
 
-        def observe(points: Any) -> None:
-            if summaries:
-                observer(points)
-            times.append((time.perf_counter(), len(points.step)))
+            def observe(points: Any) -> None:
+                if summaries:
+                    observer(points)
+                times.append((time.perf_counter(), len(points.step)))
 
-        stdout, sys.stdout = sys.stdout, open("/dev/null", "w")
-        try:
             {"custom": custom_loop, "fit": fit_loop}[loop].train(
                 model,
                 batches,
@@ -99,9 +100,6 @@ def pipeline(
                 last_step=epochs * batches.steps_per_epoch,
                 observe=observe,
             )
-        finally:
-            sys.stdout.close()
-            sys.stdout = stdout
         observer.close()
         seconds = times[-1][0] - times[0][0]
         steps = sum(steps for _, steps in times[1:])

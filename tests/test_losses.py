@@ -37,13 +37,14 @@ def _with_ones(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("count", "expected"),
-    [(3, (0 + 4 + 9) / 3), (2, (0 + 4) / 2), (1, 0.0)],
+    [(None, (0 + 4 + 9) / 3), (3, (0 + 4 + 9) / 3), (2, (0 + 4) / 2), (1, 0.0)],
 )
 def test_mean_squared_error_is_that_of_the_first_count_examples(
-    count: int, expected: float
+    count: int | None, expected: float
 ) -> None:
     y, prediction = tf.constant([1.0, 2.0, 3.0]), tf.constant([1.0, 4.0, 0.0])
-    loss = losses.mean_squared_error(y, prediction, tf.constant(count))
+    counting = None if count is None else tf.constant(count)
+    loss = losses.mean_squared_error(y, prediction, counting)
     assert loss.shape == ()
     assert loss.dtype == tf.float32
     assert float(loss) == pytest.approx(expected, rel=1e-6)

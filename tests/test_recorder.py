@@ -155,7 +155,7 @@ def _restored(state: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("saved", "settings"),
-    [(0, {}), (25, {"summary_every": 4}), (25, {"validation_examples": 0})],
+    [(0, {}), (25, {"summary_every": 4, "validation_examples": 0})],
 )
 def test_a_recording_that_goes_on_equals_one_that_never_stopped(
     tmp_path: pathlib.Path, saved: int, settings: dict[str, Any]

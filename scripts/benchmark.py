@@ -1,0 +1,270 @@
+"""Measures the pipeline against what would be used instead, and prints the ratios.
+
+Usage: .venv/bin/python scripts/benchmark.py [--quick] [--markdown=table.md]
+
+The sides run in turn, round by round, each in a process that stays: a machine that is busy
+for a while slows all of them. What counts are the ratios of the medians. Times are those of
+training alone, after compilation. JAX, PyTorch and scikit-learn get an environment of
+their own, made once in .venv-peers; where they can't be installed they are left out.
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+SCRIPTS = pathlib.Path(__file__).parent
+PEERS = SCRIPTS.parent / ".venv-peers"
+PEER_PACKAGES = {"jax": "jax", "torch": "torch", "sklearn": "scikit-learn"}
+
+
+class Goal(NamedTuple):
+    """How fast one side should be: `other` takes at least `factor` times as long as `side`."""
+
+    work: str
+    side: str
+    other: str
+    factor: float
+
+
+FULL, RECORDED = "full batch, 201 points", "every step recorded"
+GOALS = (
+    Goal(f"{FULL}, {RECORDED}", "pipeline", "guide", 800),
+    Goal(f"{FULL}, {RECORDED}", "pipeline", "keras fit", 5000),
+    Goal(f"{FULL}, {RECORDED}", "pipeline", "jax scan", 1 / 4),
+    Goal(f"{FULL}, nothing recorded", "pipeline without summaries", "jax scan", 1),
+    Goal(f"1M examples, batch 32, {RECORDED}", "pipeline 32", "keras fit 32", 150),
+    Goal(f"1M examples, batch 32, {RECORDED}", "pipeline 32", "jax 32", 5),
+    Goal(f"1M examples, batch 32, {RECORDED}", "pipeline 32", "torch 32", 40),
+    Goal(f"1M examples, batch 32, {RECORDED}", "pipeline 32", "sklearn", 1),
+    Goal(f"1M examples, batch 1024, {RECORDED}", "pipeline 1024", "keras fit 1024", 40),
+    Goal(f"1M examples, batch 1024, {RECORDED}", "pipeline 1024", "jax 1024", 10),
+    Goal(f"1M examples, batch 1024, {RECORDED}", "pipeline 1024", "torch 1024", 4),
+    Goal("CSV of 1M rows", "pipeline csv", "numpy csv", 1),
+    Goal(f"{FULL}, --loop=fit, {RECORDED}", "pipeline --loop=fit", "keras fit", 1),
+)
+
+
+class Side:
+    """One side of the comparison, in a process of its own."""
+
+    def __init__(self, name: str, python: pathlib.Path):
+        self._process = subprocess.Popen(
+            [str(python), str(SCRIPTS / "benchmark_sides.py"), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.seconds: list[float] = []
+
+    def start(self) -> None:
+        """Waits until it is compiled and warm."""
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != "ready":
+            sys.exit(f"benchmark: {self._process.args!r} did not start")
+
+    def run(self) -> None:
+        """One more round."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self.seconds.append(float(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+
+def peers_python() -> pathlib.Path | None:
+    """The interpreter with the peers' packages, made if needed; None where it can't be."""
+    python = PEERS / "bin" / "python"
+    if not (PEERS / ".installed").exists():
+        print(f"Installing {', '.join(PEER_PACKAGES.values())} into {PEERS} (once)...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS)], check=True)
+        packages = ["torch==2.13.0" if name == "torch" else name for name in PEER_PACKAGES.values()]
+        install = [str(python), "-m", "pip", "install", "--quiet", *packages]
+        if subprocess.run(install, stderr=subprocess.DEVNULL, check=False).returncode:
+            print("They can't be installed here: the comparisons with them are left out.")
+            return None
+        (PEERS / ".installed").touch()
+    return python
+
+
+def measure(goals: tuple[Goal, ...], rounds: int, peers: pathlib.Path | None) -> dict[str, float]:
+    """The median seconds of each side of some goals that belong together."""
+    sides = {}
+    for name in dict.fromkeys(name for goal in goals for name in (goal.side, goal.other)):
+        is_peer = name.split()[0] in PEER_PACKAGES
+        if not is_peer or peers is not None:
+            sides[name] = Side(name, peers if is_peer and peers else pathlib.Path(sys.executable))
+            sides[name].start()
+    for _ in range(rounds):
+        for side in sides.values():
+            side.run()
+    for side in sides.values():
+        side.close()
+    return {name: statistics.median(side.seconds) for name, side in sides.items()}
+
+
+def commands(rounds: int) -> list[tuple[str, str, str]]:
+    """Start-up and whole runs against `import tensorflow`, in turn: rows of the table."""
+    train = [sys.executable, "-m", "pipeline.train"]
+    kinds = {
+        "import tensorflow": [sys.executable, "-c", "import tensorflow"],
+        "default run": train,
+        "--help": [*train, "--help"],
+        "wrong flag": [*train, "--epoch=3"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            for name, command in kinds.items():
+                more = [f"--run_name=run{number}"] if name == "default run" else []
+                start = time.perf_counter()
+                subprocess.run([*command, *more], cwd=folder, capture_output=True, check=False)
+                seconds[name].append(time.perf_counter() - start)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = median["default run"] / median["import tensorflow"]
+    return [
+        (
+            "default run, everything included",
+            f"{median['default run']:.2f} s, {ratio:.2f} times `import tensorflow` "
+            f"({median['import tensorflow']:.2f} s)",
+            "at most 1.3 times",
+        ),
+        *(
+            (f"`{name}`", f"{median[name]:.2f} s", "at most 0.3 s")
+            for name in ("--help", "wrong flag")
+        ),
+    ]
+
+
+def memory(quick: bool) -> list[tuple[str, str, str]]:
+    """The largest memory of runs of growing length and size: rows of the table."""
+    runs = {
+        "100,000 steps recorded": ("--epochs=100000", "--summary_every=1"),
+        "10 million steps recorded": ("--epochs=10000000", "--summary_every=1"),
+        "100 million examples, batch 4096": (
+            *("--num_examples=100000000", "--batch_size=4096", "--epochs=1"),
+            *("--learning_rate=0.01", "--summary_every=1"),
+        ),
+    }
+    rows: list[tuple[str, str, str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, flags in list(runs.items())[: 1 if quick else None]:
+            script = (
+                "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
+                "stdout=subprocess.DEVNULL); "
+                "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+            )
+            command = [sys.executable, "-m", "pipeline.train", f"--run_name={len(rows)}", *flags]
+            start = time.perf_counter()
+            result = subprocess.run(
+                [sys.executable, "-c", script, *command],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            took = time.perf_counter() - start
+            rows.append((name, f"{int(result.stdout) / 1e6:.2f} GB, {took:.1f} s in all", ""))
+    return rows
+
+
+def growth(quick: bool) -> list[str]:
+    """How the time of a step grows with the examples, beside what memory allows."""
+    sizes = (
+        (201, 10_000, 1_000_000) if quick else (201, 2000, 10_000, 100_000, 1_000_000, 10_000_000)
+    )
+    from pipeline import cli
+
+    cli.import_tensorflow()
+    import benchmark_sides
+
+    lines = [
+        "| examples in the full batch | µs a step | µs to sum x and y with numpy |",
+        "|---|---|---|",
+    ]
+    for count in sizes:
+        epochs = max(20, min(100_000, 400_000_000 // count // 10))
+        step = benchmark_sides.pipeline(loop="custom", epochs=epochs, count=count)()
+        x, y = benchmark_sides.examples(count)
+        repeats = max(3, 10_000_000 // count)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            np.sum(x)
+            np.sum(y)
+        bound = (time.perf_counter() - start) / repeats
+        lines.append(f"| {count:,} | {step * 1e6:,.2f} | {bound * 1e6:,.2f} |")
+    return lines
+
+
+def machine() -> str:
+    """What this was measured on."""
+    import importlib.metadata
+
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")
+    )
+    model = "unknown processor"
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(": ")[2] if names else model
+    gigabytes = resource.getpagesize() * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores of {model}, {gigabytes:.0f} GiB, "
+        f"no GPU; Python {platform.python_version()}, {versions}"
+    )
+
+
+def main() -> None:
+    """Measures, prints and perhaps writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, in two minutes")
+    parser.add_argument("--markdown", help="also write the tables to this file")
+    chosen = parser.parse_args()
+    rounds = 1 if chosen.quick else 5
+    peers = peers_python()
+
+    lines = [machine(), "", "| work | against | times as fast | goal | |", "|---|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
+    for work in dict.fromkeys(goal.work for goal in GOALS):
+        goals = tuple(goal for goal in GOALS if goal.work == work)
+        seconds = measure(goals, rounds, peers)
+        for goal in goals:
+            if goal.other not in seconds:
+                row = f"| {work} | {goal.other} | not installed | {goal.factor:g} | |"
+            else:
+                ratio = seconds[goal.other] / seconds[goal.side]
+                times = (
+                    f"{seconds[goal.side] * 1e9:,.0f} ns and {seconds[goal.other] * 1e9:,.0f} ns"
+                )
+                met = "met" if ratio >= goal.factor else "**missed**"
+                row = (
+                    f"| {work} | {goal.other} | {ratio:,.4g} ({times}) | {goal.factor:g} | {met} |"
+                )
+            lines.append(row)
+            print(row, flush=True)
+    rows = [*commands(1 if chosen.quick else 5), *memory(chosen.quick)]
+    more = ["", "| whole commands | measured | goal |", "|---|---|---|"]
+    more += [f"| {work} | {measured} | {goal} |" for work, measured, goal in rows]
+    more += ["", *growth(chosen.quick)]
+    print("\n".join(more))
+    if chosen.markdown:
+        pathlib.Path(chosen.markdown).write_text("\n".join([*lines, *more]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
