@@ -91,6 +91,10 @@ def start(
         except errors.PipelineError as error:
             print(f"{_program()}: {error}", file=sys.stderr)
             return error.exit_code
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"{_program()}: {place}{error.strerror or error}", file=sys.stderr)
+            return 1
         return 0
 
     # Ctrl-C ends the process without a traceback, unless something is to be saved first.

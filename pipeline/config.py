@@ -114,6 +114,7 @@ class Config:
         "Steps between the points of W, b and loss in TensorBoard; 0 records every step of a "
         "run of up to 10,000 and an even selection of a longer one.",
         at_least=0,
+        may_change=True,
     )
     profile_steps: str = _field(
         "",

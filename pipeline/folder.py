@@ -132,21 +132,22 @@ class RunFolder:
     def _locked(self) -> Iterator[None]:
         """Holds the lock; the system releases it when the process ends in any way."""
         try:
-            with open(self._lock, "a+") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.seek(0)
-                    raise errors.RunError(
-                        f"the run {self.path} is in use by process {file.read() or '?'}; wait "
-                        "for it, or stop it, or choose another --run_name"
-                    ) from None
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                yield
-        except PermissionError as error:
+            file = open(self._lock, "a+")  # noqa: SIM115 (closed below)
+        except OSError as error:
             raise errors.RunError(f"{self.path} can't be written to: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise errors.RunError(
+                    f"the run {self.path} is in use by process {file.read() or '?'}; wait for "
+                    "it, or stop it, or choose another --run_name"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     def _aside(self) -> pathlib.Path:
         """A free name beside the run."""

@@ -101,6 +101,7 @@ class _Job:
             hand_written=config.loop == "custom",
         )
         self._yardstick = yardstick.Yardstick.of(config, data)
+        self._fingerprint = np.asarray(_fingerprint(data))
         self._checkpoints = checkpoints.Checkpoints(
             self.paths.checkpoints, self._model, self._optimizer
         )
@@ -143,7 +144,7 @@ class _Job:
         return int(state["recorded"]) > self._last_step and version.exists()
 
     def _check_data(self, state: checkpoints.State) -> None:
-        if int(state["examples"]) != _fingerprint(self._data):
+        if state["examples"] != self._fingerprint:
             raise errors.InputError(
                 f"the examples of the run {self.paths.path} are not what they were when it "
                 "was started; choose another --run_name, or start anew with --overwrite"
@@ -212,7 +213,7 @@ class _Job:
             **observer.state(),
             "updates": np.asarray(min(observer.recorded, self._last_step)),
             "version": np.asarray(version),
-            "examples": np.asarray(_fingerprint(self._data)),
+            "examples": self._fingerprint,
         }
         self._checkpoints.save(observer.recorded, state)
         best = observer.best

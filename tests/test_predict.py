@@ -16,11 +16,11 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Exports of y = 3x + 2 and of y = a - 2b + 0.5."""
     folder = tmp_path_factory.mktemp("exports")
     line = model_lib.LinearModel(initial_w=3.0, initial_b=2.0)
-    export.publish(line, folder / "line", features=("x",), sample=np.ones(3, np.float32))
+    export.publish(line, folder / "line" / "1", features=("x",), sample=np.ones(3, np.float32))
     plane = model_lib.LinearModel(initial_b=0.5, num_features=2)
     plane.W.assign([1.0, -2.0])
     sample = np.ones((3, 2), np.float32)
-    export.publish(plane, folder / "plane", features=("a", "b"), sample=sample)
+    export.publish(plane, folder / "plane" / "1", features=("a", "b"), sample=sample)
     (folder / "plane.csv").write_text("b,other,a\n1,text,10\n2,text,20\n")
     (folder / "line.csv").write_text("position\n0\n0.5\n")
     (folder / "empty").mkdir()
