@@ -10,9 +10,9 @@ from pipeline import shuffle
 
 # A block is much work for one call, yet done in some milliseconds. Its size does not
 # depend on the length of the run, so that a longer run repeats a shorter one's steps.
-_BLOCK_STEPS = 2**14
+_BLOCK_STEPS = 2**16
 _SMALL_BLOCK_STEPS = 2**4
-_REPEATED_NUMBERS = 2**22  # numbers x looked at, where all examples are one batch
+_REPEATED_NUMBERS = 2**24  # numbers x looked at, where all examples are one batch
 _GATHERED_NUMBERS = 2**18  # numbers x gathered, where they are not
 
 
@@ -35,9 +35,17 @@ class Block(NamedTuple):
 
     def batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The x, y and size of one of the block's steps."""
-        if self.y.shape[0] == 1:
-            step = 0  # known to the compiler, which then need not copy the batch
+        if self.y.shape[0] == 1:  # known to the compiler, which then need not copy the batch
+            return self.x[0], self.y[0], self.size[0]
         return tf.gather(self.x, step), tf.gather(self.y, step), tf.gather(self.size, step)
+
+
+def _options() -> tf.data.Options:
+    """Leaves the pipeline as it is written: to rewrite it, tf.data would copy the examples."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return options
 
 
 class TrainingData:
@@ -70,7 +78,8 @@ class TrainingData:
           seed: Of the order of the examples.
           small_blocks: Whether a step is slow, so that a block should hold few.
         """
-        self._x, self._y = tf.constant(x), tf.constant(y)
+        # tf.constant holds a second copy until the next operation: one array at a time.
+        self._x, self._y = tf.identity(tf.constant(x)), tf.identity(tf.constant(y))
         self._seed = seed
         self._count = len(y)
         self.batch_size = min(batch_size or self._count, self._count)
@@ -92,7 +101,7 @@ class TrainingData:
         if self.steps_per_epoch == 1:
             block = Block(self._x[None], self._y[None], tf.constant([self._count]))
             return tf.data.Dataset.from_tensors(block).repeat(len(starts))
-        return starts.map(self._compiled_block).prefetch(2)
+        return starts.map(self._compiled_block).prefetch(2).with_options(_options())
 
     def batches(self, first_step: int, last_step: int) -> "tf.data.Dataset[tuple[tf.Tensor, ...]]":
         """The same batches one by one, as pairs x [b] or [b, D] and y [b], b <= B."""
