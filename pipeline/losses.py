@@ -65,10 +65,14 @@ class QuadraticLoss(NamedTuple):
     def over(cls, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> "QuadraticLoss":
         """Fits the paraboloid to examples: x is [N] or [N, D], y is [N]."""
         x = x.reshape(len(x), -1)
-        mean = sum(part.sum(axis=0) for part, _ in _chunks(x, y)) / len(x)
+        none = np.zeros(x.shape[1])
+        mean = sum((part.sum(axis=0) for part, _ in _chunks(x, y)), none) / len(x)
         y_mean = float(sum(part.sum() for _, part in _chunks(x, y)) / len(x))
-        covariance = sum((p - mean).T @ (p - mean) for p, _ in _chunks(x, y)) / len(x)
-        with_y = sum((p - mean).T @ (q - y_mean) for p, q in _chunks(x, y)) / len(x)
+        centred = ((p - mean, q - y_mean) for p, q in _chunks(x, y))
+        moments = ((p.T @ p, p.T @ q) for p, q in centred)
+        covariance, with_y = np.outer(none, none), none
+        for with_x, with_label in moments:
+            covariance, with_y = covariance + with_x / len(x), with_y + with_label / len(x)
         # Columns may differ in scale by orders of magnitude, or depend on each other: so
         # they are brought to one scale, and lstsq solves what solve could not.
         scale = np.sqrt(np.diagonal(covariance))
