@@ -65,23 +65,21 @@ class QuadraticLoss(NamedTuple):
     def over(cls, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> "QuadraticLoss":
         """Fits the paraboloid to examples: x is [N] or [N, D], y is [N]."""
         x = x.reshape(len(x), -1)
-        none = np.zeros(x.shape[1])
-        mean = sum((part.sum(axis=0) for part, _ in _chunks(x, y)), none) / len(x)
-        y_mean = float(sum(part.sum() for _, part in _chunks(x, y)) / len(x))
-        centred = ((p - mean, q - y_mean) for p, q in _chunks(x, y))
-        moments = ((p.T @ p, p.T @ q) for p, q in centred)
-        covariance, with_y = np.outer(none, none), none
-        for with_x, with_label in moments:
-            covariance, with_y = covariance + with_x / len(x), with_y + with_label / len(x)
-        # Columns may differ in scale by orders of magnitude, or depend on each other: so
-        # they are brought to one scale, and lstsq solves what solve could not.
-        scale = np.sqrt(np.diagonal(covariance))
-        scale = np.where(scale > 0, scale, 1)
-        correlation = covariance / np.outer(scale, scale)
-        W = np.linalg.lstsq(correlation, with_y / scale, rcond=None)[0] / scale
+        mean: Float64 = np.zeros(x.shape[1])
+        y_mean = 0.0
+        for part, label in _chunks(x, y):
+            mean = mean + part.sum(axis=0) / len(x)
+            y_mean += float(label.sum() / len(x))
+        covariance: Float64 = np.zeros((x.shape[1], x.shape[1]))
+        with_y: Float64 = np.zeros(x.shape[1])
+        for part, label in _chunks(x, y):
+            centred = part - mean
+            covariance = covariance + centred.T @ centred / len(x)
+            with_y = with_y + centred.T @ (label - y_mean) / len(x)
+        W = _solution(covariance, with_y)
         b = y_mean - float(mean @ W)
-        squares = sum(np.square(q - p @ W - b).sum() for p, q in _chunks(x, y))
-        return cls(W, b, float(squares / len(x)), mean, covariance)
+        squares = sum(float(np.square(q - p @ W - b).sum()) for p, q in _chunks(x, y))
+        return cls(W, b, squares / len(x), mean, covariance)
 
     def at(self, W: npt.ArrayLike, b: npt.ArrayLike) -> Float64:
         """The loss at K points: W is [K] or [K, D], b is [K]; returns [K] float64."""
@@ -118,6 +116,18 @@ class QuadraticLoss(NamedTuple):
         mean = self.mean[:, None]
         hessian = 2 * np.block([[self.covariance + mean @ mean.T, mean], [mean.T, np.eye(1)]])
         return float(2 / np.linalg.eigvalsh(hessian)[-1])
+
+
+def _solution(covariance: Float64, with_y: Float64) -> Float64:
+    """The W of least squares, also where columns depend on each other.
+
+    They may differ in scale by orders of magnitude, so they are brought to one.
+    """
+    scale: Float64 = np.sqrt(np.diagonal(covariance))
+    scale = np.where(scale > 0, scale, 1.0)
+    correlation = covariance / np.outer(scale, scale)
+    result: Float64 = np.linalg.lstsq(correlation, with_y / scale, rcond=None)[0] / scale
+    return result
 
 
 def _chunks(
