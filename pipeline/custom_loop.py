@@ -1,6 +1,5 @@
 """The hand-written training loop: a GradientTape inside one compiled function."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,10 +41,7 @@ class TrainBlock:
         self._model = model
         self._optimizer = optimizer
         self._data = data
-        # A partial is a function of its own for each object. TensorFlow would take _run for
-        # the same one, and warn in a sweep that it is traced again and again.
-        compiled = tf.function(functools.partial(self._run), jit_compile=True)
-        self.run = self._run if run_eagerly else compiled
+        self.run = self._run if run_eagerly else tf.function(self._run, jit_compile=True)
 
     def _run(
         self, block: data_lib.Block, first: tf.Tensor, points: tf.Tensor, updates: tf.Tensor

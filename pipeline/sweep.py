@@ -111,6 +111,7 @@ def main(arguments: list[str]) -> None:
     print(f"Sweeping {configs[0].logdir}: {len(configs)} combinations", flush=True)
     cli.import_tensorflow()
 
+    _expect_retracing()
     _check_optimizers(configs)
     outcomes = []
     for number, config in enumerate(configs, 1):
@@ -119,6 +120,13 @@ def main(arguments: list[str]) -> None:
     print()
     _print_table(outcomes)
     print(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+
+
+def _expect_retracing() -> None:
+    """Keeps TensorFlow from warning that the step is traced again: each run has its own."""
+    import tensorflow as tf
+
+    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
 
 
 def _check_optimizers(configs: list[config_lib.Config]) -> None:

@@ -26,9 +26,11 @@ find_python() {
 
 set_up() {
   local extra=${1:-} base
-  # It is installed when the stamp of this extra holds the requirements of today.
-  local stamp=$venv/.installed${extra:+-$extra}
-  cmp -s "$checkout/setup.cfg" "$stamp" 2>/dev/null && return
+  # It is installed when a stamp holds the requirements of today; any extra has all others.
+  local stamp=$venv/.installed${extra:+-$extra} found
+  for found in "$stamp"*; do
+    cmp -s "$checkout/setup.cfg" "$found" 2>/dev/null && return
+  done
   if ! suited "$python"; then
     base=$(find_python) || return 1
     echo "Making $venv with $("$base" --version) (once)..." >&2
