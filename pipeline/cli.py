@@ -27,6 +27,12 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
     str: flags.DEFINE_string,
 }
 
+# XLA makes one piece of machine code of a loop whose step touches less memory than this.
+# In a larger one it goes through a list of pieces at each step, which costs most of a
+# microsecond (its own limit is 1 KiB).
+_SMALL_LOOP_FLAG = "xla_cpu_small_while_loop_byte_threshold"
+_SMALL_LOOP_BYTES = 2**16
+
 # What TensorFlow's C++ side says at every start on a machine without a GPU.
 _START_UP_NOISE = re.compile(
     r"I\d{4} |WARNING: All log messages before absl::InitializeLog"
@@ -146,6 +152,10 @@ def import_tensorflow() -> None:
     """Imports and starts TensorFlow (seconds) without its notes; warnings are kept."""
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    if _SMALL_LOOP_FLAG not in xla_flags:
+        option = f"--xla_backend_extra_options={_SMALL_LOOP_FLAG}={_SMALL_LOOP_BYTES}"
+        os.environ["XLA_FLAGS"] = f"{xla_flags} {option}".strip()
     # Hundreds of thousands of objects that stay: no need to look for garbage among them.
     gc.disable()
     with _without_start_up_noise():

@@ -4,7 +4,7 @@ import functools
 import pathlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorboard.plugins.scalar import metadata as scalar
 
 _SECONDS_BETWEEN_FLUSHES = 1.0
-_HEADER = 12  # bytes of a record before its data: the length, and its checksum
+# Bytes of a record before its data, the length and its checksum, and after, its checksum.
+_HEADER, _FOOTER = 12, 4
 _SCRATCH = "ram://record"
 
 
@@ -42,13 +43,25 @@ class EventFile:
         self.write(step=first_step, session_log=start)
 
     def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> None:
-        """Appends K points of each tag: steps is [K], each of values is [K]."""
+        """Appends K points of each tag.
+
+        Args:
+          steps: [K], ascending.
+          values: [K] each.
+
+        Raises:
+          ValueError: A tag has more or fewer values than there are steps.
+        """
         steps = np.asarray(steps, np.int64)
         numbers = {tag: np.asarray(array, np.float32) for tag, array in values.items()}
+        for tag, array in numbers.items():
+            if array.shape != steps.shape:
+                raise ValueError(f"{tag} has values {array.shape} for steps {steps.shape}")
         if len(steps) and not numbers.keys() <= self._described:
             self._write_described(int(steps[0]), {tag: a[0] for tag, a in numbers.items()})
             steps, numbers = steps[1:], {tag: array[1:] for tag, array in numbers.items()}
-        self._file.write(_scalar_records(steps, time.time(), numbers))
+        for records in _scalar_records(steps, time.time(), numbers):
+            self._file.write(records.data)
         if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
@@ -84,20 +97,18 @@ class EventFile:
 
 def _scalar_records(
     steps: npt.NDArray[np.int64], wall_time: float, values: Mapping[str, npt.NDArray[np.float32]]
-) -> bytes:
-    """K records, each an Event with a step and a value for each tag, as a file's content.
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """K records, each an Event with a step and a value for each tag: a file's content, in parts.
 
     All records of a stretch have the same bytes but for the step, the values and the
     checksum, so they are made at once, as the rows of an array. An Event object for each
-    would take as long as many training steps. steps is [K], each of values is [K].
+    would take as long as many training steps. steps is [K], ascending, each of values is [K].
     """
     widths = np.maximum(1, -(-_bit_length(steps) // 7))  # bytes of the step as a varint
-    parts = []
-    for width in np.unique(widths):
-        rows = widths == width
+    for width in range(widths[0], widths[-1] + 1) if len(steps) else ():
+        rows = slice(*np.searchsorted(widths, [width, width + 1]))
         columns = {tag: array[rows] for tag, array in values.items()}
-        parts.append(_equally_long_records(steps[rows], int(width), wall_time, columns))
-    return b"".join(parts)
+        yield _equally_long_records(steps[rows], width, wall_time, columns)
 
 
 def _equally_long_records(
@@ -105,12 +116,16 @@ def _equally_long_records(
     width: int,
     wall_time: float,
     values: Mapping[str, npt.NDArray[np.float32]],
-) -> bytes:
+) -> npt.NDArray[np.uint8]:
     # A step of 0 would be left out of the template.
-    event = tf.compat.v1.Event(wall_time=wall_time, step=max(1, int(steps[0])))
+    event = tf.compat.v1.Event(wall_time=wall_time, step=1 << 7 * (width - 1))
     sizes = [event.summary.value.add(tag=tag, simple_value=0.0).ByteSize() for tag in values]
     template = np.frombuffer(event.SerializeToString(), np.uint8)
-    data = np.tile(template, (len(steps), 1))
+    length = np.frombuffer(len(template).to_bytes(8, "little"), np.uint8)
+    records = np.empty((len(steps), _HEADER + len(template) + _FOOTER), np.uint8)
+    records[:, :_HEADER] = [*length, *_masked(np.array([_crc32c(length)])).tobytes()]
+    data = records[:, _HEADER:-_FOOTER]
+    data[:] = template
     for i in range(width):
         more = 0x80 if i < width - 1 else 0
         data[:, 10 + i] = steps >> 7 * i & 0x7F | more  # 10: after wall_time and the step's key
@@ -120,11 +135,9 @@ def _equally_long_records(
         data[:, end - 4 : end] = array.astype("<f4").view(np.uint8).reshape(-1, 4)
         varying += range(end - 4, end)
         end -= size + 1 + -(-size.bit_length() // 7)  # the value, its key and its length
-    checksum = _checksums(data, template, varying)
-    length = np.frombuffer(len(template).to_bytes(8, "little"), np.uint8)
-    header = np.concatenate([length, _masked(np.array([_crc32c(length)])).view(np.uint8)])
-    header = np.broadcast_to(header, (len(data), _HEADER))
-    return np.hstack([header, data, checksum.view(np.uint8).reshape(-1, 4)]).tobytes()
+    checksums = _checksums(data, template, varying)
+    records[:, -_FOOTER:] = checksums.view(np.uint8).reshape(-1, _FOOTER)
+    return records
 
 
 def _bit_length(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -27,13 +27,11 @@ def mean_squared_error(
     Returns:
       A scalar float32.
     """
-    error = y - prediction
+    squares = tf.square(y - prediction)
     if count is None:
-        count = tf.shape(y)[0]
-    else:
-        error = tf.where(tf.range(tf.shape(y)[0]) < count, error, 0.0)
-    # A dot product and not reduce_mean: XLA sums it with vector instructions.
-    return tf.tensordot(error, error, 1) / tf.cast(count, tf.float32)
+        return tf.reduce_mean(squares)
+    belongs = tf.range(tf.shape(y)[0]) < count
+    return tf.reduce_sum(tf.where(belongs, squares, 0.0)) / tf.cast(count, tf.float32)
 
 
 class QuadraticLoss(NamedTuple):

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from pipeline import cli
+
+cli.import_tensorflow()  # as every entry point does: XLA takes its settings once in a process
+
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
 
 

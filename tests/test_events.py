@@ -142,7 +142,7 @@ def test_no_points_write_nothing_and_leave_the_description_for_the_first(
 def test_values_must_be_as_many_as_steps(tmp_path: pathlib.Path) -> None:
     file = _open(tmp_path)
     for values in ([1, 2], [1, 2, 3, 4]):
-        with pytest.raises(IndexError):
+        with pytest.raises(ValueError, match="a has values"):
             file.scalars([0, 1, 2], {"a": values})
     file.close()
 

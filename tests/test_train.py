@@ -194,3 +194,15 @@ def test_an_unknown_optimizer_leaves_no_folder(tmp_path: pathlib.Path) -> None:
     assert len(result.stderr.splitlines()) == 1
     assert "'sdg'" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_loop_is_one_piece_of_machine_code_beside_xla_flags_of_ones_own(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's flags ask XLA for what it compiled; there, the loop is a single call."""
+    dump = tmp_path / "dump"
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={dump} --xla_dump_hlo_as_text")
+    assert conftest.call("train", "--run_name=run", cwd=tmp_path).returncode == 0
+    compiled = [path.read_text() for path in dump.glob("*cpu_after_optimizations.txt")]
+    (loop,) = [text for text in compiled if " while(" in text]
+    assert 'xla_cpu_small_call="true"' in loop
