@@ -131,7 +131,7 @@ def _dots(
     drawn_from: examples.Examples,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Takes x [M, D] and y [M] of a sample that is small enough to draw."""
-    rows = np.arange(len(drawn_from.y))
-    if len(rows) > _MOST_DOTS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, _MOST_DOTS, replace=False))
+    count = len(drawn_from.y)
+    rows = np.random.default_rng(0).choice(count, min(count, _MOST_DOTS), replace=False)
+    rows.sort()
     return drawn_from.x[rows].reshape(len(rows), -1), drawn_from.y[rows]

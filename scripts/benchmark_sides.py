@@ -43,7 +43,13 @@ def timed(work: Callable[[], Any], amount: int) -> Round:
 
 
 def pipeline(
-    *, loop: str, epochs: int, batch_size: int = 0, count: int = 201, summaries: bool = True
+    *,
+    loop: str,
+    epochs: int,
+    batch_size: int = 0,
+    count: int = 201,
+    summaries: bool = True,
+    csv: bool = False,
 ) -> Round:
     """This project: seconds from the end of the first block to the last, of each step.
 
@@ -64,6 +70,7 @@ def pipeline(
             loop=loop,
             epochs=epochs,
             batch_size=batch_size,
+            data=csv_file() if csv else "",
             num_examples=count,
             summary_every=1,
             run_name="run",
@@ -250,21 +257,27 @@ def sgd_regressor() -> Round:
     return timed(work, _MILLION)
 
 
-def read_csv(*, with_numpy: bool) -> Round:
-    """Reads a CSV file of a million rows and two columns."""
-    from pipeline import examples as examples_lib
-
+def csv_file() -> str:
+    """The path of a CSV file of a million rows and two columns."""
     path = pathlib.Path(tempfile.gettempdir()) / "pipeline-benchmark.csv"
     if not path.exists():
         unfinished = path.with_suffix(f".{time.time_ns()}")
         table = np.column_stack(examples(_MILLION))
         np.savetxt(unfinished, table, delimiter=",", header="x,y", comments="", fmt="%.7g")
         unfinished.rename(path)
+    return str(path)
+
+
+def read_csv(*, with_numpy: bool) -> Round:
+    """Reads the CSV file."""
+    from pipeline import examples as examples_lib
+
+    path = csv_file()
     if with_numpy:
         return timed(
             lambda: np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1), _MILLION
         )
-    return timed(lambda: examples_lib.read_columns(str(path), ["x", "y"]), _MILLION)
+    return timed(lambda: examples_lib.read_columns(path, ["x", "y"]), _MILLION)
 
 
 SIDES: dict[str, Callable[[], Round]] = {
@@ -276,6 +289,9 @@ SIDES: dict[str, Callable[[], Round]] = {
     "jax scan": jax_scan,
     "pipeline 32": lambda: pipeline(loop="custom", epochs=4, batch_size=32, count=_MILLION),
     "pipeline 1024": lambda: pipeline(loop="custom", epochs=8, batch_size=1024, count=_MILLION),
+    "pipeline 1024, CSV": lambda: pipeline(
+        loop="custom", epochs=8, batch_size=1024, count=_MILLION, csv=True
+    ),
     "keras fit 32": lambda: keras(epochs=1, batch_size=32, count=50_000),
     "keras fit 1024": lambda: keras(epochs=1, batch_size=1024, count=_MILLION),
     "jax 32": lambda: jax_epoch(batch_size=32),
