@@ -30,8 +30,8 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 # XLA makes one piece of machine code of a loop whose step touches less memory than this.
 # In a larger one it goes through a list of pieces at each step, which costs most of a
 # microsecond (its own limit is 1 KiB).
-_SMALL_LOOP_FLAG = "xla_cpu_small_while_loop_byte_threshold"
-_SMALL_LOOP_BYTES = 2**16
+_XLA_OPTION = "xla_cpu_small_while_loop_byte_threshold"
+XLA_FLAG = f"--xla_backend_extra_options={_XLA_OPTION}={2**16}"
 
 # What TensorFlow's C++ side says at every start on a machine without a GPU.
 _START_UP_NOISE = re.compile(
@@ -153,9 +153,8 @@ def import_tensorflow() -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     xla_flags = os.environ.get("XLA_FLAGS", "")
-    if _SMALL_LOOP_FLAG not in xla_flags:
-        option = f"--xla_backend_extra_options={_SMALL_LOOP_FLAG}={_SMALL_LOOP_BYTES}"
-        os.environ["XLA_FLAGS"] = f"{xla_flags} {option}".strip()
+    if _XLA_OPTION not in xla_flags:
+        os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
     # Hundreds of thousands of objects that stay: no need to look for garbage among them.
     gc.disable()
     with _without_start_up_noise():

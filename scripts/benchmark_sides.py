@@ -287,6 +287,7 @@ SIDES: dict[str, Callable[[], Round]] = {
     "guide": guide,
     "keras fit": lambda: keras(epochs=30, batch_size=1000, tensorboard=True),
     "jax scan": jax_scan,
+    "jax scan with our XLA flag": jax_scan,  # benchmark.py sets it
     "pipeline 32": lambda: pipeline(loop="custom", epochs=4, batch_size=32, count=_MILLION),
     "pipeline 1024": lambda: pipeline(loop="custom", epochs=8, batch_size=1024, count=_MILLION),
     "pipeline 1024, CSV": lambda: pipeline(
