@@ -1,6 +1,7 @@
 """SavedModels: written whole or not at all, and loaded again."""
 
 import pathlib
+import re
 import shutil
 from collections.abc import Callable
 
@@ -71,14 +72,8 @@ def load(path: pathlib.Path) -> Exported:
 
 def newest_version(folder: pathlib.Path) -> int:
     """The highest number of a SavedModel in a folder of versions, or 0."""
-    return max(
-        (
-            int(path.parent.name)
-            for path in folder.glob("*/saved_model.pb")
-            if path.parent.name.isdecimal()
-        ),
-        default=0,
-    )
+    names = [path.parent.name for path in folder.glob("*/saved_model.pb")]
+    return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=0)
 
 
 def publish(

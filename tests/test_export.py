@@ -109,6 +109,7 @@ def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
     changed.W.assign(-7.0)
     _publish(tmp_path / "10", changed)
     (tmp_path / "11").mkdir()  # holds no SavedModel
+    shutil.copytree(tmp_path / "9", tmp_path / "012")  # is not how a version is written
     (tmp_path / "notes.txt").touch()
     exported = export.load(tmp_path)
     assert exported.path == tmp_path / "10"
