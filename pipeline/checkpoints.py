@@ -159,7 +159,9 @@ def parameters(path: pathlib.Path) -> tuple[npt.NDArray[np.float32], npt.NDArray
     Raises:
       errors.InputError: there is none.
     """
-    candidates = _newest_first(path) if path.is_dir() else [path]
+    # What the shell completes is the name of a checkpoint's file.
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    candidates = _newest_first(path) if path.is_dir() else [prefix]
     for candidate in candidates:
         if _damage(candidate) is None:
             reader = tf.train.load_checkpoint(str(candidate))

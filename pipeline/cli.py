@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import gc
 import os
+import pathlib
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -43,13 +45,18 @@ _START_UP_NOISE = re.compile(
 def define_flags() -> None:
     """Defines one absl flag for each field of Config."""
     for field in dataclasses.fields(config_lib.Config):
-        bounds = config_lib.bounds(field)
-        help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
-        choices = field.metadata["choices"]
-        if choices:
-            flags.DEFINE_enum(field.name, str(field.default), choices, help_text)
-        else:
-            _DEFINE[field.type](field.name, field.default, help_text)
+        define_flag(field)
+
+
+def define_flag(field: "dataclasses.Field[Any]") -> None:
+    """Defines the absl flag of a field of Config."""
+    bounds = config_lib.bounds(field)
+    help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
+    choices = field.metadata["choices"]
+    if choices:
+        flags.DEFINE_enum(field.name, str(field.default), choices, help_text)
+    else:
+        _DEFINE[field.type](field.name, field.default, help_text)
 
 
 def config_from_flags() -> config_lib.Config:
@@ -71,8 +78,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        message = " ".join(str(error).split())
-        print(f"{_program()}: {message}; see --help", file=sys.stderr)
+        _complain(f"{' '.join(str(error).split())}; see --help")
         sys.exit(2)
     except SystemExit:
         # absl ends --help with 1, as if asking for help had failed.
@@ -95,11 +101,14 @@ def start(
         try:
             main(arguments[1:])
         except errors.PipelineError as error:
-            print(f"{_program()}: {error}", file=sys.stderr)
+            _complain(str(error))
             return error.exit_code
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            print(f"{_program()}: {place}{error.strerror or error}", file=sys.stderr)
+            _complain(f"{place}{error.strerror or error}")
+            return 1
+        except MemoryError as error:
+            _complain(f"there is not enough memory: {error}")
             return 1
         return 0
 
@@ -108,12 +117,17 @@ def start(
     app.run(guarded_main, flags_parser=flags_parser)
 
 
+def _complain(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody may be left to read it
+        print(f"{_program()}: {message}", file=sys.stderr)
+
+
 def _program() -> str:
     return os.path.splitext(os.path.basename(sys.argv[0]))[0]
 
 
 def command(module: str, *arguments: str) -> str:
-    """A command line that starts an entry point from here, to be shown to people."""
+    """A command line that starts an entry point from here, to be copied by people."""
     interpreter = sys.executable
     for name in ("python", "python3"):
         on_path = shutil.which(name)
@@ -122,7 +136,12 @@ def command(module: str, *arguments: str) -> str:
             break
     else:
         interpreter = os.path.relpath(interpreter)
-    return " ".join([interpreter, "-m", f"pipeline.{module}", *arguments])
+    return shlex.join([interpreter, "-m", f"pipeline.{module}", *arguments])
+
+
+def repeat_command(flagfile: pathlib.Path) -> str:
+    """The command line that trains a run once more, under a name of its own."""
+    return command("train", f"--flagfile={flagfile}", "--run_name=")
 
 
 @contextlib.contextmanager
@@ -152,6 +171,7 @@ def import_tensorflow() -> None:
     """Imports and starts TensorFlow (seconds) without its notes; warnings are kept."""
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever other projects of the user have
     xla_flags = os.environ.get("XLA_FLAGS", "")
     if _XLA_OPTION not in xla_flags:
         os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()

@@ -4,12 +4,15 @@ Standard library only: a wrong flag is answered before TensorFlow is imported.
 """
 
 import dataclasses
-import math
 import os
 import re
 from typing import Any
 
 from pipeline import errors
+
+_LARGEST_FLOAT32 = float.fromhex("0x1.fffffep127")
+_LARGEST_INT32 = 2**31 - 1
+MOST_STEPS = 10**15  # exact in a float64, too
 
 
 def _field(
@@ -80,13 +83,16 @@ class Config:
     )
     initial_w: float = _field(5.0, "W at the start of training.")
     initial_b: float = _field(0.0, "b at the start of training.")
-    num_examples: int = _field(201, "Synthetic training examples.", at_least=2)
+    num_examples: int = _field(
+        201, "Synthetic training examples.", at_least=2, at_most=_LARGEST_INT32
+    )
     validation_examples: int | None = _field(
         None,
         "Examples that are measured but not trained on. Synthetic data: drawn "
         "independently from the same line, 201 by default. A file: so many of its "
         "rows, chosen by the seed and set apart, none by default.",
         at_least=0,
+        at_most=_LARGEST_INT32,
     )
     true_w: float = _field(3.0, "W of the line that synthetic data are drawn from.")
     true_b: float = _field(2.0, "b of the line that synthetic data are drawn from.")
@@ -114,6 +120,7 @@ class Config:
         "Steps between the points of W, b and loss in TensorBoard; 0 records every step of a "
         "run of up to 10,000 and an even selection of a longer one.",
         at_least=0,
+        at_most=MOST_STEPS,
         may_change=True,
     )
     profile_steps: str = _field(
@@ -125,6 +132,7 @@ class Config:
         0,
         "Steps between checkpoints; 0 leaves it to --checkpoint_secs.",
         at_least=0,
+        at_most=MOST_STEPS,
         may_change=True,
     )
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
@@ -243,8 +251,8 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
         raise errors.InputError(
             f"--{field.name} must be one of {', '.join(limits['choices'])}; received {value!r}"
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise errors.InputError(f"--{field.name} must be a finite number; received {value}")
+    if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT32:
+        raise errors.InputError(f"--{field.name} must be a finite float32; received {value}")
     if (
         (limits["above"] is not None and value <= limits["above"])
         or (limits["at_least"] is not None and value < limits["at_least"])

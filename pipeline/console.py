@@ -1,5 +1,6 @@
 """What the person at the terminal reads."""
 
+import os
 import shutil
 import sys
 import time
@@ -47,8 +48,8 @@ class Console:
         self._epochs = epochs
         self._last_step = last_step
         self._every = -(-epochs // _MOST_ROWS)
-        self._first_step: int | None = None
-        self._started = self._spoke = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._spoke = time.monotonic()
 
     def epochs(self, ends: metrics.EpochMetrics) -> None:
         """Prints the rows of the table that are among these epochs."""
@@ -61,14 +62,15 @@ class Console:
 
     def progress(self, step: int, loss: float) -> None:
         """Shows that training is alive, at most ten times a second."""
-        if self._first_step is None:
-            self._first_step = step
         now = time.monotonic()
+        if self._first is None:  # what went before was compilation
+            self._first = step, now
+        first_step, started = self._first
         pause = _SECONDS_BETWEEN_LIVE_LINES if self._is_terminal else _SECONDS_BETWEEN_PLAIN_LINES
-        if now - self._spoke < pause:
+        if now - self._spoke < pause or now == started:
             return
         self._spoke = now
-        speed = (step - self._first_step) / (now - self._started)
+        speed = (step - first_step) / (now - started)
         text = f"  step {step:,} of {self._last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -87,5 +89,9 @@ class Console:
         return label.ljust(max(width, len("Starting:")))
 
     def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:
+            # Who read it has gone (`| head`, or a `tee` at Ctrl-C): the run goes on unseen.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())

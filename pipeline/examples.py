@@ -5,6 +5,7 @@ So that a mistake in a file is answered before TensorFlow is imported.
 
 import csv
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -131,6 +132,8 @@ def read_header(path: str) -> list[str]:
       errors.InputError: no such file, nothing in it, or a first line that doesn't
         name each column once.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise errors.InputError(f"{path}: must be a file on disk, which is read several times")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = [name.strip() for name in next(csv.reader(file), [])]

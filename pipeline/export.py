@@ -23,6 +23,7 @@ class Exported:
       path: Where it was loaded from.
       num_features: D, or None where x is [N].
       features: Names of the features, or () where the export does not say.
+      label: The name of y, or '' where the export does not say.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -39,8 +40,8 @@ class Exported:
                 f"{path}: is no SavedModel with a signature serving_default from x to y"
             ) from error
         self.num_features: int | None = shape[1] if shape.rank == 2 else None
-        names = getattr(self._loaded, "features", None)
-        self.features = () if names is None else tuple(n.decode() for n in names.numpy())
+        self.features = tuple(self._names("features"))
+        self.label = "".join(self._names("label"))
 
     def predict(self, x: Array) -> Array:
         """Predicts y [N] from x [N] or [N, D]."""
@@ -48,9 +49,15 @@ class Exported:
         return result
 
     def parameters(self) -> tuple[Array, Array]:
-        """W, a scalar or [D], and b."""
+        """W, a scalar or [D], and b; raises errors.InputError if it does not say."""
+        if "parameters" not in self._loaded.signatures:
+            raise errors.InputError(f"{self.path}: has no signature parameters that gives W and b")
         values = self._loaded.signatures["parameters"]()
         return values["W"].numpy(), values["b"].numpy()
+
+    def _names(self, attribute: str) -> list[str]:
+        saved = getattr(self._loaded, attribute, None)
+        return [] if saved is None else [name.decode() for name in np.atleast_1d(saved.numpy())]
 
 
 def load(path: pathlib.Path) -> Exported:
@@ -77,7 +84,12 @@ def newest_version(folder: pathlib.Path) -> int:
 
 
 def publish(
-    model: model_lib.Model, version: pathlib.Path, *, features: tuple[str, ...], sample: Array
+    model: model_lib.Model,
+    version: pathlib.Path,
+    *,
+    features: tuple[str, ...],
+    label: str,
+    sample: Array,
 ) -> None:
     """Writes the model as a version of an export folder, after it was tried.
 
@@ -86,6 +98,7 @@ def publish(
       version: The path of the version, which must not exist. Its folder is made if
         needed.
       features: Names of the features, saved with the model.
+      label: The name of y, saved with the model.
       sample: [N] or [N, D], inputs on which the reloaded model must agree with the
         live one before it gets its version's name.
 
@@ -95,14 +108,16 @@ def publish(
     unfinished = version.with_name(f".{version.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _save(model, unfinished, features=features)
+        _save(model, unfinished, features=features, label=label)
         _check(unfinished, model, sample)
         unfinished.rename(version)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _save(model: model_lib.Model, path: pathlib.Path, *, features: tuple[str, ...]) -> None:
+def _save(
+    model: model_lib.Model, path: pathlib.Path, *, features: tuple[str, ...], label: str
+) -> None:
     """Saves a module of two signatures that is the same for both kinds of model.
 
     keras.export.ExportArchive would save the same, but for Keras models only.
@@ -112,6 +127,7 @@ def _save(model: model_lib.Model, path: pathlib.Path, *, features: tuple[str, ..
     served.W.assign(W)
     served.b.assign(b)
     served.features = tf.Variable(features, trainable=False)
+    served.label = tf.Variable(label, trainable=False)
     x = tf.TensorSpec([None] if W.shape.rank == 0 else [None, len(features)], tf.float32, "x")
     predict: Callable[..., object] = tf.function(lambda x: {"y": served(x)}, input_signature=[x])
     parameters = tf.function(

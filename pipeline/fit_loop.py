@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import data as data_lib
-from pipeline import metrics, optimizers
+from pipeline import losses, metrics, optimizers
 from pipeline import model as model_lib
 
 _STEPS_PER_EXECUTION = 256  # steps in one call of Keras' compiled function
@@ -39,7 +39,7 @@ class _Trajectory(tf.keras.metrics.Metric):  # type: ignore[misc]
     def update_state(self, y: tf.Tensor, prediction: tf.Tensor, sample_weight: Any = None) -> None:
         """Takes y [b] and the prediction [b] from before the step's update."""
         del sample_weight
-        loss = tf.reduce_mean(tf.square(y - prediction))
+        loss = losses.mean_squared_error(y, prediction)
         for part, value in zip(self._parts, (*self._parameters(), loss), strict=True):
             part.scatter_update(tf.IndexedSlices(value, self.count))
         self.count.assign_add(1)
@@ -58,7 +58,7 @@ class _Trajectory(tf.keras.metrics.Metric):  # type: ignore[misc]
         """Does nothing: what was kept has been handed out."""
 
 
-class _Points(tf.keras.callbacks.Callback):  # type: ignore[misc]
+class _HandOut(tf.keras.callbacks.Callback):  # type: ignore[misc]
     """Turns what Keras has trained into the points that the custom loop hands out."""
 
     def __init__(
@@ -81,13 +81,13 @@ class _Points(tf.keras.callbacks.Callback):  # type: ignore[misc]
         W, b, loss = self._trajectory.take()
         W, b = np.concatenate([self._W, W]), np.concatenate([self._b, b])
         self._W, self._b = W[-1:], b[-1:]
-        self._hand_out(W[:-1], b[:-1], loss)
+        self._give(W[:-1], b[:-1], loss)
 
-    def hand_out_last(self, loss: float) -> None:
+    def last(self, loss: float) -> None:
         """Hands out the point after the last update."""
-        self._hand_out(self._W, self._b, np.array([loss], np.float32))
+        self._give(self._W, self._b, np.array([loss], np.float32))
 
-    def _hand_out(self, W: Any, b: Any, loss: Any) -> None:
+    def _give(self, W: Any, b: Any, loss: Any) -> None:
         steps = np.arange(self._step, self._step + len(loss))
         self._step += len(loss)
         self._observe(metrics.StepMetrics(steps, W, b, loss))
@@ -112,7 +112,8 @@ def train(
     out: it numbers its points by calls and writes means over the epoch, and its graph is
     empty.
     """
-    capacity = 1 if run_eagerly else _STEPS_PER_EXECUTION
+    # Fewer where a step is slow, so that it can be stopped and saved between them.
+    capacity = 1 if run_eagerly else min(_STEPS_PER_EXECUTION, data.block_steps)
     trajectory = _Trajectory(model, capacity=capacity)
     model.compile(
         optimizer=optimizer,
@@ -121,12 +122,12 @@ def train(
         run_eagerly=run_eagerly,
         steps_per_execution=capacity,
     )
-    points = _Points(model, trajectory, step=first_step, observe=observe)
+    hand_out = _HandOut(model, trajectory, step=first_step, observe=observe)
     done = first_step
     while done < last_step:
         end = last_step if next_stop is None else min(last_step, next_stop(done))
         batches = data.batches(done, end - 1)
-        model.fit(batches, callbacks=[points], shuffle=False, verbose=0)
+        model.fit(batches, callbacks=[hand_out], shuffle=False, verbose=0)
         done = end
     x, y = next(iter(data.batches(last_step, last_step)))
-    points.hand_out_last(float(tf.reduce_mean(tf.square(y - model(x)))))
+    hand_out.last(float(losses.mean_squared_error(y, model(x))))

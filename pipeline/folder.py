@@ -7,9 +7,19 @@ import pathlib
 import shutil
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 from pipeline import config as config_lib
 from pipeline import errors
+
+# What a run makes in its folder.
+_OWN = frozenset(
+    (
+        *("flags.txt", ".flags.unfinished", ".lock", "checkpoints", "figures", "export"),
+        *("train", "validation", "least_squares", "truth"),
+        *("model.weights.h5", ".unfinished.model.weights.h5"),
+    )
+)
 
 
 class RunFolder:
@@ -52,18 +62,21 @@ class RunFolder:
         """
         if not self.path.exists():
             self._check_parent()
-        elif config.overwrite:
-            with self._locked():
-                pass
-        elif self.flags.exists():
-            self._check_flags(config)
-            with self._locked():
-                pass
-        elif not self._lock.exists():
+            return
+        if not self.path.is_dir() or not self._is_run():
             raise errors.InputError(
-                f"the folder {self.path} exists already and is no run of this pipeline; "
-                "choose another --run_name"
+                f"{self.path} exists already and is no run of this pipeline; choose another "
+                "--run_name"
             )
+        if self.resumes(config):
+            self._check_flags(config)
+        if self._lock.exists():
+            with self._locked():
+                pass
+
+    def resumes(self, config: config_lib.Config) -> bool:
+        """Whether a run with these settings would go on with one that is here."""
+        return self.flags.exists() and not config.overwrite
 
     @contextlib.contextmanager
     def opened(self, config: config_lib.Config) -> Iterator[bool]:
@@ -75,7 +88,7 @@ class RunFolder:
         self.check(config)
         if config.overwrite and self.path.exists():
             with self._locked():
-                self.path.rename(self._aside())
+                self._move_aside()
         is_new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -89,18 +102,24 @@ class RunFolder:
                 yield resumes
             except BaseException:
                 if not self.flags.exists():  # there is nothing yet to go on from
-                    shutil.rmtree(self.path, ignore_errors=True)
+                    self._remove()
                 raise
 
     def write_flags(self, config: config_lib.Config) -> None:
         """Records the settings; from now on the run can be resumed."""
+        self._write_flags(config.to_flags())
+
+    def _write_flags(self, flags: list[str]) -> None:
         unfinished = self.path / ".flags.unfinished"
-        unfinished.write_text("\n".join(config.to_flags()) + "\n")
+        unfinished.write_text("\n".join(flags) + "\n")
         unfinished.rename(self.flags)
 
-    def read_flags(self) -> list[str]:
-        """The flags of the run in this folder."""
+    def _read_flags(self) -> list[str]:
         return self.flags.read_text().splitlines()
+
+    def _is_run(self) -> bool:
+        """Whether the folder holds a run, or only what a start of one left behind."""
+        return self.flags.exists() or all(p.name in _OWN for p in self.path.iterdir())
 
     def _check_parent(self) -> None:
         parent = self.path.parent
@@ -113,7 +132,7 @@ class RunFolder:
             )
 
     def _check_flags(self, config: config_lib.Config) -> None:
-        flags = self.read_flags()
+        flags = self._read_flags()
         different = config_lib.differences(flags, config.to_flags())
         if different:
             raise errors.InputError(
@@ -121,12 +140,13 @@ class RunFolder:
                 "same to resume it, or choose another --run_name, or start anew with "
                 "--overwrite"
             )
-        (epochs,) = (int(flag.split("=")[1]) for flag in flags if flag.startswith("--epochs="))
-        if config.epochs < epochs:
-            raise errors.InputError(
-                f"the run {self.path} has --epochs={epochs}, which may grow but not shrink; "
-                f"received --epochs={config.epochs}"
-            )
+        for flag in flags:
+            name, _, value = flag.partition("=")
+            if name == "--epochs" and config.epochs < int(value):
+                raise errors.InputError(
+                    f"the run {self.path} has {flag}, which may grow but not shrink; "
+                    f"received --epochs={config.epochs}"
+                )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -144,24 +164,50 @@ class RunFolder:
                     f"the run {self.path} is in use by process {file.read() or '?'}; wait for "
                     "it, or stop it, or choose another --run_name"
                 ) from None
+            if not self._is_lock(file):
+                raise errors.RunError(
+                    f"another process has just started the run {self.path} anew; wait for it, "
+                    "or stop it, or choose another --run_name"
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
 
-    def _aside(self) -> pathlib.Path:
-        """A free name beside the run."""
-        return self.path.with_name(f"{self.path.name}.{name_from_time()}-{os.getpid()}")
+    def _is_lock(self, file: TextIO) -> bool:
+        """Whether an open file is still the lock, and was not moved away with the folder."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._lock))
+        except FileNotFoundError:
+            return False
+
+    def _move_aside(self) -> None:
+        """Gives the run a free name beside its own, under which it can go on."""
+        moved = RunFolder(self.path.with_name(f"{self.path.name}.{name_from_time()}"))
+        self.path.rename(moved.path)
+        if moved.flags.exists():
+            name = f"--run_name={moved.path.name}"
+            flags = moved._read_flags()
+            moved._write_flags([name if f.startswith("--run_name=") else f for f in flags])
 
     def _clear(self) -> None:
         """Removes what a start left that was killed before it could be resumed."""
         for child in self.path.iterdir():
+            if child.name not in _OWN or child == self._lock:
+                continue
             if child.is_dir():
                 shutil.rmtree(child)
-            elif child != self._lock:
+            else:
                 child.unlink()
+
+    def _remove(self) -> None:
+        """Removes a run that can't be resumed, and leaves what else is in the folder."""
+        with contextlib.suppress(OSError):
+            self._clear()
+            self._lock.unlink()
+            self.path.rmdir()
 
 
 def name_from_time() -> str:
-    """A run name that sorts by time."""
-    return time.strftime("%Y%m%d-%H%M%S")
+    """A run name that sorts by time, and no other process on this machine takes."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"

@@ -44,7 +44,9 @@ def create(
         optimizer = tf.keras.optimizers.get(
             {"class_name": name, "config": {"learning_rate": learning_rate}}
         )
-    except (TypeError, ValueError) as error:
+        if type(optimizer) is tf.keras.optimizers.Optimizer:
+            raise TypeError("it is the base of the others")
+    except (KeyError, TypeError, ValueError) as error:
         raise errors.InputError(
             "--optimizer must be a name that tf.keras.optimizers.get knows, such as sgd, "
             f"adam or rmsprop; received {name!r}"

@@ -79,7 +79,8 @@ class Pictures:
         """Records how far off the predictions are, over an even selection of examples."""
         every = -(-len(self._data.train.y) // _MOST_RESIDUALS)
         x, y = self._data.train.x[::every], self._data.train.y[::every]
-        residuals = y - x.reshape(len(x), -1) @ model.W - model.b
+        W = model.W.astype(np.float64)  # or large numbers would overflow
+        residuals = y - x.reshape(len(x), -1) @ W - model.b
         self._summaries.histogram(step, "residuals", residuals)
 
     def _save(self, name: str, step: int, figure: Figure) -> None:

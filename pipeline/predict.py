@@ -5,6 +5,7 @@ Examples:
   python -m pipeline.predict --export_dir=logs/<run>/export --input=points.csv --output=y.csv
 """
 
+import csv
 import os
 import pathlib
 import sys
@@ -36,7 +37,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "output",
         "",
-        "The CSV file to write x and y to; by default they are printed. Replaced if it exists.",
+        "The CSV file to write inputs and predictions to; by default they are printed. "
+        "Replaced if it exists.",
     )
 
 
@@ -51,6 +53,8 @@ def main(arguments: list[str]) -> None:
     export_dir = pathlib.Path(values.export_dir)
     if not export_dir.is_dir():
         raise errors.InputError(f"--export_dir={export_dir}: is not a folder")
+    if os.path.isdir(values.output):
+        raise errors.InputError(f"--output={values.output}: is a folder; give the name of a file")
     numbers = _numbers(values.x)
     if values.input:
         examples.read_header(values.input)
@@ -63,19 +67,23 @@ def main(arguments: list[str]) -> None:
     x = _read(values.input, exported, features) if values.input else _rows(numbers, exported)
     y = exported.predict(x)
     table = np.column_stack([x, y])
+    header = [*features, exported.label or "y"]
     if values.output:
-        _write(table, [*features, "y"], values.output)
+        _write(table, header, values.output)
     else:
-        _print(table, [*features, "y"], sys.stdout)
+        _print(table, header, sys.stdout)
 
 
-def _numbers(texts: list[str]) -> list[float]:
+def _numbers(texts: list[str]) -> examples.Array:
     try:
-        numbers = [float(text) for text in texts]
+        with np.errstate(over="ignore"):
+            numbers = np.array([float(text) for text in texts]).astype(np.float32)
     except ValueError as error:
         raise errors.InputError(f"--x must be numbers; received {','.join(texts)}") from error
     if not np.isfinite(numbers).all():
-        raise errors.InputError(f"--x must be finite numbers; received {','.join(texts)}")
+        raise errors.InputError(
+            f"--x must be numbers that are finite as float32; received {','.join(texts)}"
+        )
     return numbers
 
 
@@ -83,9 +91,8 @@ def _default_names(num_features: int | None) -> tuple[str, ...]:
     return ("x",) if num_features is None else tuple(f"x{i}" for i in range(num_features))
 
 
-def _rows(numbers: list[float], exported: "export.Exported") -> examples.Array:
+def _rows(x: examples.Array, exported: "export.Exported") -> examples.Array:
     """The inputs as the model takes them: [N], or [N, D]."""
-    x = np.array(numbers, np.float32)
     if exported.num_features is None:
         return x
     if len(x) % exported.num_features:
@@ -97,28 +104,37 @@ def _rows(numbers: list[float], exported: "export.Exported") -> examples.Array:
 
 
 def _read(path: str, exported: "export.Exported", features: tuple[str, ...]) -> examples.Array:
-    """The features' columns of a CSV file; its only columns, if they have other names."""
+    """The features' columns of a CSV file.
+
+    An only column may have another name, and so may all where the model has no names.
+    """
     header = examples.read_header(path)
-    names = list(features)
-    if not set(names) <= set(header) and len(header) == len(names):
-        names = header
-    table = examples.read_columns(path, names)
+    is_clear = len(header) == len(features) and (len(features) == 1 or not exported.features)
+    table = examples.read_columns(path, header if is_clear else list(features))
     return table[:, 0] if exported.num_features is None else table
 
 
 def _write(table: examples.Array, header: list[str], path: str) -> None:
-    """Writes a CSV file; whole or not at all."""
-    unfinished = f"{path}.unfinished"
+    """Writes a CSV file; whole or not at all, unless it is something like a pipe."""
+    target = pathlib.Path(path)
+    is_file = target.is_file() or not target.exists()
+    unfinished = target
+    if is_file:
+        target = target.resolve()  # what a link leads to is replaced, not the link
+        unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         with open(unfinished, "w", encoding="utf-8") as file:
             _print(table, header, file)
-        os.replace(unfinished, path)
+        if is_file:
+            unfinished.rename(target)
     except OSError as error:
+        if is_file:
+            unfinished.unlink(missing_ok=True)
         raise errors.RunError(f"--output={path} can't be written: {error.strerror}") from error
 
 
 def _print(table: examples.Array, header: list[str], file: TextIO) -> None:
-    print(",".join(header), file=file)
+    csv.writer(file, lineterminator="\n").writerow(header)
     np.savetxt(file, table, fmt="%s", delimiter=",")  # the shortest digits that give it back
 
 

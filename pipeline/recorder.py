@@ -82,17 +82,20 @@ class Recorder:
     def start(self, model: metrics.Parameters, *, graph: Any) -> None:
         """Shows what is known before training: settings, references, the step's GraphDef."""
         self._draw_references([0, self._last_step])
-        values = dataclasses.asdict(self._config)
         has_validation = self._yardstick.validation is not None
-        self._summaries.hparams({k: values[k] for k in _HPARAMS}, has_validation=has_validation)
+        self._summaries.hparams(self._hparams(), has_validation=has_validation)
         self._summaries.layout()
-        self._summaries.text("settings", self._settings())
+        self._summaries.text("settings", self._settings(), step=0)
         self._summaries.graph(graph)
         self._pictures.start(model)
 
     def extend(self) -> None:
-        """Draws the flat lines on, to the last step of a run that was made longer."""
+        """Draws the flat lines on in a run that was made longer, and shows its settings anew.
+
+        Not in HParams: TensorBoard keeps what it has read there first.
+        """
         self._draw_references([self._last_step])
+        self._summaries.text("settings", self._settings(), step=self.recorded)
 
     def __call__(self, points: metrics.StepMetrics) -> None:
         """Takes the next stretch of points.
@@ -189,12 +192,22 @@ class Recorder:
                 loss = self._yardstick.loss(at)
                 self._summaries.reference(curve, at, loss=loss, steps=steps)
 
+    def _hparams(self) -> dict[str, Any]:
+        """The settings that runs are compared by, without those that do not apply."""
+        values = {name: getattr(self._config, name) for name in _HPARAMS}
+        values["num_examples"] = len(self._data.train.y)
+        if self._config.data:
+            del values["noise_stddev"]
+        if self._config.initialize_from:
+            del values["initial_w"], values["initial_b"]
+        return values
+
     def _settings(self) -> str:
         """The settings, the versions and the data as a table in Markdown."""
         count = len(self._data.train.y)
         validation = 0 if self._data.validation is None else len(self._data.validation.y)
         rows = {
-            "repeat": f"`{cli.command('train', f'--flagfile={self._paths.flags}', '--run_name=')}`",
+            "repeat": f"`{cli.repeat_command(self._paths.flags)}`",
             "examples": f"{count:,} to train on, {validation:,} to validate",
             "features": ", ".join(self._data.features[:20]),
             "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
@@ -208,14 +221,15 @@ class Recorder:
     def _divergence(self, step: int) -> str:
         message = f"the loss is not finite at step {step}"
         last = self._history.last
-        if len(last.step):
-            report = console.report(last.W[0], float(last.b[0]), float(last.loss[0]))
-            message += f"; the last good step is {last.step[0]}: {report}"
-        largest = self._yardstick.train.largest_stable_learning_rate()
-        return (
-            f"{message}; the largest stable learning rate for these data is {largest:.4g}; "
-            f"received --learning_rate={self._config.learning_rate:g}"
-        )
+        if not len(last.step):
+            return f"{message}: the examples, or W and b at the start, are too large for float32"
+        report = console.report(last.W[0], float(last.b[0]), float(last.loss[0]))
+        message += f"; the last good step is {last.step[0]}: {report}; "
+        if self._config.optimizer == "sgd":
+            largest = self._yardstick.train.largest_stable_learning_rate()
+            few = "" if self._steps_per_epoch == 1 else ", for mini-batches it is less"
+            message += f"the largest stable learning rate for these data is {largest:.4g}{few}; "
+        return f"{message}received --learning_rate={self._config.learning_rate:g}"
 
 
 def _pack(name: str, values: Any) -> dict[str, npt.NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import shlex
 import sys
 import zlib
 from typing import NamedTuple
@@ -54,10 +53,15 @@ class Result(NamedTuple):
         return console.report(W, b, self.loss, self.validation_loss)
 
 
-def train(config: config_lib.Config, data: examples.Data) -> Result:
+def train(config: config_lib.Config, data: examples.Data, stop: stopping.StopRequest) -> Result:
     """Trains a model on the data and leaves a finished run folder.
 
     Where the folder holds an unfinished run of the same settings, goes on with that.
+
+    Args:
+      config: The settings.
+      data: The examples.
+      stop: Ends the run early, where it can be resumed.
 
     Raises:
       errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
@@ -66,7 +70,7 @@ def train(config: config_lib.Config, data: examples.Data) -> Result:
       errors.StoppedError: a signal stopped the run; it can be resumed.
     """
     job = _Job(config, data)
-    with stopping.StopRequest() as stop, job.paths.opened(config) as resumes:
+    with job.paths.opened(config) as resumes:
         try:
             return job.run(stop, resumes=resumes)
         except (OSError, tf.errors.OpError) as error:
@@ -85,15 +89,23 @@ class _Job:
         self._config = config
         self._data = data
         self.paths = folder.RunFolder.of(config)
-        self.command = _resume_command(self.paths)
+        self.command = cli.command("train", f"--flagfile={self.paths.flags}")
         self._batches = data_lib.TrainingData(
             *data.train,
             batch_size=config.batch_size,
             seed=config.seed,
             small_blocks=config.run_eagerly,
         )
-        self._last_step = config.epochs * self._batches.steps_per_epoch
-        self._model = _create_model(config, data)
+        self._last_step = _last_step(config, self._batches.steps_per_epoch)
+        shape = data.train.x.shape[1:]
+        self._model = model_lib.create(
+            config.model,
+            initial_w=config.initial_w,
+            initial_b=config.initial_b,
+            num_features=shape[0] if shape else None,
+        )
+        if config.initialize_from and not self.paths.resumes(config):
+            self._initialize()
         self._optimizer = optimizers.create(
             config.optimizer,
             config.learning_rate,
@@ -133,6 +145,17 @@ class _Job:
         self._export(version)
         _say_what_next(self.paths, self._data)
         return self._result()
+
+    def _initialize(self) -> None:
+        """Sets the parameters to those that --initialize_from names."""
+        W, b = _parameters_in(pathlib.Path(self._config.initialize_from))
+        if W.shape != self._data.train.x.shape[1:]:
+            raise errors.InputError(
+                f"--initialize_from={self._config.initialize_from} has {W.size} W; the examples "
+                f"have {len(self._data.features)} features"
+            )
+        self._model.W.assign(W)
+        self._model.b.assign(b)
 
     def _result(self) -> Result:
         trained = _parameters(self._model)
@@ -230,29 +253,25 @@ class _Job:
             self._model,
             self.paths.export / str(version),
             features=self._data.features,
+            label=self._data.label,
             sample=self._data.train.x[:_EXPORT_SAMPLE],
         )
 
 
-def _create_model(config: config_lib.Config, data: examples.Data) -> model_lib.Model:
-    """Makes the model at the parameters where training starts."""
-    shape = data.train.x.shape[1:]
-    model = model_lib.create(
-        config.model,
-        initial_w=config.initial_w,
-        initial_b=config.initial_b,
-        num_features=shape[0] if shape else None,
-    )
-    if config.initialize_from:
-        W, b = _parameters_in(pathlib.Path(config.initialize_from))
-        if W.shape != shape:
-            raise errors.InputError(
-                f"--initialize_from={config.initialize_from} has {W.size} W; the examples have "
-                f"{len(data.features)} features"
-            )
-        model.W.assign(W)
-        model.b.assign(b)
-    return model
+def _last_step(config: config_lib.Config, steps_per_epoch: int) -> int:
+    """The step with which training is complete; raises where a setting doesn't fit it."""
+    last_step = config.epochs * steps_per_epoch
+    if last_step > config_lib.MOST_STEPS:
+        raise errors.InputError(
+            f"--epochs={config.epochs} of {steps_per_epoch:,} steps each are more steps than "
+            f"can be counted ({config_lib.MOST_STEPS:,})"
+        )
+    if config.profiled and config.profiled[0] >= last_step:
+        raise errors.InputError(
+            f"--profile_steps={config.profile_steps} begins after the last step, {last_step:,}; "
+            "raise --epochs or choose earlier steps"
+        )
+    return last_step
 
 
 def _parameters_in(path: pathlib.Path) -> tuple[export.Array, export.Array]:
@@ -272,17 +291,13 @@ def _fingerprint(data: examples.Data) -> int:
     return zlib.crc32(data.train.y.data, zlib.crc32(data.train.x.data))
 
 
-def _resume_command(paths: folder.RunFolder) -> str:
-    return cli.command("train", f"--flagfile={shlex.quote(str(paths.flags))}")
-
-
 def _say_what_next(paths: folder.RunFolder, data: examples.Data) -> None:
     """Prints the commands that go on from here, ready to be copied."""
-    path = shlex.quote(str(paths.path))
+    path = str(paths.path)
     example = ",".join(f"{x:.3g}" for x in np.atleast_1d(data.train.x[-1]))
     print(
-        f"\nTrained: {paths.path}\n"
+        f"\nTrained: {path}\n"
         f"Watch:   {cli.command('watch', path)}\n"
         f"Predict: {cli.command('predict', f'--export_dir={path}/export', f'--x={example}')}\n"
-        f"Repeat:  {_resume_command(paths)} --run_name="
+        f"Repeat:  {cli.repeat_command(paths.flags)}"
     )

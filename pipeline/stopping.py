@@ -1,5 +1,6 @@
 """Stops on SIGINT and SIGTERM where nothing is lost."""
 
+import contextlib
 import signal
 import sys
 import types
@@ -47,4 +48,5 @@ class StopRequest:
         for each in self._SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
-        print(f"\n{name}: stopping; once more to stop at once", file=sys.stderr, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # Ctrl-C ends a `tee` that would read it
+            print(f"\n{name}: stopping; once more to stop at once", file=sys.stderr, flush=True)

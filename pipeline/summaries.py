@@ -87,13 +87,13 @@ class RunSummaries:
         )
         self._write(step, tag=tag, histo=proto)
 
-    def text(self, tag: str, markdown: str) -> None:
+    def text(self, tag: str, markdown: str, *, step: int) -> None:
         """Records a text in Markdown."""
         metadata = tf.compat.v1.SummaryMetadata(
             plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="text")
         )
         tensor = tf.make_tensor_proto([markdown.encode()])
-        self._write(0, tag=tag, metadata=metadata, tensor=tensor)
+        self._write(step, tag=tag, metadata=metadata, tensor=tensor)
 
     def graph(self, graph: Any) -> None:
         """Records the GraphDef of the training step."""

@@ -3,8 +3,8 @@
 Example:
   python -m pipeline.sweep --learning_rate=0.01,0.1,0.3 --batch_size=0,32
 
-The flags are those of pipeline.train, but a number, a switch or a name may be several,
-separated by commas. Each combination is a run of its own in <logdir>/<run_name>/. The same
+The flags are those of pipeline.train, but a number or a choice may be several, separated by
+commas. Each combination is a run of its own in <logdir>/<run_name>/. The same
 command with the same --run_name goes on with a sweep that was stopped.
 """
 
@@ -22,22 +22,16 @@ from pipeline import cli, errors, examples, folder
 from pipeline import config as config_lib
 
 if TYPE_CHECKING:
-    from pipeline import run
+    from pipeline import run, stopping
 
 # Of these there is one value for all runs.
 _SINGLE = frozenset(
-    ("data", "label", "features", "initialize_from", "profile_steps", "logdir", "run_name")
+    (
+        *("data", "label", "features", "initialize_from", "run_eagerly", "profile_steps"),
+        *("logdir", "run_name", "overwrite"),
+    )
 )
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
 _PARSE: dict[Any, Callable[[str], Any]] = {
-    bool: _switch,
     int: int,
     int | None: int,
     float: float,
@@ -71,7 +65,7 @@ def combinations() -> list[config_lib.Config]:
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
-        label = ",".join(f"{name}={_text(chosen[name])}" for name in varied)
+        label = ",".join(f"{name}={chosen[name]}" for name in varied)
         configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
     return configs
 
@@ -90,15 +84,14 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
         ) from error
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _define_flags() -> None:
     for field in dataclasses.fields(config_lib.Config):
-        several = "" if field.name in _SINGLE else " One value or several."
-        default = field.default if field.default is None else _text(field.default)
-        flags.DEFINE_string(field.name, default, field.metadata["help"] + several)
+        if field.name in _SINGLE:
+            cli.define_flag(field)
+        else:
+            default = None if field.default is None else str(field.default)
+            help_text = field.metadata["help"] + " One value or several."
+            flags.DEFINE_string(field.name, default, help_text)
 
 
 def main(arguments: list[str]) -> None:
@@ -113,10 +106,7 @@ def main(arguments: list[str]) -> None:
 
     _expect_retracing()
     _check_optimizers(configs)
-    outcomes = []
-    for number, config in enumerate(configs, 1):
-        print(f"{number} of {len(configs)}: {config.run_name}", flush=True)
-        outcomes.append(_train(config))
+    outcomes = _train_all(configs)
     print()
     _print_table(outcomes)
     print(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
@@ -138,21 +128,32 @@ def _check_optimizers(configs: list[config_lib.Config]) -> None:
         optimizers.create(name, 0.1, variables, hand_written=True)
 
 
-def _train(config: config_lib.Config) -> Outcome:
+def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
+    from pipeline import stopping
+
+    name = os.path.basename(configs[0].logdir)
+    how_to_go_on = f"the same command with --run_name={name}"
+    outcomes = []
+    with stopping.StopRequest() as stop:
+        for number, config in enumerate(configs, 1):
+            stop.check(how_to_go_on)
+            print(f"{number} of {len(configs)}: {config.run_name}", flush=True)
+            try:
+                outcomes.append(_train(config, stop))
+            except errors.StoppedError:
+                stop.check(how_to_go_on)
+    return outcomes
+
+
+def _train(config: config_lib.Config, stop: "stopping.StopRequest") -> Outcome:
     """Trains one combination, without the report of its epochs."""
     from pipeline import run
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return Outcome(config.run_name, run.train(config, examples.load(config)))
+            return Outcome(config.run_name, run.train(config, examples.load(config), stop))
     except errors.DivergedError as error:
         return Outcome(config.run_name, None, str(error).partition(";")[0])
-    except errors.StoppedError as error:
-        raise errors.StoppedError(
-            "stopped; to go on give the same command with "
-            f"--run_name={os.path.basename(config.logdir)}",
-            signal_number=error.exit_code - 128,
-        ) from error
 
 
 def _print_table(outcomes: list[Outcome]) -> None:

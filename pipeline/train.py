@@ -24,9 +24,10 @@ def main(arguments: list[str]) -> None:
         flush=True,
     )
     cli.import_tensorflow()
-    from pipeline import run
+    from pipeline import run, stopping
 
-    run.train(config, data)
+    with stopping.StopRequest() as stop:
+        run.train(config, data, stop)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ for solution in module-custom keras-custom keras-fit; do
     echo "$solution"
     "$python" -m pipeline.train --validation_examples=0 "$@" --logdir="$logdir" \
       --run_name="$solution" --model="${solution%-*}" --loop="${solution#*-}"
-  } >"$tables/$solution"
-  # The table is what stands between the first line and the empty one.
-  sed -i -e '2d' -e '/^$/,$d' "$tables/$solution"
+    # The table is what stands between the first line and the empty one.
+  } | sed -e '2d' -e '/^$/,$d' >"$tables/$solution"
 done
 
 paste -d'|' "$tables"/{module-custom,keras-custom,keras-fit} |

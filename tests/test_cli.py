@@ -13,7 +13,7 @@ MISTAKES = {
     ("--epochs=ten",): "'ten'",
     ("--epochs=0",): "--epochs must be at least 1; received 0",
     ("--learning_rate=0",): "--learning_rate must be above 0; received 0",
-    ("--learning_rate=nan",): "--learning_rate must be a finite number; received nan",
+    ("--learning_rate=nan",): "--learning_rate must be a finite float32; received nan",
     ("--batch_size=-1",): "--batch_size must be at least 0; received -1",
     ("--model=moduel",): "module|keras",
     ("--model=module", "--loop=fit"): "a tf.Module has none",
@@ -22,6 +22,7 @@ MISTAKES = {
     ("--data=nowhere.csv",): "nowhere.csv: can't be read",
     ("--data=points.csv", "--label=z"): "has no column 'z' (--label); its columns are x, y",
     ("--run_name=taken",): "taken exists already and is no run of this pipeline",
+    ("--run_name=taken", "--overwrite"): "taken exists already and is no run of this pipeline",
     ("epochs=3",): "'epochs=3'",
 }
 
@@ -38,14 +39,18 @@ def modules_imported_by(*arguments: str, cwd: pathlib.Path) -> tuple[str, set[st
 @pytest.mark.parametrize("flags", MISTAKES, ids=" ".join)
 def test_a_mistake_costs_one_line(flags: tuple[str, ...], tmp_path: pathlib.Path) -> None:
     (tmp_path / "points.csv").write_text("x,y\n1,2\n2,3\n")
-    (tmp_path / "logs" / "taken").mkdir(parents=True)
+    thesis = tmp_path / "logs" / "taken" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.touch()
     result = conftest.call("train", *flags, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("train: ")
     assert MISTAKES[flags] in result.stderr
-    assert {path.name for path in tmp_path.rglob("*")} == {"points.csv", "logs", "taken"}
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        *("points.csv", "logs", "taken", "thesis.txt")
+    }
 
 
 @pytest.mark.parametrize("entry", ["train", "predict", "watch"])

@@ -92,6 +92,7 @@ def test_report_is_in_the_words_of_the_guide(
 def test_terminal_gets_a_live_line_that_the_next_row_replaces() -> None:
     out = _Terminal()
     printer = console.Console(epochs=10, last_step=30_000, out=out)
+    printer.progress(1000, 7.0)  # from here on the speed is taken
     time.sleep(0.15)  # no line within a tenth of a second after another
     printer.progress(1234, 6.506419)
     printer.progress(1235, 6.5)  # too soon
@@ -108,6 +109,7 @@ def test_live_line_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("COLUMNS", "20")
     out = _Terminal()
     printer = console.Console(epochs=10, last_step=10**9, out=out)
+    printer.progress(0, 1e30)
     time.sleep(0.15)
     printer.progress(10**8, 1e30)
     assert len(out.getvalue().removeprefix("\r\033[K")) < 20

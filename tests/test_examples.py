@@ -237,6 +237,6 @@ def test_bad_csv_costs_one_line_that_names_it(
 
 
 def test_folder_in_place_of_a_csv_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(errors.InputError, match="directory") as caught:
+    with pytest.raises(errors.InputError, match="must be a file on disk") as caught:
         examples.load(config_lib.Config(data=str(tmp_path)))
     assert str(tmp_path) in str(caught.value)

@@ -32,7 +32,7 @@ def _publish(
     version: pathlib.Path, model: model_lib.Model, num_features: int | None = None
 ) -> pathlib.Path:
     features = _NAMES[num_features]
-    export.publish(model, version, features=features, sample=_sample(num_features))
+    export.publish(model, version, features=features, label="price", sample=_sample(num_features))
     return version
 
 
@@ -96,6 +96,7 @@ def test_load_gives_back_the_model_and_its_feature_names(
         assert exported.path == version
         assert exported.num_features == num_features
         assert exported.features == _NAMES[num_features]
+        assert exported.label == "price"
         np.testing.assert_allclose(exported.predict(x), model(x), rtol=1e-6, atol=1e-6)
         W, b = exported.parameters()
         np.testing.assert_array_equal(W, model.W.numpy())

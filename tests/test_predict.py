@@ -10,18 +10,22 @@ from pipeline import export
 from pipeline import model as model_lib
 from tests import conftest
 
+_PRICES = '"a, in m",b,price\n10.0,1.0,8.5\n20.0,2.0,16.5\n'
+
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Exports of y = 3x + 2 and of y = a - 2b + 0.5."""
     folder = tmp_path_factory.mktemp("exports")
     line = model_lib.LinearModel(initial_w=3.0, initial_b=2.0)
-    export.publish(line, folder / "line" / "1", features=("x",), sample=np.ones(3, np.float32))
+    sample = np.ones(3, np.float32)
+    export.publish(line, folder / "line" / "1", features=("x",), label="y", sample=sample)
     plane = model_lib.LinearModel(initial_b=0.5, num_features=2)
     plane.W.assign([1.0, -2.0])
-    sample = np.ones((3, 2), np.float32)
-    export.publish(plane, folder / "plane" / "1", features=("a", "b"), sample=sample)
-    (folder / "plane.csv").write_text("b,other,a\n1,text,10\n2,text,20\n")
+    features, sample = ("a, in m", "b"), np.ones((3, 2), np.float32)
+    export.publish(plane, folder / "plane" / "1", features=features, label="price", sample=sample)
+    (folder / "plane.csv").write_text('b,other,"a, in m"\n1,text,10\n2,text,20\n')
+    (folder / "others.csv").write_text("b,c\n1,10\n")
     (folder / "line.csv").write_text("position\n0\n0.5\n")
     (folder / "empty").mkdir()
     tf.saved_model.save(tf.Module(), str(folder / "unsigned"))
@@ -33,8 +37,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     [
         (("--export_dir=line", "--x=1.5,-2"), "x,y\n1.5,6.5\n-2.0,-4.0\n"),
         (("--export_dir=line/1", "--x=0"), "x,y\n0.0,2.0\n"),
-        (("--export_dir=plane", "--x=10,1,20,2"), "a,b,y\n10.0,1.0,8.5\n20.0,2.0,16.5\n"),
-        (("--export_dir=plane", "--input=plane.csv"), "a,b,y\n10.0,1.0,8.5\n20.0,2.0,16.5\n"),
+        (("--export_dir=plane", "--x=10,1,20,2"), _PRICES),
+        (("--export_dir=plane", "--input=plane.csv"), _PRICES),
+        (("--export_dir=line", "--x=0", "--output=/dev/stdout"), "x,y\n0.0,2.0\n"),
         (("--export_dir=line", "--input=line.csv"), "x,y\n0.0,2.0\n0.5,3.5\n"),
     ],
 )
@@ -44,11 +49,15 @@ def test_prints_x_and_y(exports: pathlib.Path, flags: tuple[str, ...], expected:
 
 
 def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    flags = (f"--export_dir={exports}/line", "--x=1", "--output=y.csv")
+    """A link is written through."""
+    (tmp_path / "link.csv").symlink_to("y.csv")
+    flags = (f"--export_dir={exports}/line", "--x=1", "--output=link.csv")
     result = conftest.call("predict", *flags, cwd=tmp_path)
     assert result.stdout == ""
+    assert (tmp_path / "link.csv").is_symlink()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "y.csv": "x,y\n1.0,5.0\n"
+        "link.csv": "x,y\n1.0,5.0\n",
+        "y.csv": "x,y\n1.0,5.0\n",
     }
 
 
@@ -64,7 +73,10 @@ def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pat
         (("--export_dir=empty", "--x=1"), "--export_dir=empty must be a SavedModel", 2),
         (("--export_dir=unsigned", "--x=1"), "serving_default", 2),
         (("--export_dir=plane", "--x=1,2,3"), "2 numbers for each input", 2),
-        (("--export_dir=plane", "--input=line.csv"), "has no column 'a'", 2),
+        (("--export_dir=plane", "--input=line.csv"), "has no column 'a, in m'", 2),
+        (("--export_dir=plane", "--input=others.csv"), "has no column 'a, in m'", 2),
+        (("--export_dir=line", "--x=1e39"), "received 1e39", 2),
+        (("--export_dir=line", "--x=1", "--output=empty"), "--output=empty: is a folder", 2),
         (("--export_dir=line", "--x=1", "--output=nowhere/y.csv"), "nowhere/y.csv", 1),
     ],
 )

@@ -18,8 +18,11 @@ from pipeline import checkpoints
 from tests import conftest
 from tests.test_train import events
 
-# A run that trains for about two seconds and saves often.
-SLOW = ("--epochs=30000", "--checkpoint_every=3000", "--summary_every=1")
+# A run that trains for about two seconds, in steps of some 60 us, and saves often.
+SLOW = (
+    *("--num_examples=50000", "--epochs=30000"),
+    *("--checkpoint_every=3000", "--summary_every=1"),
+)
 FIT = ("--model=keras", "--loop=fit", "--epochs=300", "--batch_size=32", "--checkpoint_every=100")
 
 
@@ -86,23 +89,30 @@ def test_a_tensorboard_that_watches_a_kill_shows_every_step_once(
     tmp_path: pathlib.Path, load_fast: str
 ) -> None:
     """It has read points beyond the checkpoint, which the resumed run writes again."""
-    flags = ("--epochs=60000", "--checkpoint_every=20000", "--summary_every=1", "--run_name=run")
+    flags = (
+        *("--num_examples=100000", "--epochs=50000", "--checkpoint_every=20000"),
+        *("--summary_every=1", "--run_name=run"),
+    )
     run = tmp_path / "logs" / "run"
     (tmp_path / "logs").mkdir()
     with conftest.tensorboard(tmp_path / "logs", f"--load_fast={load_fast}") as board:
         process = conftest.start("train", *flags, cwd=tmp_path)
         wait_for(lambda: newest(run) >= 20000)
-        wait_for(lambda: events(run / "train")["W"][-1][0] > 20100)
+        (file,) = (run / "train").iterdir()
+        size = file.stat().st_size
+        wait_for(lambda: file.stat().st_size > size + 100_000)  # a thousand points
         process.send_signal(signal.SIGSTOP)
+        assert newest(run) == 20000
         seen = board.scalars("run/train", "W", points=20050)
         assert seen[-1][0] >= 20049
         process.kill()
         conftest.finish(process)
         result = conftest.call("train", *flags, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        board.wait_for(lambda: board.scalars("run/train", "W")[-1][0] == 60000)
-        steps = [step for step, _ in board.scalars("run/train", "W", points=60001)]
-        assert steps == list(range(60001))
+        assert "Resuming at step 20,000" in result.stdout
+        board.wait_for(lambda: board.scalars("run/train", "W")[-1][0] == 50000)
+        steps = [step for step, _ in board.scalars("run/train", "W", points=50001)]
+        assert steps == list(range(50001))
 
 
 @pytest.mark.parametrize(
@@ -144,15 +154,33 @@ def test_a_signal_while_the_results_are_written_stops_there_too(tmp_path: pathli
 
 def test_a_second_signal_stops_at_once(tmp_path: pathlib.Path) -> None:
     run = tmp_path / "logs" / "run"
-    # Steps of some hundred milliseconds: the first signal has to wait for one.
-    flags = ("--num_examples=30000000", "--epochs=1000", "--validation_examples=0")
+    # A stretch of eager steps that takes seconds: the first signal has to wait for its end.
+    flags = ("--num_examples=10000000", "--run_eagerly", "--epochs=100", "--validation_examples=0")
     process = conftest.start("train", "--run_name=run", *flags, cwd=tmp_path)
     wait_for(lambda: (run / "flags.txt").exists())
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.02)
+    assert process.stderr is not None
+    assert process.stderr.readline() + process.stderr.readline() == (
+        "\nSIGTERM: stopping; once more to stop at once\n"
+    )
     process.send_signal(signal.SIGTERM)
-    result = conftest.finish(process)
-    assert result.returncode in (-signal.SIGTERM, 143)
+    assert conftest.finish(process).returncode == -signal.SIGTERM
+
+
+def test_ctrl_c_that_ends_the_reader_too_saves_a_checkpoint(tmp_path: pathlib.Path) -> None:
+    """As in `train 2>&1 | tee log`."""
+    run = tmp_path / "logs" / "run"
+    command = [sys.executable, "-m", "pipeline.train", "--run_name=run", "--epochs=100000000"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    wait_for(lambda: len(list(run.glob("train/events*"))) and newest(run) == 0)
+    time.sleep(1)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert newest(run) > 0
 
 
 def truncate(path: pathlib.Path) -> None:
@@ -254,6 +282,7 @@ def test_a_run_without_a_good_checkpoint_is_not_started_afresh(
     assert result.returncode == 0, result.stderr
     (aside,) = (path for path in (tmp_path / "logs").iterdir() if path.name.startswith("run."))
     assert events(aside / "train") == before
+    assert f"--run_name={aside.name}\n" in (aside / "flags.txt").read_text()
     assert len(events(run / "train")["W"]) == 11
     assert "overwrite" not in (run / "flags.txt").read_text()
 
@@ -386,6 +415,16 @@ def test_initialize_from_something_else_costs_one_line(
         (line,) = result.stderr.splitlines()
         assert message in line
     assert [path.name for path in tmp_path.iterdir()] == ["two.csv"]
+
+
+def test_a_run_goes_on_without_the_run_that_it_started_from(tmp_path: pathlib.Path) -> None:
+    assert conftest.call("train", "--run_name=source", cwd=tmp_path).returncode == 0
+    flags = ("--initialize_from=logs/source", "--run_name=run")
+    assert conftest.call("train", *flags, cwd=tmp_path).returncode == 0
+    shutil.rmtree(tmp_path / "logs" / "source")
+    result = conftest.call("train", *flags, "--epochs=20", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Resuming at step 11 of 20" in result.stdout
 
 
 def test_changed_examples_are_noticed(tmp_path: pathlib.Path) -> None:

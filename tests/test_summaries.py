@@ -184,7 +184,7 @@ def test_histogram_counts_every_number_in_its_bucket(
 
 def test_text_is_markdown_of_the_text_dashboard(tmp_path: pathlib.Path) -> None:
     run = _summaries(tmp_path, "x")
-    run.text("settings", "| größe |\n|---|")
+    run.text("settings", "| größe |\n|---|", step=0)
     run.close()
     (value,) = _values(tmp_path / "train")
     assert (value.tag, value.metadata.plugin_data.plugin_name) == ("settings", "text")

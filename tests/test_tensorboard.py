@@ -95,6 +95,8 @@ def test_custom_scalars_has_a_chart_for_each_parameter(board: TensorBoard) -> No
 
 
 def test_text_shows_the_settings_and_the_command(board: TensorBoard) -> None:
+    entries = board.get("plugin/text/text", run="module-custom/train", tag="settings")
+    assert [("20, 1 an epoch" in e["text"], e["step"]) for e in entries] == [(False, 0), (True, 11)]
     (entry,) = board.get("plugin/text/text", run="keras-fit/train", tag="settings")
     for part in (
         "<table>",
