@@ -57,12 +57,17 @@ def test_what_a_killed_start_left_is_removed_but_not_what_appears_beside_it(
     paths = folder.RunFolder.of(config)
     (paths.path / "train").mkdir(parents=True)
     (paths.path / ".lock").touch()
-    with pytest.raises(KeyError), paths.opened(config) as resumes:
-        assert not resumes
-        assert not (paths.path / "train").exists()
-        (paths.path / "figures").mkdir()
-        (paths.path / "notes.txt").touch()
-        raise KeyError
+
+    def fail() -> None:
+        with paths.opened(config) as resumes:
+            assert not resumes
+            assert not (paths.path / "train").exists()
+            (paths.path / "figures").mkdir()
+            (paths.path / "notes.txt").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [path.name for path in paths.path.iterdir()] == ["notes.txt"]
 
 
