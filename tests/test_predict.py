@@ -1,6 +1,8 @@
 """What `python -m pipeline.predict` prints and writes."""
 
+import concurrent.futures
 import pathlib
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,6 +13,31 @@ from pipeline import model as model_lib
 from tests import conftest
 
 _PRICES = '"a, in m",b,price\n10.0,1.0,8.5\n20.0,2.0,16.5\n'
+_PRINTED = {
+    ("--export_dir=line", "--x=1.5,-2"): "x,y\n1.5,6.5\n-2.0,-4.0\n",
+    ("--export_dir=line/1", "--x=0"): "x,y\n0.0,2.0\n",
+    ("--export_dir=plane", "--x=10,1,20,2"): _PRICES,
+    ("--export_dir=plane", "--input=plane.csv"): _PRICES,
+    ("--export_dir=line", "--x=0", "--output=/dev/stdout"): "x,y\n0.0,2.0\n",
+    ("--export_dir=line", "--input=line.csv"): "x,y\n0.0,2.0\n0.5,3.5\n",
+}
+_MISTAKES = {
+    (): ("--export_dir", 2),
+    ("--export_dir=line",): ("either with --x or with --input", 2),
+    ("--export_dir=nowhere", "--x=1"): ("--export_dir=nowhere: is not a folder", 2),
+    ("--export_dir=line", "--x=1,one"): ("received 1,one", 2),
+    ("--export_dir=line", "--x=1,nan"): ("received 1,nan", 2),
+    ("--export_dir=line", "--x=1e39"): ("received 1e39", 2),
+    ("--export_dir=line", "--input=nowhere.csv"): ("nowhere.csv: can't be read", 2),
+    ("--export_dir=empty", "--x=1"): ("--export_dir=empty must be a SavedModel", 2),
+    ("--export_dir=unsigned", "--x=1"): ("serving_default", 2),
+    ("--export_dir=plane", "--x=1,2,3"): ("2 numbers for each input", 2),
+    ("--export_dir=plane", "--input=line.csv"): ("has no column 'a, in m'", 2),
+    ("--export_dir=plane", "--input=others.csv"): ("has no column 'a, in m'", 2),
+    ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a folder", 2),
+    ("--export_dir=line", "--x=1", "--output=nowhere/y.csv"): ("nowhere/y.csv", 1),
+}
+Answers = dict[tuple[str, ...], "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +59,33 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [
-        (("--export_dir=line", "--x=1.5,-2"), "x,y\n1.5,6.5\n-2.0,-4.0\n"),
-        (("--export_dir=line/1", "--x=0"), "x,y\n0.0,2.0\n"),
-        (("--export_dir=plane", "--x=10,1,20,2"), _PRICES),
-        (("--export_dir=plane", "--input=plane.csv"), _PRICES),
-        (("--export_dir=line", "--x=0", "--output=/dev/stdout"), "x,y\n0.0,2.0\n"),
-        (("--export_dir=line", "--input=line.csv"), "x,y\n0.0,2.0\n0.5,3.5\n"),
-    ],
-)
-def test_prints_x_and_y(exports: pathlib.Path, flags: tuple[str, ...], expected: str) -> None:
-    result = conftest.call("predict", *flags, cwd=exports)
-    assert (result.stdout, result.stderr, result.returncode) == (expected, "", 0)
+@pytest.fixture(scope="module")
+def answers(exports: pathlib.Path) -> Answers:
+    """What `predict` answers to all these flags; nothing appears in its folder."""
+    before = sorted(exports.rglob("*"))
+    commands = [*_PRINTED, *_MISTAKES]
+    with concurrent.futures.ThreadPoolExecutor(2) as two_at_a_time:
+        results = two_at_a_time.map(
+            lambda flags: conftest.call("predict", *flags, cwd=exports), commands
+        )
+        answers = dict(zip(commands, results, strict=True))
+    assert sorted(exports.rglob("*")) == before
+    return answers
+
+
+@pytest.mark.parametrize("flags", _PRINTED, ids=" ".join)
+def test_prints_x_and_y(answers: Answers, flags: tuple[str, ...]) -> None:
+    result = answers[flags]
+    assert (result.stdout, result.stderr, result.returncode) == (_PRINTED[flags], "", 0)
+
+
+@pytest.mark.parametrize("flags", _MISTAKES, ids=" ".join)
+def test_a_mistake_costs_one_line(answers: Answers, flags: tuple[str, ...]) -> None:
+    message, code = _MISTAKES[flags]
+    result = answers[flags]
+    assert result.returncode == code
+    assert len(result.stderr.splitlines()) == 1
+    assert message in result.stderr
 
 
 def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -59,33 +99,3 @@ def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pat
         "link.csv": "x,y\n1.0,5.0\n",
         "y.csv": "x,y\n1.0,5.0\n",
     }
-
-
-@pytest.mark.parametrize(
-    ("flags", "message", "code"),
-    [
-        ((), "--export_dir", 2),
-        (("--export_dir=line",), "either with --x or with --input", 2),
-        (("--export_dir=nowhere", "--x=1"), "--export_dir=nowhere: is not a folder", 2),
-        (("--export_dir=line", "--x=1,one"), "received 1,one", 2),
-        (("--export_dir=line", "--x=1,nan"), "received 1,nan", 2),
-        (("--export_dir=line", "--input=nowhere.csv"), "nowhere.csv: can't be read", 2),
-        (("--export_dir=empty", "--x=1"), "--export_dir=empty must be a SavedModel", 2),
-        (("--export_dir=unsigned", "--x=1"), "serving_default", 2),
-        (("--export_dir=plane", "--x=1,2,3"), "2 numbers for each input", 2),
-        (("--export_dir=plane", "--input=line.csv"), "has no column 'a, in m'", 2),
-        (("--export_dir=plane", "--input=others.csv"), "has no column 'a, in m'", 2),
-        (("--export_dir=line", "--x=1e39"), "received 1e39", 2),
-        (("--export_dir=line", "--x=1", "--output=empty"), "--output=empty: is a folder", 2),
-        (("--export_dir=line", "--x=1", "--output=nowhere/y.csv"), "nowhere/y.csv", 1),
-    ],
-)
-def test_a_mistake_costs_one_line(
-    exports: pathlib.Path, flags: tuple[str, ...], message: str, code: int
-) -> None:
-    before = sorted(exports.rglob("*"))
-    result = conftest.call("predict", *flags, cwd=exports)
-    assert result.returncode == code
-    assert len(result.stderr.splitlines()) == 1
-    assert message in result.stderr
-    assert sorted(exports.rglob("*")) == before
