@@ -426,8 +426,10 @@ def test_initialize_from_something_else_costs_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["two.csv"]
 
 
-def test_a_run_goes_on_without_the_run_that_it_started_from(tmp_path: pathlib.Path) -> None:
-    assert conftest.call("train", "--run_name=source", cwd=tmp_path).returncode == 0
+def test_a_run_goes_on_without_the_run_that_it_started_from(
+    runs: conftest.Runs, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(runs.logdir / "module-custom", tmp_path / "logs" / "source")
     flags = ("--initialize_from=logs/source", "--run_name=run")
     assert conftest.call("train", *flags, cwd=tmp_path).returncode == 0
     shutil.rmtree(tmp_path / "logs" / "source")
