@@ -21,7 +21,7 @@ done
 
 paste -d'|' "$tables"/{module-custom,keras-custom,keras-fit} |
   while IFS='|' read -r module_custom keras_custom keras_fit; do
-    printf '%-46s  %-46s  %s\n' "$module_custom" "$keras_custom" "$keras_fit"
+    printf '%-48s  %-48s  %s\n' "$module_custom" "$keras_custom" "$keras_fit"
   done
 echo
 echo "Watch: scripts/tensorboard.sh $logdir"
