@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, output
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -118,8 +118,7 @@ def start(
 
 
 def _complain(message: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody may be left to read it
-        print(f"{_program()}: {message}", file=sys.stderr)
+    output.say(f"{_program()}: {message}", sys.stderr)
 
 
 def _program() -> str:
@@ -172,8 +171,9 @@ def import_tensorflow() -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever other projects of the user have
-    xla_flags = os.environ.get("XLA_FLAGS", "")
-    if _XLA_OPTION not in xla_flags:
+    xla_flags = os.environ.get("XLA_FLAGS", "").strip()
+    names_a_file = xla_flags and not xla_flags.startswith("-")  # a file that holds flags
+    if not names_a_file and _XLA_OPTION not in xla_flags:
         os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
     # Hundreds of thousands of objects that stay: no need to look for garbage among them.
     gc.disable()

@@ -12,7 +12,7 @@ from pipeline import errors
 
 _LARGEST_FLOAT32 = float.fromhex("0x1.fffffep127")
 _LARGEST_INT32 = 2**31 - 1
-MOST_STEPS = 10**15  # exact in a float64, too
+_MOST_STEPS = 10**15  # exact in a float64, too
 
 
 def _field(
@@ -120,7 +120,7 @@ class Config:
         "Steps between the points of W, b and loss in TensorBoard; 0 records every step of a "
         "run of up to 10,000 and an even selection of a longer one.",
         at_least=0,
-        at_most=MOST_STEPS,
+        at_most=_MOST_STEPS,
         may_change=True,
     )
     profile_steps: str = _field(
@@ -132,7 +132,7 @@ class Config:
         0,
         "Steps between checkpoints; 0 leaves it to --checkpoint_secs.",
         at_least=0,
-        at_most=MOST_STEPS,
+        at_most=_MOST_STEPS,
         may_change=True,
     )
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
@@ -187,6 +187,20 @@ class Config:
         if self.run_name in (".", ".."):
             raise errors.InputError(
                 f"--run_name must name a folder of its own; received {self.run_name!r}"
+            )
+
+    def check_steps(self, num_examples: int) -> None:
+        """Raises errors.InputError where so many examples give too many or too few steps."""
+        batch_size = min(self.batch_size or num_examples, num_examples)
+        last_step = self.epochs * -(-num_examples // batch_size)
+        if last_step > _MOST_STEPS:
+            raise errors.InputError(
+                f"--epochs={self.epochs} makes more steps than can be counted ({_MOST_STEPS:,})"
+            )
+        if self.profiled and self.profiled[0] >= last_step:
+            raise errors.InputError(
+                f"--profile_steps={self.profile_steps} begins after the last step, "
+                f"{last_step:,}; raise --epochs or choose earlier steps"
             )
 
     @property

@@ -1,6 +1,5 @@
 """What the person at the terminal reads."""
 
-import os
 import shutil
 import sys
 import time
@@ -9,7 +8,7 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import metrics
+from pipeline import metrics, output
 
 _MOST_ROWS = 20
 _MOST_WEIGHTS = 3
@@ -89,9 +88,4 @@ class Console:
         return label.ljust(max(width, len("Starting:")))
 
     def _write(self, text: str) -> None:
-        try:
-            self._out.write(text)
-            self._out.flush()
-        except BrokenPipeError:
-            # Who read it has gone (`| head`, or a `tee` at Ctrl-C): the run goes on unseen.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+        output.say(text, self._out, end="")

@@ -54,10 +54,15 @@ def load(config: config_lib.Config) -> Data:
     """Makes or reads the examples that the config asks for.
 
     Raises:
-      errors.InputError: the CSV file can't be used as it is.
+      errors.InputError: the CSV file can't be used as it is, or a setting doesn't fit the
+        number of examples.
     """
-    if config.data:
-        return _load_csv(config)
+    data = _load_csv(config) if config.data else _load_synthetic(config)
+    config.check_steps(len(data.train.y))
+    return data
+
+
+def _load_synthetic(config: config_lib.Config) -> Data:
     count = config.validation_examples
     if count is None:
         count = _SYNTHETIC_VALIDATION_EXAMPLES

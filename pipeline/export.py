@@ -4,6 +4,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +57,10 @@ class Exported:
         return values["W"].numpy(), values["b"].numpy()
 
     def _names(self, attribute: str) -> list[str]:
-        saved = getattr(self._loaded, attribute, None)
-        return [] if saved is None else [name.decode() for name in np.atleast_1d(saved.numpy())]
+        saved: Any = getattr(self._loaded, attribute, None)
+        if getattr(saved, "dtype", None) != tf.string:  # another program's attribute
+            return []
+        return [name.decode() for name in np.atleast_1d(saved.numpy())]
 
 
 def load(path: pathlib.Path) -> Exported:

@@ -118,8 +118,9 @@ class RunFolder:
         return self.flags.read_text().splitlines()
 
     def _is_run(self) -> bool:
-        """Whether the folder holds a run, or only what a start of one left behind."""
-        return self.flags.exists() or all(p.name in _OWN for p in self.path.iterdir())
+        """Whether the folder holds a run, or what a killed start of one left, or nothing."""
+        names = {path.name for path in self.path.iterdir()}
+        return "flags.txt" in names or not names or (".lock" in names and names <= _OWN)
 
     def _check_parent(self) -> None:
         parent = self.path.parent
@@ -182,7 +183,7 @@ class RunFolder:
             return False
 
     def _move_aside(self) -> None:
-        """Gives the run a free name beside its own, under which it can go on."""
+        """Gives the run another name, under which it can go on."""
         moved = RunFolder(self.path.with_name(f"{self.path.name}.{name_from_time()}"))
         self.path.rename(moved.path)
         if moved.flags.exists():
@@ -195,7 +196,7 @@ class RunFolder:
         for child in self.path.iterdir():
             if child.name not in _OWN or child == self._lock:
                 continue
-            if child.is_dir():
+            if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
             else:
                 child.unlink()

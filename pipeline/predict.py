@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     y = exported.predict(x)
     table = np.column_stack([x, y])
     header = [*features, exported.label or "y"]
-    if values.output:
+    if values.output and not _is_stdout(values.output):
         _write(table, header, values.output)
     else:
         _print(table, header, sys.stdout)
@@ -108,28 +108,37 @@ def _read(path: str, exported: "export.Exported", features: tuple[str, ...]) -> 
 
     An only column may have another name, and so may all where the model has no names.
     """
+    names = list(features)
     header = examples.read_header(path)
-    is_clear = len(header) == len(features) and (len(features) == 1 or not exported.features)
-    table = examples.read_columns(path, header if is_clear else list(features))
+    may_differ = len(header) == len(names) and (len(names) == 1 or not exported.features)
+    if may_differ and not set(names) <= set(header):
+        names = header
+    table = examples.read_columns(path, names)
     return table[:, 0] if exported.num_features is None else table
 
 
+def _is_stdout(path: str) -> bool:
+    """Whether a path such as /dev/stdout leads to where is printed anyway."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+    except OSError:
+        return False
+
+
 def _write(table: examples.Array, header: list[str], path: str) -> None:
-    """Writes a CSV file; whole or not at all, unless it is something like a pipe."""
-    target = pathlib.Path(path)
-    is_file = target.is_file() or not target.exists()
-    unfinished = target
-    if is_file:
-        target = target.resolve()  # what a link leads to is replaced, not the link
-        unfinished = target.with_name(f".{target.name}.unfinished")
+    """Writes a CSV file; whole or not at all, unless it is a device or a pipe."""
+    target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
+    if target.exists() and not target.is_file():
+        with open(target, "w", encoding="utf-8") as pipe:
+            _print(table, header, pipe)
+        return
+    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         with open(unfinished, "w", encoding="utf-8") as file:
             _print(table, header, file)
-        if is_file:
-            unfinished.rename(target)
+        unfinished.rename(target)
     except OSError as error:
-        if is_file:
-            unfinished.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise errors.RunError(f"--output={path} can't be written: {error.strerror}") from error
 
 

@@ -21,6 +21,7 @@ from pipeline import (
     folder,
     metrics,
     optimizers,
+    output,
     profiler,
     recorder,
     step,
@@ -96,7 +97,7 @@ class _Job:
             seed=config.seed,
             small_blocks=config.run_eagerly,
         )
-        self._last_step = _last_step(config, self._batches.steps_per_epoch)
+        self._last_step = config.epochs * self._batches.steps_per_epoch
         shape = data.train.x.shape[1:]
         self._model = model_lib.create(
             config.model,
@@ -124,7 +125,7 @@ class _Job:
         if state is not None:
             self._check_data(state)
             if self._is_finished(state):
-                print(f"{self.paths.path} is finished; raise --epochs to extend it")
+                output.say(f"{self.paths.path} is finished; raise --epochs to extend it")
                 return self._result()
         observer = recorder.Recorder(
             self._config,
@@ -181,7 +182,7 @@ class _Job:
             self._save(observer, version=1)
             self.paths.write_flags(self._config)
             return 1
-        print(f"Resuming at step {observer.recorded:,} of {self._last_step:,}", flush=True)
+        output.say(f"Resuming at step {observer.recorded:,} of {self._last_step:,}")
         version, last_step = int(state["version"]), int(state["last_step"])
         if self._last_step > last_step:
             if observer.recorded > last_step:
@@ -258,22 +259,6 @@ class _Job:
         )
 
 
-def _last_step(config: config_lib.Config, steps_per_epoch: int) -> int:
-    """The step with which training is complete; raises where a setting doesn't fit it."""
-    last_step = config.epochs * steps_per_epoch
-    if last_step > config_lib.MOST_STEPS:
-        raise errors.InputError(
-            f"--epochs={config.epochs} of {steps_per_epoch:,} steps each are more steps than "
-            f"can be counted ({config_lib.MOST_STEPS:,})"
-        )
-    if config.profiled and config.profiled[0] >= last_step:
-        raise errors.InputError(
-            f"--profile_steps={config.profile_steps} begins after the last step, {last_step:,}; "
-            "raise --epochs or choose earlier steps"
-        )
-    return last_step
-
-
 def _parameters_in(path: pathlib.Path) -> tuple[export.Array, export.Array]:
     """W and b of a run's folder, a checkpoint, or an export."""
     if (path / "saved_model.pb").exists() or export.newest_version(path):
@@ -295,7 +280,7 @@ def _say_what_next(paths: folder.RunFolder, data: examples.Data) -> None:
     """Prints the commands that go on from here, ready to be copied."""
     path = str(paths.path)
     example = ",".join(f"{x:.3g}" for x in np.atleast_1d(data.train.x[-1]))
-    print(
+    output.say(
         f"\nTrained: {path}\n"
         f"Watch:   {cli.command('watch', path)}\n"
         f"Predict: {cli.command('predict', f'--export_dir={path}/export', f'--x={example}')}\n"

@@ -1,12 +1,11 @@
 """Stops on SIGINT and SIGTERM where nothing is lost."""
 
-import contextlib
 import signal
 import sys
 import types
 from typing import Any
 
-from pipeline import errors
+from pipeline import errors, output
 
 
 class StopRequest:
@@ -48,5 +47,4 @@ class StopRequest:
         for each in self._SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
-        with contextlib.suppress(BrokenPipeError):  # Ctrl-C ends a `tee` that would read it
-            print(f"\n{name}: stopping; once more to stop at once", file=sys.stderr, flush=True)
+        output.say(f"\n{name}: stopping; once more to stop at once", sys.stderr)

@@ -3,8 +3,8 @@
 Example:
   python -m pipeline.sweep --learning_rate=0.01,0.1,0.3 --batch_size=0,32
 
-The flags are those of pipeline.train, but a number or a choice may be several, separated by
-commas. Each combination is a run of its own in <logdir>/<run_name>/. The same
+The flags are those of pipeline.train, but a number or a name of a method may be several,
+separated by commas. Each combination is a run of its own in <logdir>/<run_name>/. The same
 command with the same --run_name goes on with a sweep that was stopped.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from pipeline import cli, errors, examples, folder
+from pipeline import cli, errors, examples, folder, output
 from pipeline import config as config_lib
 
 if TYPE_CHECKING:
@@ -101,15 +101,15 @@ def main(arguments: list[str]) -> None:
     for config in configs:
         folder.RunFolder.of(config).check(config)
         examples.load(config)
-    print(f"Sweeping {configs[0].logdir}: {len(configs)} combinations", flush=True)
+    output.say(f"Sweeping {configs[0].logdir}: {len(configs)} combinations")
     cli.import_tensorflow()
 
     _expect_retracing()
     _check_optimizers(configs)
     outcomes = _train_all(configs)
-    print()
+    output.say("")
     _print_table(outcomes)
-    print(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+    output.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
 
 
 def _expect_retracing() -> None:
@@ -137,7 +137,7 @@ def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
     with stopping.StopRequest() as stop:
         for number, config in enumerate(configs, 1):
             stop.check(how_to_go_on)
-            print(f"{number} of {len(configs)}: {config.run_name}", flush=True)
+            output.say(f"{number} of {len(configs)}: {config.run_name}")
             try:
                 outcomes.append(_train(config, stop))
             except errors.StoppedError:
@@ -165,7 +165,7 @@ def _print_table(outcomes: list[Outcome]) -> None:
     width = max(len(outcome.name) for outcome in outcomes)
     for outcome in sorted(outcomes, key=by_loss):
         report = outcome.result.report() if outcome.result else f"diverged: {outcome.message}"
-        print(f"{outcome.name:{width}}  {report}")
+        output.say(f"{outcome.name:{width}}  {report}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Everything of a run goes into <logdir>/<run_name>: event files for TensorBoard, 
 and the trained model as a SavedModel.
 """
 
-from pipeline import cli, examples, folder
+from pipeline import cli, examples, folder, output
 
 
 def main(arguments: list[str]) -> None:
@@ -18,10 +18,9 @@ def main(arguments: list[str]) -> None:
     paths = folder.RunFolder.of(config)
     paths.check(config)
     data = examples.load(config)
-    print(
+    output.say(
         f"Training {paths.path}: {config.model} model, {config.loop} loop, "
-        f"{len(data.train.y):,} examples, {config.epochs:,} epochs",
-        flush=True,
+        f"{len(data.train.y):,} examples, {config.epochs:,} epochs"
     )
     cli.import_tensorflow()
     from pipeline import run, stopping

@@ -39,15 +39,18 @@ def test_a_lock_that_was_moved_away_meanwhile_is_none(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_no_run_has_made_is_left_alone(tmp_path: pathlib.Path, overwrite: bool) -> None:
+@pytest.mark.parametrize("name", ["thesis.txt", "train"])
+def test_what_no_run_has_made_is_left_alone(
+    tmp_path: pathlib.Path, name: str, overwrite: bool
+) -> None:
     config = _config(tmp_path, overwrite=overwrite)
     paths = folder.RunFolder.of(config)
     paths.path.mkdir()
-    (paths.path / "thesis.txt").write_text("all of it")
+    (paths.path / name).write_text("all of it")
     for _ in range(2):
         with pytest.raises(errors.InputError, match="no run of this pipeline"):
             paths.check(config)
-    assert [path.name for path in paths.path.iterdir()] == ["thesis.txt"]
+    assert [path.name for path in paths.path.iterdir()] == [name]
 
 
 def test_what_a_killed_start_left_is_removed_but_not_what_appears_beside_it(

@@ -6,7 +6,7 @@ import pathlib
 import pipeline
 
 FLOORS = (
-    {"errors", "shuffle"},
+    {"errors", "output", "shuffle"},
     {"config", "metrics"},
     {"cli", "examples", "folder", "stopping"},
     {"data", "losses", "model", "optimizers"},

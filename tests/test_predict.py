@@ -3,6 +3,7 @@
 import concurrent.futures
 import pathlib
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,6 +87,16 @@ def test_a_mistake_costs_one_line(answers: Answers, flags: tuple[str, ...]) -> N
     assert result.returncode == code
     assert len(result.stderr.splitlines()) == 1
     assert message in result.stderr
+
+
+def test_output_to_stdout_keeps_what_is_in_its_file(exports: pathlib.Path) -> None:
+    path = exports.parent / "both.csv"
+    command = [sys.executable, "-m", "pipeline.predict", f"--export_dir={exports}/line", "--x=1"]
+    with open(path, "w") as file:
+        print("before", file=file, flush=True)
+        subprocess.run([*command, "--output=/dev/stdout"], stdout=file, check=True)
+        subprocess.run(["echo", "after"], stdout=file, check=True)
+    assert path.read_text() == "before\nx,y\n1.0,5.0\nafter\n"
 
 
 def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:

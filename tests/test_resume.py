@@ -180,8 +180,10 @@ def test_ctrl_c_that_ends_the_reader_too_saves_a_checkpoint(tmp_path: pathlib.Pa
     """As in `train 2>&1 | tee log`."""
     run = tmp_path / "logs" / "run"
     command = [sys.executable, "-m", "pipeline.train", "--run_name=run", "--epochs=100000000"]
+    # Buffered, as it is for most people: what is in the buffer is flushed at exit.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     wait_for(lambda: len(list(run.glob("train/events*"))) and newest(run) == 0)
     time.sleep(1)
