@@ -191,8 +191,7 @@ class Config:
 
     def check_steps(self, num_examples: int) -> None:
         """Raises errors.InputError where so many examples give too many or too few steps."""
-        batch_size = min(self.batch_size or num_examples, num_examples)
-        last_step = self.epochs * -(-num_examples // batch_size)
+        last_step = self.epochs * -(-num_examples // (self.batch_size or num_examples))
         if last_step > _MOST_STEPS:
             raise errors.InputError(
                 f"--epochs={self.epochs} makes more steps than can be counted ({_MOST_STEPS:,})"

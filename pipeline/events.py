@@ -1,6 +1,7 @@
 """Event files: the records that TensorBoard reads."""
 
 import functools
+import itertools
 import pathlib
 import socket
 import time
@@ -102,13 +103,15 @@ def _scalar_records(
 
     All records of a stretch have the same bytes but for the step, the values and the
     checksum, so they are made at once, as the rows of an array. An Event object for each
-    would take as long as many training steps. steps is [K], ascending, each of values is [K].
+    would take as long as many training steps. steps is [K], ascending, at least 0 and below
+    2**56; each of values is [K].
     """
-    widths = np.maximum(1, -(-_bit_length(steps) // 7))  # bytes of the step as a varint
-    for width in range(widths[0], widths[-1] + 1) if len(steps) else ():
-        rows = slice(*np.searchsorted(widths, [width, width + 1]))
-        columns = {tag: array[rows] for tag, array in values.items()}
-        yield _equally_long_records(steps[rows], width, wall_time, columns)
+    # A step takes a byte for each seven bits.
+    bounds = np.searchsorted(steps, [0, *(1 << 7 * width for width in range(1, 9))])
+    for width, (first, end) in enumerate(itertools.pairwise(bounds), start=1):
+        if first < end:
+            columns = {tag: array[first:end] for tag, array in values.items()}
+            yield _equally_long_records(steps[first:end], width, wall_time, columns)
 
 
 def _equally_long_records(
@@ -138,11 +141,6 @@ def _equally_long_records(
     checksums = _checksums(data, template, varying)
     records[:, -_FOOTER:] = checksums.view(np.uint8).reshape(-1, _FOOTER)
     return records
-
-
-def _bit_length(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """[K] bits of [K] numbers that are not negative and below 2**53."""
-    return np.frexp(numbers.astype(np.float64))[1].astype(np.int64)
 
 
 def _checksums(

@@ -15,7 +15,7 @@ import urllib.parse
 import zipfile
 from typing import BinaryIO
 
-from pipeline import cli, errors
+from pipeline import cli, errors, output
 
 _PINNED = ("W", "b", "loss")
 _SETTINGS = (
@@ -68,7 +68,7 @@ def _assets() -> BinaryIO:
 def main(arguments: list[str]) -> None:
     """Serves until Ctrl-C."""
     if {"--help", "-h"} & set(arguments):
-        print(__doc__)
+        output.say(__doc__)
         return
     logdir, *flags = arguments or ["logs"]
     if logdir.startswith("-"):
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
         url = server.launch()
     except program.TensorBoardServerException as error:
         raise errors.RunError(f"TensorBoard can't start: {error.msg}") from error
-    print(f"TensorBoard shows {logdir} until Ctrl-C:\n{link(url)}", flush=True)
+    output.say(f"TensorBoard shows {logdir} until Ctrl-C:\n{link(url)}")
     threading.Event().wait()
 
 
