@@ -1,23 +1,19 @@
 """How every entry point starts and ends: flags in, an exit code out."""
 
-import contextlib
 import dataclasses
-import gc
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from pipeline import config as config_lib
-from pipeline import errors, output
+from pipeline import errors, printing
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -28,18 +24,6 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
-
-# XLA makes one piece of machine code of a loop whose step touches less memory than this.
-# In a larger one it goes through a list of pieces at each step, which costs most of a
-# microsecond (its own limit is 1 KiB).
-_XLA_OPTION = "xla_cpu_small_while_loop_byte_threshold"
-XLA_FLAG = f"--xla_backend_extra_options={_XLA_OPTION}={2**16}"
-
-# What TensorFlow's C++ side says at every start on a machine without a GPU.
-_START_UP_NOISE = re.compile(
-    r"I\d{4} |WARNING: All log messages before absl::InitializeLog"
-    r"|E\d{4} .*failed call to cuInit"
-)
 
 
 def define_flags() -> None:
@@ -61,9 +45,8 @@ def define_flag(field: "dataclasses.Field[Any]") -> None:
 
 def config_from_flags() -> config_lib.Config:
     """The config that the parsed flags ask for; raises errors.InputError."""
-    values: dict[str, Any] = {
-        field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config_lib.Config)
-    }
+    names = [field.name for field in dataclasses.fields(config_lib.Config)]
+    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     return config_lib.Config(**values)
 
 
@@ -92,8 +75,7 @@ def parse_nothing(arguments: list[str]) -> list[str]:
 
 
 def start(
-    main: Callable[[list[str]], None],
-    flags_parser: Callable[[list[str]], list[str]] = _parse,
+    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = _parse
 ) -> NoReturn:
     """Parses the flags, runs `main` on the other arguments, and exits with its code."""
 
@@ -118,11 +100,8 @@ def start(
 
 
 def _complain(message: str) -> None:
-    output.say(f"{_program()}: {message}", sys.stderr)
-
-
-def _program() -> str:
-    return os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    printing.say(f"{program}: {message}", sys.stderr)
 
 
 def command(module: str, *arguments: str) -> str:
@@ -141,45 +120,3 @@ def command(module: str, *arguments: str) -> str:
 def repeat_command(flagfile: pathlib.Path) -> str:
     """The command line that trains a run once more, under a name of its own."""
     return command("train", f"--flagfile={flagfile}", "--run_name=")
-
-
-@contextlib.contextmanager
-def _without_start_up_noise() -> Iterator[None]:
-    """Holds stderr back, then lets through what is not known noise.
-
-    The notes are printed by C++ before any of its log settings apply, so only the
-    file descriptor can hold them.
-    """
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile("w+", errors="replace") as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            sys.stderr.writelines(
-                line for line in held if line.strip() and not _START_UP_NOISE.match(line)
-            )
-
-
-def import_tensorflow() -> None:
-    """Imports and starts TensorFlow (seconds) without its notes; warnings are kept."""
-    logging.set_verbosity(logging.WARNING)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever other projects of the user have
-    xla_flags = os.environ.get("XLA_FLAGS", "").strip()
-    names_a_file = xla_flags and not xla_flags.startswith("-")  # a file that holds flags
-    if not names_a_file and _XLA_OPTION not in xla_flags:
-        os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
-    # Hundreds of thousands of objects that stay: no need to look for garbage among them.
-    gc.disable()
-    with _without_start_up_noise():
-        import tensorflow as tf
-
-        tf.config.list_logical_devices()
-    gc.freeze()
-    gc.enable()

@@ -1,10 +1,9 @@
-"""The settings of a run, one field a flag, checked with messages for people.
+"""The settings of a run: one field for each flag, with its help text and bounds.
 
 Standard library only: a wrong flag is answered before TensorFlow is imported.
 """
 
 import dataclasses
-import os
 import re
 from typing import Any
 
@@ -15,29 +14,19 @@ _LARGEST_INT32 = 2**31 - 1
 _MOST_STEPS = 10**15  # exact in a float64, too
 
 
-def _field(
-    default: Any,
-    help_text: str,
-    *,
-    may_change: bool = False,
-    choices: tuple[str, ...] = (),
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-) -> Any:
-    """A dataclass field that knows its help text and its bounds.
+_BOUNDS = ("above", "at_least", "at_most")
+_OPTIONS: dict[str, Any] = {
+    "may_change": False,  # on resume: the values of the training steps do not depend on it
+    "may_sweep": True,  # pipeline.sweep takes several values, separated by commas
+    "choices": (),  # or () for any
+    **dict.fromkeys(_BOUNDS),  # the smallest and the largest value
+}
+_PLACE = {"may_change": True, "may_sweep": False}
 
-    `may_change` says that a run may be resumed with another value, because the
-    trajectory does not depend on it.
-    """
-    metadata = {
-        "may_change": may_change,
-        "help": help_text,
-        "choices": choices,
-        "above": above,
-        "at_least": at_least,
-        "at_most": at_most,
-    }
+
+def _field(default: Any, help_text: str, **options: Any) -> Any:
+    """A dataclass field with the help text of its flag and some of _OPTIONS."""
+    metadata = {"help": help_text, **_OPTIONS, **options}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -74,7 +63,11 @@ class Config:
         "'sgd' (in the custom loop the hand-written assign_sub) or another name that "
         "tf.keras.optimizers.get knows.",
     )
-    run_eagerly: bool = _field(False, "Run the training step as plain Python, to debug it. Slow.")
+    run_eagerly: bool = _field(
+        False,
+        "Run the training step as plain Python, to debug it. Slow; draws no graph.",
+        may_sweep=False,
+    )
     seed: int = _field(
         0,
         "Seed of the noise, of the order of the examples and of the choice of validation rows.",
@@ -88,9 +81,9 @@ class Config:
     )
     validation_examples: int | None = _field(
         None,
-        "Examples that are measured but not trained on. Synthetic data: drawn "
-        "independently from the same line, 201 by default. A file: so many of its "
-        "rows, chosen by the seed and set apart, none by default.",
+        "Validation examples: evaluated, but not trained on. Synthetic data: drawn "
+        "independently from the same line, 201 by default. A file: this many of its "
+        "rows, chosen by the seed, none by default.",
         at_least=0,
         at_most=_LARGEST_INT32,
     )
@@ -104,49 +97,48 @@ class Config:
     data: str = _field(
         "",
         "A CSV file to train on in place of synthetic data: a header line, then numeric columns.",
+        may_sweep=False,
     )
-    label: str = _field("", "The CSV column to predict; by default the last one.")
+    label: str = _field("", "The CSV column to predict; by default the last one.", may_sweep=False)
     features: str = _field(
         "",
         "The CSV columns to predict from, separated by commas; by default all others.",
+        may_sweep=False,
     )
     initialize_from: str = _field(
         "",
-        "Start at the W and b of another run's folder, of a checkpoint or of an export, in "
-        "place of --initial_w and --initial_b.",
+        "Start from the W and b of another run (its directory), of a checkpoint or of an "
+        "export, in place of --initial_w and --initial_b.",
+        may_sweep=False,
     )
     summary_every: int = _field(
         0,
-        "Steps between the points of W, b and loss in TensorBoard; 0 records every step of a "
-        "run of up to 10,000 and an even selection of a longer one.",
+        "Steps between the values of W, b and loss in TensorBoard; 0 records every step of a "
+        "run of up to 10,000 steps and an even selection of a longer one.",
         at_least=0,
         at_most=_MOST_STEPS,
         may_change=True,
     )
     profile_steps: str = _field(
-        "",
-        "Profile training from a first to a last step, such as 100,200.",
-        may_change=True,
+        "", "Profile training from a first to a last step, such as 100,200.", **_PLACE
     )
     checkpoint_every: int = _field(
         0,
-        "Steps between checkpoints; 0 leaves it to --checkpoint_secs.",
+        "Steps between checkpoints; 0 goes by --checkpoint_secs.",
         at_least=0,
         at_most=_MOST_STEPS,
         may_change=True,
     )
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
-    logdir: str = _field("logs", "The folder that holds the folders of the runs.", may_change=True)
+    logdir: str = _field("logs", "The directory that holds the directories of the runs.", **_PLACE)
     run_name: str = _field(
         "",
-        "Name of the run's folder in --logdir; by default made from the time. An unfinished "
+        "Name of the run's directory in --logdir; by default made from the time. An unfinished "
         "run of that name is resumed.",
-        may_change=True,
+        **_PLACE,
     )
     overwrite: bool = _field(
-        False,
-        "Start the run anew, and move an earlier one of its name aside.",
-        may_change=True,
+        False, "Start the run anew, and rename an earlier run of the same name.", **_PLACE
     )
 
     def __post_init__(self) -> None:
@@ -155,52 +147,60 @@ class Config:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.model == "module" and self.loop == "fit":
-            raise errors.InputError(
-                "--model=module can't be trained with --loop=fit: compile and fit are "
-                "methods of keras.Model, and a tf.Module has none; use --model=keras "
-                "or --loop=custom"
-            )
-        if self.x_min >= self.x_max:
-            raise errors.InputError(
-                f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
-                f"--x_max={self.x_max:g}"
-            )
+        errors.require(
+            self.model != "module" or self.loop != "fit",
+            "--model=module can't be trained with --loop=fit: compile and fit are methods of "
+            "keras.Model, and a tf.Module has none; use --model=keras or --loop=custom",
+        )
+        errors.require(
+            self.x_min < self.x_max,
+            f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
+            f"--x_max={self.x_max:g}",
+        )
         for name in ("label", "features"):
-            if getattr(self, name) and not self.data:
-                raise errors.InputError(
-                    f"--{name}={getattr(self, name)} names columns of a CSV file; "
-                    "say which file with --data"
-                )
-        if self.profile_steps:
-            match = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
-            if not match or int(match[1]) >= int(match[2]):
-                raise errors.InputError(
-                    "--profile_steps must be two steps, the first less than the last, such as "
-                    f"100,200; received {self.profile_steps!r}"
-                )
-        if self.run_name and not re.fullmatch(r"[\w.,=+-]+", self.run_name):
-            raise errors.InputError(
-                "--run_name must be the plain name of a folder (letters, digits and "
-                f"._,=+-); received {self.run_name!r}; the place goes into --logdir"
+            errors.require(
+                not getattr(self, name) or not self.is_synthetic,
+                f"--{name}={getattr(self, name)} names columns of a CSV file; say which file with "
+                "--data",
             )
-        if self.run_name in (".", ".."):
-            raise errors.InputError(
-                f"--run_name must name a folder of its own; received {self.run_name!r}"
-            )
+        steps = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
+        errors.require(
+            not self.profile_steps or (steps and int(steps[1]) < int(steps[2])),
+            "--profile_steps must be two steps, the first less than the last, such as 100,200; "
+            f"received {self.profile_steps!r}",
+        )
+        errors.require(
+            not self.run_name or re.fullmatch(r"[\w.,=+-]+", self.run_name),
+            "--run_name must be the plain name of a directory (letters, digits and ._,=+-); "
+            f"received {self.run_name!r}; give its parent with --logdir",
+        )
+        errors.require(
+            self.run_name not in (".", ".."),
+            f"--run_name must name a directory of its own; received {self.run_name!r}",
+        )
 
-    def check_steps(self, num_examples: int) -> None:
-        """Raises errors.InputError where so many examples give too many or too few steps."""
-        last_step = self.epochs * -(-num_examples // (self.batch_size or num_examples))
-        if last_step > _MOST_STEPS:
-            raise errors.InputError(
-                f"--epochs={self.epochs} makes more steps than can be counted ({_MOST_STEPS:,})"
-            )
-        if self.profiled and self.profiled[0] >= last_step:
-            raise errors.InputError(
-                f"--profile_steps={self.profile_steps} begins after the last step, "
-                f"{last_step:,}; raise --epochs or choose earlier steps"
-            )
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the examples are drawn from a line instead of read from a file."""
+        return not self.data
+
+    def last_step(self, num_examples: int) -> int:
+        """The number of updates of the whole run.
+
+        Raises:
+          errors.InputError: there are too many steps, or too few for --profile_steps.
+        """
+        last_step = self.epochs * steps_per_epoch(num_examples, self.batch_size)
+        errors.require(
+            last_step <= _MOST_STEPS,
+            f"--epochs={self.epochs} makes more steps than can be counted ({_MOST_STEPS:,})",
+        )
+        errors.require(
+            not self.profiled or self.profiled[0] < last_step,
+            f"--profile_steps={self.profile_steps} begins after the last step, {last_step:,}; "
+            "raise --epochs or choose earlier steps",
+        )
+        return last_step
 
     @property
     def profiled(self) -> tuple[int, int] | None:
@@ -214,61 +214,35 @@ class Config:
         """A checked copy with some fields replaced."""
         return dataclasses.replace(self, **changes)
 
-    def to_flags(self) -> list[str]:
-        """The flags that give this config again, wherever they are read from."""
-        values = dataclasses.asdict(self)
-        del values["overwrite"]  # to read the flags again is to resume
-        for name in ("data", "initialize_from", "logdir"):
-            values[name] = values[name] and os.path.abspath(values[name])
-        return [
-            f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in values.items()
-            if value is not None
-        ]
 
-
-def differences(flags: list[str], other: list[str]) -> list[str]:
-    """Says in which flags that shape the trajectory two lists of flags differ."""
-    fixed = {f.name for f in dataclasses.fields(Config) if not f.metadata["may_change"]}
-    values, other_values = (
-        {name: value for name, _, value in (flag[2:].partition("=") for flag in flags_)}
-        for flags_ in (flags, other)
-    )
-    return [
-        f"--{name}={values.get(name, 'default')} (now {other_values.get(name, 'default')})"
-        for name in sorted(fixed)
-        if values.get(name) != other_values.get(name)
-    ]
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Batches that it takes to see every example once; batch_size 0 makes it one."""
+    return -(-num_examples // (batch_size or num_examples))
 
 
 def bounds(field: dataclasses.Field[Any]) -> str:
     """The bounds of a field in words, such as 'at least 0', or ''."""
-    words = [
-        f"{word} {field.metadata[key]:,}"
-        for key, word in (
-            ("above", "above"),
-            ("at_least", "at least"),
-            ("at_most", "at most"),
-        )
-        if field.metadata[key] is not None
-    ]
-    return " and ".join(words)
+    limits = {name.replace("_", " "): field.metadata[name] for name in _BOUNDS}
+    return " and ".join(f"{word} {limit:,}" for word, limit in limits.items() if limit is not None)
 
 
 def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
     """Raises InputError where a value is outside its field's bounds."""
-    limits = field.metadata
     if value is None:
         return
-    if limits["choices"] and value not in limits["choices"]:
-        raise errors.InputError(
-            f"--{field.name} must be one of {', '.join(limits['choices'])}; received {value!r}"
-        )
-    if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT32:
-        raise errors.InputError(f"--{field.name} must be a finite float32; received {value}")
-    if (
-        (limits["above"] is not None and value <= limits["above"])
-        or (limits["at_least"] is not None and value < limits["at_least"])
-        or (limits["at_most"] is not None and value > limits["at_most"])
-    ):
-        raise errors.InputError(f"--{field.name} must be {bounds(field)}; received {value}")
+    choices = field.metadata["choices"]
+    above, at_least, at_most = (field.metadata[name] for name in _BOUNDS)
+    errors.require(
+        not choices or value in choices,
+        f"--{field.name} must be one of {', '.join(choices)}; received {value!r}",
+    )
+    errors.require(
+        not isinstance(value, float) or abs(value) <= _LARGEST_FLOAT32,
+        f"--{field.name} must be a finite float32; received {value}",
+    )
+    errors.require(
+        (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most),
+        f"--{field.name} must be {bounds(field)}; received {value}",
+    )

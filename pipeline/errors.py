@@ -1,4 +1,4 @@
-"""What can go wrong for the person at the terminal, and the exit code of each.
+"""Errors for the person at the terminal, and the exit code of each.
 
 Every message is one line: what was wrong, the value received, what to do.
 """
@@ -11,7 +11,7 @@ class PipelineError(Exception):
 
 
 class RunError(PipelineError):
-    """The machine refused: a folder that can't be written, a disk that is full."""
+    """Environment failure: a directory that can't be written to, a disk that is full."""
 
     exit_code = 1
 
@@ -23,7 +23,7 @@ class InputError(PipelineError):
 
 
 class StoppedError(PipelineError):
-    """A signal asked the run to stop, and it did after a checkpoint."""
+    """A signal stopped the run after it had saved a checkpoint."""
 
     def __init__(self, message: str, *, signal_number: int):
         super().__init__(message)
@@ -31,6 +31,12 @@ class StoppedError(PipelineError):
 
 
 class DivergedError(PipelineError):
-    """The loss is not finite any more."""
+    """The loss or a value of the model became infinite or NaN."""
 
     exit_code = 3
+
+
+def require(condition: object, message: str) -> None:
+    """Raises InputError with the message unless the condition is true."""
+    if not condition:
+        raise InputError(message)

@@ -12,38 +12,29 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from pipeline import cli, errors, examples, folder, output
+from pipeline import cli, errors, printing, tf_runtime
 from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import run_dir
 
 if TYPE_CHECKING:
-    from pipeline import run, stopping
+    from pipeline.run import signals, trainer
 
-# Of these there is one value for all runs.
-_SINGLE = frozenset(
-    (
-        *("data", "label", "features", "initialize_from", "run_eagerly", "profile_steps"),
-        *("logdir", "run_name", "overwrite"),
-    )
-)
-_PARSE: dict[Any, Callable[[str], Any]] = {
-    int: int,
-    int | None: int,
-    float: float,
-    str: str,
-}
+_PARSE: dict[Any, Callable[[str], Any]] = {int: int, int | None: int, float: float, str: str}
 
 
 class Outcome(NamedTuple):
     """How one combination ended: with a result, or diverged with a message."""
 
     name: str
-    result: "run.Result | None"
+    result: "trainer.Result | None"
     message: str = ""
 
 
@@ -56,11 +47,10 @@ def combinations() -> list[config_lib.Config]:
     fields = dataclasses.fields(config_lib.Config)
     values = {field.name: _values(field) for field in fields}
     varied = [name for name, several in values.items() if len(several) > 1]
-    if not varied:
-        raise errors.InputError(
-            "give at least one flag several values, such as --learning_rate=0.01,0.1"
-        )
-    name = flags.FLAGS.run_name or f"sweep-{folder.name_from_time()}"
+    errors.require(
+        varied, "give at least one flag several values, such as --learning_rate=0.01,0.1"
+    )
+    name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
     logdir = os.path.join(flags.FLAGS.logdir, name)
     configs = []
     for combination in itertools.product(*values.values()):
@@ -73,7 +63,7 @@ def combinations() -> list[config_lib.Config]:
 def _values(field: "dataclasses.Field[Any]") -> list[Any]:
     """The values that a field's flag gives."""
     given = flags.FLAGS[field.name].value
-    if field.name in _SINGLE or given is None:
+    if not field.metadata["may_sweep"] or given is None:
         return [given]
     parse = _PARSE[field.type]
     try:
@@ -86,7 +76,7 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
 
 def _define_flags() -> None:
     for field in dataclasses.fields(config_lib.Config):
-        if field.name in _SINGLE:
+        if not field.metadata["may_sweep"]:
             cli.define_flag(field)
         else:
             default = None if field.default is None else str(field.default)
@@ -99,73 +89,65 @@ def main(arguments: list[str]) -> None:
     cli.refuse(arguments)
     configs = combinations()
     for config in configs:
-        folder.RunFolder.of(config).check(config)
-        examples.load(config)
-    output.say(f"Sweeping {configs[0].logdir}: {len(configs)} combinations")
-    cli.import_tensorflow()
+        run_dir.RunDir.of(config).check(config)
+        datasets_lib.load(config)
+    printing.say(f"Sweeping {configs[0].logdir}: {len(configs)} combinations")
+    tf_runtime.import_tensorflow()
 
-    _expect_retracing()
-    _check_optimizers(configs)
+    _prepare_tensorflow(configs)
     outcomes = _train_all(configs)
-    output.say("")
+    printing.say("")
     _print_table(outcomes)
-    output.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+    printing.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
 
 
-def _expect_retracing() -> None:
-    """Keeps TensorFlow from warning that the step is traced again: each run has its own."""
+def _prepare_tensorflow(configs: list[config_lib.Config]) -> None:
+    """Raises before the first training where the last would not know its optimizer."""
     import tensorflow as tf
 
+    from pipeline.training import models, optimizers
+
+    for name in {config.optimizer for config in configs}:
+        variables = models.LinearModel().trainable_variables
+        optimizers.create(name, 0.1, variables, hand_written=True)
+    # Each run traces its own step: no need to warn of it.
     tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
 
 
-def _check_optimizers(configs: list[config_lib.Config]) -> None:
-    """Raises before the first training where the last would not know its optimizer."""
-    from pipeline import model, optimizers
-
-    for name in {config.optimizer for config in configs}:
-        variables = model.LinearModel().trainable_variables
-        optimizers.create(name, 0.1, variables, hand_written=True)
-
-
 def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
-    from pipeline import stopping
+    from pipeline.run import signals
 
     name = os.path.basename(configs[0].logdir)
-    how_to_go_on = f"the same command with --run_name={name}"
+    how_to_resume = f"the same command with --run_name={name}"
     outcomes = []
-    with stopping.StopRequest() as stop:
+    with signals.StopRequest() as stop:
         for number, config in enumerate(configs, 1):
-            stop.check(how_to_go_on)
-            output.say(f"{number} of {len(configs)}: {config.run_name}")
+            stop.check(how_to_resume)
+            printing.say(f"{number} of {len(configs)}: {config.run_name}")
             try:
                 outcomes.append(_train(config, stop))
             except errors.StoppedError:
-                stop.check(how_to_go_on)
+                stop.check(how_to_resume)
     return outcomes
 
 
-def _train(config: config_lib.Config, stop: "stopping.StopRequest") -> Outcome:
+def _train(config: config_lib.Config, stop: "signals.StopRequest") -> Outcome:
     """Trains one combination, without the report of its epochs."""
-    from pipeline import run
+    from pipeline.run import trainer
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return Outcome(config.run_name, run.train(config, examples.load(config), stop))
+            return Outcome(config.run_name, trainer.train(config, datasets_lib.load(config), stop))
     except errors.DivergedError as error:
         return Outcome(config.run_name, None, str(error).partition(";")[0])
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
     """The results, the smallest loss first, and at the end what diverged."""
-
-    def by_loss(outcome: Outcome) -> float:
-        return float("inf") if outcome.result is None else outcome.result.loss
-
     width = max(len(outcome.name) for outcome in outcomes)
-    for outcome in sorted(outcomes, key=by_loss):
-        report = outcome.result.report() if outcome.result else f"diverged: {outcome.message}"
-        output.say(f"{outcome.name:{width}}  {report}")
+    for outcome in sorted(outcomes, key=lambda o: o.result.losses.train if o.result else math.inf):
+        report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"
+        printing.say(f"{outcome.name:{width}}  {report}")
 
 
 if __name__ == "__main__":

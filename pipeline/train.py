@@ -3,30 +3,32 @@
 Example:
   python -m pipeline.train --epochs=100 --learning_rate=0.05
 
-Everything of a run goes into <logdir>/<run_name>: event files for TensorBoard, pictures,
-and the trained model as a SavedModel.
+A run writes to <logdir>/<run_name>: event files for TensorBoard, plots, checkpoints, and the
+trained model as a SavedModel.
 """
 
-from pipeline import cli, examples, folder, output
+from pipeline import cli, printing, tf_runtime
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import run_dir
 
 
 def main(arguments: list[str]) -> None:
     """Runs what the flags ask for."""
     cli.refuse(arguments)
     config = cli.config_from_flags()
-    config = config.with_changes(run_name=config.run_name or folder.name_from_time())
-    paths = folder.RunFolder.of(config)
-    paths.check(config)
-    data = examples.load(config)
-    output.say(
-        f"Training {paths.path}: {config.model} model, {config.loop} loop, "
-        f"{len(data.train.y):,} examples, {config.epochs:,} epochs"
+    config = config.with_changes(run_name=config.run_name or run_dir.name_from_time())
+    directory = run_dir.RunDir.of(config)
+    directory.check(config)
+    datasets = datasets_lib.load(config)
+    printing.say(
+        f"Training {directory.path}: {config.model} model, {config.loop} loop, "
+        f"{len(datasets.train.y):,} examples, {config.epochs:,} epochs"
     )
-    cli.import_tensorflow()
-    from pipeline import run, stopping
+    tf_runtime.import_tensorflow()
+    from pipeline.run import signals, trainer
 
-    with stopping.StopRequest() as stop:
-        run.train(config, data, stop)
+    with signals.StopRequest() as stop:
+        trainer.train(config, datasets, stop)
 
 
 if __name__ == "__main__":

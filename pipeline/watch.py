@@ -1,10 +1,10 @@
-"""Starts TensorBoard on a run, or on a folder of runs, with settings that show all.
+"""Starts TensorBoard on a run, or on a directory of runs, with settings that show all.
 
 Examples:
   python -m pipeline.watch
   python -m pipeline.watch logs/<run> --port=6007
 
-Flags after the folder are those of the program tensorboard.
+Flags after the directory are those of the program tensorboard.
 """
 
 import io
@@ -15,11 +15,11 @@ import urllib.parse
 import zipfile
 from typing import BinaryIO
 
-from pipeline import cli, errors, output
+from pipeline import cli, errors, printing, tf_runtime
 
 _PINNED = ("W", "b", "loss")
 _SETTINGS = (
-    # By default it keeps 1000 points and 10 pictures of a tag, and drops the rest.
+    # By default it keeps 1000 values and 10 images of a tag, and drops the rest.
     "--samples_per_plugin=scalars=200000,images=100",
     "--reload_interval=2",  # seconds
     "--host=localhost",
@@ -68,15 +68,15 @@ def _assets() -> BinaryIO:
 def main(arguments: list[str]) -> None:
     """Serves until Ctrl-C."""
     if {"--help", "-h"} & set(arguments):
-        output.say(__doc__)
+        printing.say(__doc__)
         return
     logdir, *flags = arguments or ["logs"]
-    if logdir.startswith("-"):
-        raise errors.InputError(f"the folder comes before the flags; received {logdir!r}")
-    if not os.path.isdir(logdir):
-        raise errors.InputError(f"{logdir}: is not a folder; give that of a run, or of runs")
+    is_first = not logdir.startswith("-")
+    errors.require(is_first, f"the directory comes before the flags; received {logdir!r}")
+    is_there = os.path.isdir(logdir)
+    errors.require(is_there, f"{logdir}: is not a directory; give that of a run, or of runs")
 
-    cli.import_tensorflow()
+    tf_runtime.import_tensorflow()
     from tensorboard import program
 
     server = program.TensorBoard(assets_zip_provider=_assets)
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
         url = server.launch()
     except program.TensorBoardServerException as error:
         raise errors.RunError(f"TensorBoard can't start: {error.msg}") from error
-    output.say(f"TensorBoard shows {logdir} until Ctrl-C:\n{link(url)}")
+    printing.say(f"TensorBoard shows {logdir} until Ctrl-C:\n{link(url)}")
     threading.Event().wait()
 
 

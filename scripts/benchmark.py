@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,11 @@ class Goal(NamedTuple):
     factor: float | None = None
 
 
+_INTRODUCTION = (
+    "What `scripts/benchmark.py --markdown=.github/BENCHMARK.md` printed: medians, both sides in "
+    "turn. Training alone, after compilation, for each step of the full batch or each example of "
+    "mini-batches; and the time from the start of the process to the end of a first round."
+)
 FULL, RECORDED = "full batch, 201 points", "every step recorded"
 GOALS = (
     Goal(f"{FULL}, {RECORDED}", "pipeline", "guide", 800),
@@ -67,9 +73,9 @@ class Side:
     """One side of the comparison, in a process of its own."""
 
     def __init__(self, name: str, python: pathlib.Path):
-        from pipeline import cli
+        from pipeline import tf_runtime
 
-        ours = {"XLA_FLAGS": cli.XLA_FLAG} if name.endswith("our XLA flag") else {}
+        ours = {"XLA_FLAGS": tf_runtime.XLA_FLAG} if name.endswith("our XLA flag") else {}
         self._process = subprocess.Popen(
             [str(python), str(SCRIPTS / "benchmark_sides.py"), name],
             env={**os.environ, **ours},
@@ -155,12 +161,12 @@ def commands(rounds: int) -> list[tuple[str, str, str]]:
         "wrong flag": [*train, "--epoch=3"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
             for name, command in kinds.items():
                 more = [f"--run_name=run{number}"] if name == "default run" else []
                 start = time.perf_counter()
-                subprocess.run([*command, *more], cwd=folder, capture_output=True, check=False)
+                subprocess.run([*command, *more], cwd=directory, capture_output=True, check=False)
                 seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = median["default run"] / median["import tensorflow"]
@@ -184,7 +190,7 @@ def checkpoints(rounds: int) -> tuple[str, str, str]:
 
     steps, saves = 400_000, 200
     seconds: dict[int, list[float]] = {0: [], steps // saves: []}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for number in range(rounds):
             for every, taken in seconds.items():
                 command = [
@@ -192,7 +198,7 @@ def checkpoints(rounds: int) -> tuple[str, str, str]:
                     *(f"--run_name={number}-{every}", f"--checkpoint_every={every}"),
                 ]
                 start = time.perf_counter()
-                subprocess.run(command, cwd=folder, capture_output=True, check=True)
+                subprocess.run(command, cwd=directory, capture_output=True, check=True)
                 taken.append(time.perf_counter() - start)
     without, with_saves = map(statistics.median, seconds.values())
     each = (with_saves - without) / saves
@@ -211,7 +217,7 @@ def memory(quick: bool) -> list[tuple[str, str, str]]:
         ),
     }
     rows: list[tuple[str, str, str]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         for name, flags in list(runs.items())[: 1 if quick else None]:
             script = (
                 "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
@@ -222,7 +228,7 @@ def memory(quick: bool) -> list[tuple[str, str, str]]:
             start = time.perf_counter()
             result = subprocess.run(
                 [sys.executable, "-c", script, *command],
-                cwd=folder,
+                cwd=directory,
                 capture_output=True,
                 text=True,
                 check=True,
@@ -236,9 +242,9 @@ def growth(quick: bool) -> list[str]:
     """How the time of a step grows with the examples and the batch, beside what memory allows."""
     full = (201, 10_000, 1_000_000) if quick else (201, 2000, 10_000, 100_000, _MILLION, 10_000_000)
     batches = (32, 1024) if quick else (32, 256, 1024, 8192, 65_536)
-    from pipeline import cli
+    from pipeline import tf_runtime
 
-    cli.import_tensorflow()
+    tf_runtime.import_tensorflow()
     import benchmark_sides
 
     lines = [
@@ -263,13 +269,21 @@ def growth(quick: bool) -> list[str]:
     return lines
 
 
-def machine() -> str:
-    """What this was measured on."""
-    import importlib.metadata
-
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")
+def versions(python: pathlib.Path, packages: Iterable[str]) -> str:
+    """The versions of some packages in an environment."""
+    code = (
+        "import importlib.metadata, sys; "
+        "print(*(f'{n} {importlib.metadata.version(n)}' for n in sys.argv[1:]), sep=', ')"
     )
+    command = [str(python), "-c", code, *packages]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def machine(peers: pathlib.Path | None) -> str:
+    """What this was measured on."""
+    installed = versions(pathlib.Path(sys.executable), ("tensorflow", "keras", "numpy"))
+    if peers:
+        installed += f"; {versions(peers, PEER_PACKAGES.values())}"
     model = "unknown processor"
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -278,7 +292,7 @@ def machine() -> str:
     gigabytes = resource.getpagesize() * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores of {model}, {gigabytes:.0f} GiB, "
-        f"no GPU; Python {platform.python_version()}, {versions}"
+        f"no GPU; Python {platform.python_version()}, {installed}"
     )
 
 
@@ -306,7 +320,7 @@ def main() -> None:
     peers = peers_python()
 
     lines = [
-        *(machine(), ""),
+        *("# Benchmark", "", _INTRODUCTION, "", machine(peers), ""),
         "| work | against | times as fast | goal | | time each | start-up and compilation |",
         "|---|---|---|---|---|---|---|",
     ]

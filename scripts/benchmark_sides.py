@@ -53,16 +53,25 @@ def pipeline(
 ) -> Round:
     """This project: seconds from the end of the first block to the last, of each step.
 
-    The first block is left out because it waits for the compiler.
+    The first call is left out because it waits for the compiler.
     """
-    from pipeline import cli
+    from pipeline import tf_runtime
 
-    cli.import_tensorflow()
+    tf_runtime.import_tensorflow()
     from pipeline import config as config_lib
-    from pipeline import custom_loop, fit_loop, folder, optimizers, recorder, yardstick
-    from pipeline import data as data_lib
-    from pipeline import examples as examples_lib
-    from pipeline import model as model_lib
+    from pipeline.data import batches as batches_lib
+    from pipeline.data import datasets as datasets_lib
+    from pipeline.reporting import recorder
+    from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task
+
+    class Clock(hooks.Hook):
+        """Notes when the steps of each call were done."""
+
+        def __init__(self) -> None:
+            self.times: list[tuple[float, int]] = []
+
+        def after(self, rows: metrics.StepMetrics) -> None:
+            self.times.append((time.perf_counter(), len(rows.step)))
 
     def one_round() -> float:
         config = config_lib.Config(
@@ -76,40 +85,39 @@ def pipeline(
             run_name="run",
             logdir=tempfile.mkdtemp(),
         )
-        data = examples_lib.load(config)
-        batches = data_lib.TrainingData(*data.train, batch_size=batch_size, seed=0)
-        model = model_lib.create(config.model, initial_w=5.0, initial_b=0.0)
+        datasets = datasets_lib.load(config)
+        batches = batches_lib.Batches(datasets.train, batch_size=batch_size, seed=0)
+        trained = task.linear(config, datasets.features)
         optimizer = optimizers.create(
-            "sgd", _LEARNING_RATE, model.trainable_variables, hand_written=loop == "custom"
+            "sgd", _LEARNING_RATE, trained.model.trainable_variables, hand_written=loop == "custom"
         )
-        paths = folder.RunFolder.of(config)
-        paths.path.mkdir()
-        times = []
+        evaluator = evaluation.Evaluator(
+            trained, datasets, steps_per_epoch=batches.steps_per_epoch, epochs=epochs
+        )
+        clock = Clock()
         with contextlib.redirect_stdout(io.StringIO()):
-            observer = recorder.Recorder(
+            records = recorder.Recorder(
                 config,
-                data,
-                yardstick.Yardstick.of(config, data),
-                paths=paths,
-                steps_per_epoch=batches.steps_per_epoch,
+                datasets,
+                trained,
+                evaluator,
+                directory=pathlib.Path(config.logdir, "run"),
+                repeat_command="",
+                history=metrics.empty(len(trained.names)),
             )
-
-            def observe(points: Any) -> None:
-                if summaries:
-                    observer(points)
-                times.append((time.perf_counter(), len(points.step)))
-
-            {"custom": custom_loop, "fit": fit_loop}[loop].train(
-                model,
+            evaluator.report = records.epochs
+            recording = [records, evaluator, records.progress, records.images]
+            loops.LOOPS[loop](
+                trained,
                 batches,
                 optimizer=optimizer,
                 first_step=0,
                 last_step=epochs * batches.steps_per_epoch,
-                observe=observe,
+                hook=hooks.Hooks([*(recording if summaries else []), clock]),
             )
-        observer.close()
-        seconds = times[-1][0] - times[0][0]
-        steps = sum(steps for _, steps in times[1:])
+        records.close()
+        seconds = clock.times[-1][0] - clock.times[0][0]
+        steps = sum(steps for _, steps in clock.times[1:])
         return seconds / steps / (1 if batch_size == 0 else batches.batch_size)
 
     return one_round
@@ -117,9 +125,9 @@ def pipeline(
 
 def guide() -> Round:
     """The guide's eager loop, with three tf.summary.scalar a step."""
-    from pipeline import cli
+    from pipeline import tf_runtime
 
-    cli.import_tensorflow()
+    tf_runtime.import_tensorflow()
     import tensorflow as tf
 
     x, y = map(tf.constant, examples())
@@ -145,15 +153,15 @@ def guide() -> Round:
 
 def keras(*, epochs: int, batch_size: int, count: int = 201, tensorboard: bool = False) -> Round:
     """Keras fit on arrays, as in the guide: all in one batch is a step an epoch."""
-    from pipeline import cli
+    from pipeline import tf_runtime
 
-    cli.import_tensorflow()
+    tf_runtime.import_tensorflow()
     import tensorflow as tf
 
-    from pipeline import model as model_lib
+    from pipeline.training import models
 
     x, y = examples(count)
-    model = model_lib.KerasLinearModel()
+    model = models.KerasLinearModel()
     model.compile(optimizer=tf.keras.optimizers.SGD(_LEARNING_RATE), loss="mean_squared_error")
 
     def work() -> None:
@@ -270,19 +278,21 @@ def csv_file() -> str:
 
 def read_csv(*, with_numpy: bool) -> Round:
     """Reads the CSV file."""
-    from pipeline import examples as examples_lib
+    from pipeline.data import csv_reader
 
     path = csv_file()
     if with_numpy:
         return timed(
             lambda: np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1), _MILLION
         )
-    return timed(lambda: examples_lib.read_columns(path, ["x", "y"]), _MILLION)
+    return timed(lambda: csv_reader.read_columns(path, ["x", "y"]), _MILLION)
 
 
 SIDES: dict[str, Callable[[], Round]] = {
-    "pipeline": lambda: pipeline(loop="custom", epochs=100_000),
-    "pipeline without summaries": lambda: pipeline(loop="custom", epochs=100_000, summaries=False),
+    "pipeline": lambda: pipeline(loop="custom", epochs=1_000_000),
+    "pipeline without summaries": lambda: pipeline(
+        loop="custom", epochs=1_000_000, summaries=False
+    ),
     "pipeline --loop=fit": lambda: pipeline(loop="fit", epochs=5000),
     "guide": guide,
     "keras fit": lambda: keras(epochs=30, batch_size=1000, tensorboard=True),

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from pipeline import cli
+from pipeline import tf_runtime
 
 flags.DEFINE_integer("kills", 30, "How many times to kill.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the moments.")
@@ -65,7 +65,7 @@ def content(run: pathlib.Path) -> dict[str, Any]:
     newest = max(run.glob("checkpoints/ckpt-*.index"), key=lambda path: int(path.stem[5:]))
     reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
     for name in reader.get_variable_to_shape_map():
-        if "save_counter" not in name and "py_state" not in name and "OBJECT_GRAPH" not in name:
+        if "save_counter" not in name and "run_state" not in name and "OBJECT_GRAPH" not in name:
             found["checkpoint"][name] = np.asarray(reader.get_tensor(name)).tobytes()
     versions = [path.name for path in run.glob("export/*")]
     export = tf.saved_model.load(str(run / "export" / "1"))
@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> None:
     logdir = folder / "logs"
     subprocess.run(command(logdir), check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - start
-    cli.import_tensorflow()
+    tf_runtime.import_tensorflow()
     expected = content((logdir / "run").rename(folder / "undisturbed"))
     print(f"undisturbed: {seconds:.1f} s, {len(expected['events'])} events", flush=True)
     done = runs = failed = 0

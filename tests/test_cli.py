@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests import conftest
+from tests import helpers
 
 MISTAKES = {
     ("--epoch=3",): "Did you mean: epochs",
@@ -27,7 +27,7 @@ MISTAKES = {
 }
 
 
-def modules_imported_by(*arguments: str, cwd: pathlib.Path) -> tuple[str, set[str]]:
+def _modules_imported_by(*arguments: str, cwd: pathlib.Path) -> tuple[str, set[str]]:
     """The output of an entry point, and the modules that it imported."""
     command = [sys.executable, "-X", "importtime", "-m", *arguments]
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
@@ -42,7 +42,7 @@ def test_a_mistake_costs_one_line(flags: tuple[str, ...], tmp_path: pathlib.Path
     thesis = tmp_path / "logs" / "taken" / "thesis.txt"
     thesis.parent.mkdir(parents=True)
     thesis.touch()
-    result = conftest.call("train", *flags, cwd=tmp_path)
+    result = helpers.call("train", *flags, cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
@@ -53,18 +53,16 @@ def test_a_mistake_costs_one_line(flags: tuple[str, ...], tmp_path: pathlib.Path
     }
 
 
-@pytest.mark.parametrize("entry", ["train", "predict", "watch"])
-def test_help_explains_itself_without_importing_tensorflow(
-    entry: str, tmp_path: pathlib.Path
-) -> None:
-    out, imported = modules_imported_by(f"pipeline.{entry}", "--help", cwd=tmp_path)
+@pytest.mark.parametrize("entry", ["train", "predict", "sweep", "watch"])
+def test_help_does_not_import_tensorflow(entry: str, tmp_path: pathlib.Path) -> None:
+    out, imported = _modules_imported_by(f"pipeline.{entry}", "--help", cwd=tmp_path)
     assert f"python -m pipeline.{entry}" in out
     assert "absl.flags" in imported
     assert not {"tensorflow", "matplotlib", "keras", "tensorboard"} & imported
 
 
 def test_help_lists_each_flag_with_its_bounds(tmp_path: pathlib.Path) -> None:
-    out, _ = modules_imported_by("pipeline.train", "--help", cwd=tmp_path)
+    out, _ = _modules_imported_by("pipeline.train", "--help", cwd=tmp_path)
     for flag in ("--epochs", "--learning_rate", "--validation_examples", "--<no>run_eagerly"):
         assert flag in out.replace("[no]", "<no>")
     assert "Bounds: at least 1." in " ".join(out.split())
@@ -74,8 +72,8 @@ def test_only_known_noise_is_kept_from_stderr(tmp_path: pathlib.Path) -> None:
     """What other libraries write to stderr while TensorFlow is imported is let through."""
     script = """
 import os
-from pipeline import cli
-with cli._without_start_up_noise():
+from pipeline import tf_runtime
+with tf_runtime._without_start_up_noise():
     os.write(2, b"I0000 00:00:1 1 port.cc:153] oneDNN custom operations are on.\\n")
     os.write(2, b"W0000 00:00:1 1 something.cc:1] a real warning\\n")
 """

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 from typing import Any
 
 import pytest
@@ -36,9 +35,7 @@ _FINITE_FLOATS = ("learning_rate", "initial_w", "initial_b", "true_w", "true_b",
         *[(name, -math.inf, "a finite float32") for name in ("x_min", "x_max")],
     ],
 )
-def test_value_out_of_bounds_is_refused_by_name_with_the_value(
-    name: str, value: Any, bounds: str
-) -> None:
+def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: Any, bounds: str) -> None:
     with pytest.raises(errors.InputError) as caught:
         config_lib.Config(**{name: value})
     assert str(caught.value) == f"--{name} must be {bounds}; received {value!r}"
@@ -60,13 +57,13 @@ def test_value_out_of_bounds_is_refused_by_name_with_the_value(
         ("profile_steps", "0,1"),
     ],
 )
-def test_value_on_its_bound_is_accepted(name: str, value: Any) -> None:
+def test_a_value_on_its_bound_is_accepted(name: str, value: Any) -> None:
     assert getattr(config_lib.Config(**{name: value}), name) == value
 
 
 @pytest.mark.parametrize("model", ["module", "keras"])
 @pytest.mark.parametrize("loop", ["custom", "fit"])
-def test_only_a_module_in_fit_is_refused_and_told_why(model: str, loop: str) -> None:
+def test_only_a_module_with_fit_is_refused(model: str, loop: str) -> None:
     if (model, loop) != ("module", "fit"):
         assert config_lib.Config(model=model, loop=loop).loop == loop
         return
@@ -91,7 +88,7 @@ def test_only_a_module_in_fit_is_refused_and_told_why(model: str, loop: str) -> 
         ],
     ],
 )
-def test_contradiction_is_refused_in_one_line(
+def test_a_contradiction_is_refused_in_one_line(
     changes: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     with pytest.raises(errors.InputError) as caught:
@@ -105,82 +102,49 @@ def test_with_changes_is_checked_too() -> None:
         config_lib.Config().with_changes(epochs=0)
 
 
-def test_profiled_are_the_two_steps() -> None:
+def test_profiled_gives_the_two_steps() -> None:
     assert config_lib.Config().profiled is None
     assert config_lib.Config(profile_steps="9,100").profiled == (9, 100)
 
 
-def _from_flags(lines: list[str]) -> config_lib.Config:
-    """Reads '--name=value' lines as absl reads a flagfile."""
-    types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(config_lib.Config)}
-    convert: dict[Any, Any] = {bool: {"true": True, "false": False}.__getitem__, float: float}
-    values = {}
-    for line in lines:
-        name, value = line.removeprefix("--").split("=", 1)
-        values[name] = convert.get(types[name], str if types[name] is str else int)(value)
-    return config_lib.Config(**values)
-
-
-_EVERY_FIELD_CHANGED = config_lib.Config(
-    model="keras",
-    loop="fit",
-    epochs=10**9,
-    learning_rate=0.1 + 0.2,
-    batch_size=64,
-    optimizer="adam",
-    run_eagerly=True,
-    seed=2**32 - 1,
-    initial_w=-1e-7,
-    initial_b=1e22,
-    num_examples=2,
-    validation_examples=0,
-    true_w=1 / 3,
-    true_b=-0.25,
-    noise_stddev=1e-300,
-    x_min=-2.5,
-    x_max=2.25,
-    data="some folder/a=b,c.csv",
-    label="price in $, 'net'",
-    features="rooms,area = m2",
-    initialize_from="other logs/run",
-    summary_every=7,
-    profile_steps="100,2000",
-    checkpoint_every=100,
-    checkpoint_secs=0.5,
-    logdir="some logs",
-    run_name="a-b_c.d,e=f+1",
-    overwrite=True,
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "steps"),
+    [(10, 0, 1), (10, 10, 1), (10, 11, 1), (10, 5, 2), (10, 4, 3), (10, 3, 4), (10, 1, 10)],
 )
-
-
-def test_the_changed_config_changes_every_field() -> None:
-    """Guards the round trip below against a field that was added and forgotten."""
-    changed, default = (vars(c) for c in (_EVERY_FIELD_CHANGED, config_lib.Config()))
-    assert not [name for name in default if changed[name] == default[name]]
-
-
-@pytest.mark.parametrize("config", [config_lib.Config(), _EVERY_FIELD_CHANGED])
-def test_to_flags_gives_the_config_again_with_absolute_paths(
-    config: config_lib.Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_every_example_is_in_a_batch_of_each_epoch(
+    num_examples: int, batch_size: int, steps: int
 ) -> None:
-    """But for --overwrite: what is read again resumes the run."""
-    monkeypatch.chdir(tmp_path)
-    lines = config.to_flags()
-    monkeypatch.chdir("/")
-    paths = {name: getattr(config, name) for name in ("logdir", "data", "initialize_from")}
-    absolute = {name: path and str(tmp_path / path) for name, path in paths.items()}
-    assert _from_flags(lines) == config.with_changes(**absolute, overwrite=False)
+    assert config_lib.steps_per_epoch(num_examples, batch_size) == steps
+    config = config_lib.Config(batch_size=batch_size, epochs=7)
+    assert config.last_step(num_examples) == 7 * steps
 
 
-def test_differences_names_the_flags_that_shape_the_training_and_no_others() -> None:
-    config = config_lib.Config(validation_examples=7)
-    changed = config.with_changes(seed=1, learning_rate=0.2, validation_examples=None)
-    free = config.with_changes(
-        epochs=20, checkpoint_every=5, checkpoint_secs=1.0, logdir="other", run_name="a"
-    ).with_changes(profile_steps="1,2", overwrite=True)
-    assert config_lib.differences(config.to_flags(), free.to_flags()) == []
-    assert config_lib.differences(config.to_flags(), changed.to_flags()) == [
-        "--learning_rate=0.1 (now 0.2)",
-        "--seed=0 (now 1)",
-        "--validation_examples=7 (now default)",
+def test_last_step_can_be_counted_exactly() -> None:
+    """A float64 counts up to 10**15 steps with room to spare."""
+    most = 10**15
+    assert config_lib.Config(epochs=most).last_step(5) == most
+    with pytest.raises(errors.InputError, match=r"--epochs=1000000000000001 .*1,000,000,000,000,"):
+        config_lib.Config(epochs=most + 1).last_step(5)
+    with pytest.raises(errors.InputError, match=f"--epochs={most} makes more steps than can be"):
+        config_lib.Config(epochs=most, batch_size=4).last_step(5)
+
+
+def test_a_profile_begins_before_the_last_step() -> None:
+    config = config_lib.Config(epochs=5, batch_size=2, profile_steps="9,100")
+    assert config.last_step(4) == 10
+    with pytest.raises(errors.InputError, match=r"--profile_steps=9,100 begins after .* step, 5;"):
+        config.last_step(2)
+
+
+def test_examples_are_synthetic_unless_a_file_is_given() -> None:
+    assert config_lib.Config().is_synthetic
+    assert not config_lib.Config(data="points.csv").is_synthetic
+
+
+def test_paths_names_and_modes_of_running_are_not_swept() -> None:
+    """A sweep takes several values of every other flag."""
+    fields = dataclasses.fields(config_lib.Config)
+    assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
+        *("run_eagerly", "data", "label", "features", "initialize_from", "profile_steps"),
+        *("logdir", "run_name", "overwrite"),
     ]

@@ -1,69 +1,77 @@
-"""Tests of pipeline.export."""
+"""An export predicts what the model predicts, and says so to anybody who loads it."""
 
 import pathlib
 import shutil
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from pipeline import errors, export
-from pipeline import model as model_lib
+from pipeline import errors
+from pipeline.run import export
+from pipeline.training import losses, models, task
 
-_KINDS = ["module", "keras"]
-_NAMES = {None: ("x",), 1: ("only",), 3: ("größe", "b c", "d")}
-_NUM_FEATURES = list(_NAMES)
+_NAMES = {1: ("only",), 3: ("größe", "b c", "d")}
+_kinds = pytest.mark.parametrize("kind", ["module", "keras"])
+_num_features = pytest.mark.parametrize("num_features", list(_NAMES))
+Array = npt.NDArray[np.float32]
 
 
-def _model(kind: str = "module", num_features: int | None = None) -> model_lib.Model:
-    model = model_lib.create(kind, initial_w=2.0, initial_b=0.25, num_features=num_features)
-    if num_features is not None:
+def _task(model: models.Model, num_features: int = 1) -> task.Task:
+    features = _NAMES[num_features]
+    return task.Task(model, losses.squared_error, features=features, is_linear_regression=True)
+
+
+def _trained(kind: str = "module", num_features: int = 1) -> task.Task:
+    """The task of a model with b = 0.25 and W = 2, or W = -0.5, 0.5, 1.5."""
+    model = models.MODELS[kind](num_features, initial_w=2.0, initial_b=0.25)
+    if num_features > 1:
         model.W.assign(np.arange(num_features) - 0.5)
-    return model
+    return _task(model, num_features)
 
 
-def _sample(num_features: int | None = None, count: int = 7) -> np.ndarray:
-    shape = (count,) if num_features is None else (count, num_features)
+def _sample(num_features: int = 1, count: int = 7) -> Array:
+    shape = count, num_features
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def _publish(
-    version: pathlib.Path, model: model_lib.Model, num_features: int | None = None
-) -> pathlib.Path:
-    features = _NAMES[num_features]
-    export.publish(model, version, features=features, label="price", sample=_sample(num_features))
+def _publish(version: pathlib.Path, trained: task.Task, num_features: int = 1) -> pathlib.Path:
+    features, sample = _NAMES[num_features], _sample(num_features)
+    export.publish(trained, version, features=features, label="price", sample=sample)
     return version
 
 
-def _expected(x: np.ndarray, model: model_lib.Model) -> np.ndarray:
-    W = model.W.numpy()
-    return (x * W if x.ndim == 1 else x @ W) + 0.25
+def _expected(x: Array) -> Array:
+    """What the models above predict."""
+    W = np.float32([2.0]) if x.shape[1] == 1 else np.arange(x.shape[1], dtype=np.float32) - 0.5
+    return x @ W + np.float32(0.25)
 
 
-def test_publish_makes_the_version_and_its_folder_and_leaves_nothing_else(
-    tmp_path: pathlib.Path,
-) -> None:
-    folder = tmp_path / "runs" / "export"
-    assert export.newest_version(folder) == 0
+def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> None:
+    """And leaves nothing else."""
+    directory = tmp_path / "export"
+    assert export.newest_version(directory) == 0
     for number, kind in enumerate(("module", "keras", "module"), start=1):
-        _publish(folder / str(number), _model(kind))
-        assert export.newest_version(folder) == number
-    assert sorted(folder.iterdir()) == [folder / "1", folder / "2", folder / "3"]
+        _publish(directory / str(number), _trained(kind))
+        assert export.newest_version(directory) == number
+    assert sorted(directory.iterdir()) == [directory / "1", directory / "2", directory / "3"]
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-@pytest.mark.parametrize("num_features", _NUM_FEATURES)
+@_kinds
+@_num_features
 def test_anybody_can_load_the_signatures_and_predict(
-    tmp_path: pathlib.Path, kind: str, num_features: int | None
+    tmp_path: pathlib.Path, kind: str, num_features: int
 ) -> None:
-    model = _model(kind, num_features)
-    loaded = tf.saved_model.load(str(_publish(tmp_path / "1", model, num_features)))
+    """With one feature x is [None] and W a scalar, as in the guide."""
+    version = _publish(tmp_path / "1", _trained(kind, num_features), num_features)
+    loaded = tf.saved_model.load(str(version))
     assert sorted(loaded.signatures) == ["parameters", "serving_default"]
 
     serve = loaded.signatures["serving_default"]
     ((), inputs) = serve.structured_input_signature
-    shape = [None] if num_features is None else [None, num_features]
+    shape = [None] if num_features == 1 else [None, num_features]
     assert {name: (spec.shape.as_list(), spec.dtype) for name, spec in inputs.items()} == {
         "x": (shape, tf.float32)
     }
@@ -75,67 +83,100 @@ def test_anybody_can_load_the_signatures_and_predict(
     )
     for count in (1, 50):
         x = _sample(num_features, count)
-        result = serve(x=tf.constant(x))["y"].numpy()
-        np.testing.assert_allclose(result, _expected(x, model), rtol=1e-5, atol=1e-6)
+        result = serve(x=tf.constant(x[:, 0] if num_features == 1 else x))["y"].numpy()
+        np.testing.assert_allclose(result, _expected(x), rtol=1e-5, atol=1e-6)
 
     parameters = loaded.signatures["parameters"]()
-    np.testing.assert_array_equal(parameters["W"], model.W.numpy())
-    assert float(parameters["b"]) == 0.25
+    assert sorted(parameters) == ["W", "b"]
+    assert parameters["W"].numpy().tolist() == (2 if num_features == 1 else [-0.5, 0.5, 1.5])
+    assert parameters["b"].numpy().tolist() == 0.25
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-@pytest.mark.parametrize("num_features", _NUM_FEATURES)
-def test_load_gives_back_the_model_and_its_feature_names(
-    tmp_path: pathlib.Path, kind: str, num_features: int | None
+@_kinds
+@_num_features
+def test_load_gives_the_model_and_its_names(
+    tmp_path: pathlib.Path, kind: str, num_features: int
 ) -> None:
-    model = _model(kind, num_features)
-    version = _publish(tmp_path / "1", model, num_features)
+    trained = _trained(kind, num_features)
+    version = _publish(tmp_path / "1", trained, num_features)
     x = _sample(num_features, 50)
     for path in (version, tmp_path):
         exported = export.load(path)
         assert exported.path == version
-        assert exported.num_features == num_features
+        assert exported.num_features == (None if num_features == 1 else num_features)
         assert exported.features == _NAMES[num_features]
         assert exported.label == "price"
-        np.testing.assert_allclose(exported.predict(x), model(x), rtol=1e-6, atol=1e-6)
-        W, b = exported.parameters()
-        np.testing.assert_array_equal(W, model.W.numpy())
-        assert b == 0.25
+        live = trained.predict(tf.constant(x)).numpy()
+        np.testing.assert_allclose(exported.predict(x), live, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(live, _expected(x), rtol=1e-5, atol=1e-6)
+        variables = exported.variables()
+        assert sorted(variables) == ["W", "b"]
+        np.testing.assert_array_equal(np.reshape(variables["W"], [-1]), trained.model.W.numpy())
+        assert variables["b"] == 0.25
+
+
+@_num_features
+def test_exported_variables_give_a_model_back(tmp_path: pathlib.Path, num_features: int) -> None:
+    """Of the other kind, as --initialize_from does."""
+    version = _publish(tmp_path / "1", _trained("module", num_features), num_features)
+    other = _task(models.MODELS["keras"](num_features), num_features)
+    other.assign(export.load(version).variables())
+    x = _sample(num_features)
+    prediction = other.predict(tf.constant(x)).numpy()
+    np.testing.assert_allclose(prediction, _expected(x), rtol=1e-5, atol=1e-6)
+
+
+@_num_features
+def test_another_programs_export_predicts(tmp_path: pathlib.Path, num_features: int) -> None:
+    """It takes x [N, D], also for D = 1, and may have other attributes of the same names."""
+    module = tf.Module()
+    module.features, module.label = tf.Variable(7.0), tf.Variable([1, 2])
+    spec = tf.TensorSpec([None, num_features], tf.float32, "x")
+    total: Any = tf.function(lambda x: {"y": tf.reduce_sum(x, 1)}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=total)
+    exported = export.load(tmp_path)
+    assert (exported.num_features, exported.features, exported.label) == (num_features, (), "")
+    x = _sample(num_features)
+    np.testing.assert_allclose(exported.predict(x), x.sum(axis=1), rtol=1e-5, atol=1e-6)
+    with pytest.raises(errors.InputError, match="has no signature parameters"):
+        exported.variables()
 
 
 def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
     """And not the last name: '9' sorts after '10'."""
-    _publish(tmp_path / "9", _model())
-    changed = _model()
-    changed.W.assign(-7.0)
+    _publish(tmp_path / "9", _trained())
+    changed = _trained()
+    changed.model.W.assign([-7.0])
     _publish(tmp_path / "10", changed)
     (tmp_path / "11").mkdir()  # holds no SavedModel
     shutil.copytree(tmp_path / "9", tmp_path / "012")  # is not how a version is written
     (tmp_path / "notes.txt").touch()
     exported = export.load(tmp_path)
     assert exported.path == tmp_path / "10"
-    assert exported.parameters()[0] == -7
+    assert exported.variables()["W"] == -7
 
 
-class _Unfaithful(model_lib.LinearModel):
-    """Predicts something else than its W and b say, as a wrong export would."""
+class _Unfaithful(models.LinearModel):
+    """Predicts something else in a graph, as a wrong export would."""
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return super().__call__(x) + 0.01
+        return super().__call__(x) + (0.0 if tf.executing_eagerly() else 0.01)
 
 
-def test_model_that_predicts_something_else_is_not_published(tmp_path: pathlib.Path) -> None:
-    _publish(tmp_path / "1", _model())
-    with pytest.raises(errors.RunError, match=r"largest difference 0\.01.*not published"):
-        _publish(tmp_path / "2", _Unfaithful())
+def test_export_that_predicts_something_else_is_withheld(tmp_path: pathlib.Path) -> None:
+    _publish(tmp_path / "1", _trained())
+    with pytest.raises(errors.RunError, match=r"largest difference 0\.01.*not exported"):
+        _publish(tmp_path / "2", _task(_Unfaithful()))
     assert list(tmp_path.iterdir()) == [tmp_path / "1"]
 
 
-def test_remains_of_a_killed_export_are_no_version_and_no_hindrance(tmp_path: pathlib.Path) -> None:
-    shutil.copytree(_publish(tmp_path / "1", _model()), tmp_path / ".2.unfinished")
-    (tmp_path / ".2.unfinished" / "left").touch()
+def test_remains_of_a_killed_export_do_no_harm(tmp_path: pathlib.Path) -> None:
+    """They are no version and no hindrance."""
+    remains = tmp_path / ".unfinished.2"
+    shutil.copytree(_publish(tmp_path / "1", _trained()), remains)
+    (remains / "left").touch()
     assert export.load(tmp_path).path == tmp_path / "1"
-    _publish(tmp_path / "2", _model())
+    _publish(tmp_path / "2", _trained())
     assert not (tmp_path / "2" / "left").exists()
     assert sorted(tmp_path.iterdir()) == [tmp_path / "1", tmp_path / "2"]
 
@@ -148,10 +189,18 @@ def _without_signature(path: pathlib.Path) -> None:
     tf.saved_model.save(tf.Module(), str(path))
 
 
-def _other_signature(path: pathlib.Path) -> None:
-    module = tf.Module()
-    double: Any = tf.function(lambda z: 2 * z, input_signature=[tf.TensorSpec([None], name="z")])
-    tf.saved_model.save(module, str(path), signatures=double)
+def _save_signature(path: pathlib.Path, name: str, *, output: str) -> None:
+    spec = tf.TensorSpec([None], name=name)
+    double: Any = tf.function(lambda x: {output: 2 * x}, input_signature=[spec])
+    tf.saved_model.save(tf.Module(), str(path), signatures=double)
+
+
+def _other_input(path: pathlib.Path) -> None:
+    _save_signature(path, "z", output="y")
+
+
+def _other_output(path: pathlib.Path) -> None:
+    _save_signature(path, "x", output="z")
 
 
 def _damaged(path: pathlib.Path) -> None:
@@ -160,15 +209,19 @@ def _damaged(path: pathlib.Path) -> None:
 
 
 def _incomplete(path: pathlib.Path) -> None:
-    _publish(path, _model())
+    _publish(path, _trained())
     shutil.rmtree(path / "variables")
 
 
 @pytest.mark.parametrize(
     "make",
-    [_empty, _without_signature, _other_signature, _damaged, _incomplete, pathlib.Path.touch],
+    [
+        *(_empty, _without_signature, _other_input, _other_output),
+        *(_damaged, _incomplete, pathlib.Path.touch),
+    ],
+    ids=lambda make: make.__name__,
 )
-def test_load_of_anything_else_is_refused_in_one_line(tmp_path: pathlib.Path, make: Any) -> None:
+def test_anything_else_is_refused_in_one_line(tmp_path: pathlib.Path, make: Any) -> None:
     path = tmp_path / "export"
     make(path)
     with pytest.raises(errors.InputError, match="SavedModel") as caught:

@@ -1,85 +1,108 @@
-"""One trajectory, whichever the model and the loop."""
+"""Tests of pipeline.training.loops: one trajectory, whichever the model and the loop."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import custom_loop, examples, fit_loop, metrics, optimizers
-from pipeline import data as data_lib
-from pipeline import model as model_lib
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets
+from pipeline.training import custom_loop, hooks, loops, losses, metrics, models, optimizers, task
 
 SOLUTIONS = (("module", "custom"), ("keras", "custom"), ("keras", "fit"))
+
+
+class Recorded(hooks.Hook):
+    """Keeps what it is called with, and stops at some steps."""
+
+    def __init__(self, watched: task.Task, *stops: int):
+        self._task, self._stops = watched, stops
+        self.states: dict[int, list[float]] = {}  # the model's values when before was called
+        self.rows = metrics.empty(len(watched.names))
+
+    def next_stop(self, step: int) -> float:
+        """The next of the steps."""
+        return min((stop for stop in self._stops if stop > step), default=math.inf)
+
+    def before(self, step: int) -> None:
+        """Keeps the state of the model, once for each step."""
+        assert step not in self.states
+        assert not len(self.rows.step) or step == self.rows.end
+        self.states[step] = self._task.values().numpy().tolist()
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Keeps the rows."""
+        self.rows = metrics.concatenate(self.rows, rows)
 
 
 class Trained(NamedTuple):
     """What a training run gave."""
 
-    points: metrics.StepMetrics
-    model: model_lib.Model
-    batches: data_lib.TrainingData
+    rows: metrics.StepMetrics
+    states: dict[int, list[float]]
+    task: task.Task
+    batches: batches_lib.Batches
+    updates: int | None  # as the optimizer counts them
 
 
-def sample(features: int = 1, count: int = 201) -> examples.Examples:
+def sample(features: int = 1, count: int = 201) -> datasets.Examples:
     """Examples of y = 3·x + 2 with noise, with one feature or several."""
     generator = np.random.default_rng(7)
-    shape = count if features == 1 else (count, features)
-    x = generator.uniform(-2, 2, shape).astype(np.float32)
-    y = 3 * x.reshape(count, -1).sum(axis=1) + 2 + generator.normal(size=count)
-    return examples.Examples(x, y.astype(np.float32))
+    x = generator.uniform(-2, 2, (count, features)).astype(np.float32)
+    y = 3 * x.sum(axis=1) + 2 + generator.normal(size=count)
+    return datasets.Examples(x, y.astype(np.float32))
+
+
+def linear(kind: str, num_features: int = 1, loss: task.Loss = losses.squared_error) -> task.Task:
+    """A task of y = x·W + b, from W = 5 and b = 0."""
+    model = models.MODELS[kind](num_features)
+    return task.Task(model, loss, features=tuple("abc"[:num_features]), is_linear_regression=False)
 
 
 def train(
-    kind: str,
+    trained: task.Task,
     loop: str,
-    data: examples.Examples,
+    examples: datasets.Examples,
     *,
     steps: tuple[int, int],
     batch_size: int = 0,
     optimizer: str = "sgd",
     run_eagerly: bool = False,
-    start: metrics.Parameters | None = None,
+    stops: tuple[int, ...] = (),
 ) -> Trained:
     """Trains from the first to the last of `steps`."""
-    batches = data_lib.TrainingData(*data, batch_size=batch_size, seed=3, small_blocks=run_eagerly)
-    model = model_lib.create(
-        kind,
-        initial_w=5.0,
-        initial_b=0.0,
-        num_features=None if data.x.ndim == 1 else data.x.shape[1],
+    batches = batches_lib.Batches(examples, batch_size=batch_size, seed=3, small_blocks=run_eagerly)
+    made = optimizers.create(
+        optimizer, 0.1, trained.model.trainable_variables, hand_written=loop == "custom"
     )
-    if start is not None:
-        model.W.assign(start.W)
-        model.b.assign(start.b)
-    stretches: list[metrics.StepMetrics] = []
-    {"custom": custom_loop, "fit": fit_loop}[loop].train(
-        model,
+    hook = Recorded(trained, *stops)
+    loops.LOOPS[loop](
+        trained,
         batches,
-        optimizer=optimizers.create(
-            optimizer, 0.1, model.trainable_variables, hand_written=loop == "custom"
-        ),
+        optimizer=made,
         first_step=steps[0],
         last_step=steps[1],
-        observe=stretches.append,
+        hook=hook,
         run_eagerly=run_eagerly,
     )
-    return Trained(metrics.concatenate(stretches), model, batches)
+    updates = int(made.iterations.numpy()) if hasattr(made, "iterations") else None
+    return Trained(hook.rows, hook.states, trained, batches, updates)
 
 
-def in_numpy(trained: Trained, data: examples.Examples, last_step: int) -> metrics.StepMetrics:
-    """Gradient descent in float64 on the same batches."""
-    W, b = np.full(data.x.reshape(len(data.y), -1).shape[1], 5.0), 0.0
-    rows = []
-    for step, (x, y) in enumerate(trained.batches.batches(0, last_step).as_numpy_iterator()):
-        x = x.reshape(len(y), -1).astype(np.float64)
-        residual = x @ W + b - y
-        rows.append((step, W, b, np.mean(residual**2)))
-        W = W - 0.1 * 2 * x.T @ residual / len(y)
-        b = b - 0.1 * 2 * residual.mean()
-    steps, weights, biases, losses = (np.array(column) for column in zip(*rows, strict=True))
-    return metrics.StepMetrics(steps, weights, biases, losses)
+def in_numpy(trained: Trained, last_step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient descent in float64 on the same batches: values and loss before each update."""
+    values = np.array([*[5.0] * (len(trained.task.names) - 1), 0.0])
+    states, batch_losses = [], []
+    for x, y in trained.batches.singly(0, last_step).as_numpy_iterator():
+        inputs = np.column_stack([x, np.ones(len(y))]).astype(np.float64)
+        residual = inputs @ values - y
+        states.append(values)
+        batch_losses.append(np.mean(residual**2))
+        values = values - 0.1 * 2 * inputs.T @ residual / len(y)
+    return np.array([*states, values]), np.array(batch_losses)
 
 
 def assert_same_bits(one: metrics.StepMetrics, other: metrics.StepMetrics) -> None:
@@ -90,98 +113,194 @@ def assert_same_bits(one: metrics.StepMetrics, other: metrics.StepMetrics) -> No
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
 @pytest.mark.parametrize("batch_size", [0, 32])
 @pytest.mark.parametrize("features", [1, 3])
-def test_every_point_is_gradient_descent(
+def test_every_row_is_gradient_descent(
     kind: str, loop: str, batch_size: int, features: int
 ) -> None:
     """Also with a smaller last batch (201 = 6 * 32 + 9), against numpy in float64."""
-    data = sample(features)
-    last_step = 21
-    trained = train(kind, loop, data, steps=(0, last_step), batch_size=batch_size)
-    expected = in_numpy(trained, data, last_step)
-    np.testing.assert_array_equal(trained.points.step, expected.step)
-    W = trained.points.W.reshape(last_step + 1, -1)
-    np.testing.assert_allclose(W, expected.W, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(trained.points.b, expected.b, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(trained.points.loss, expected.loss, rtol=2e-5)
-    np.testing.assert_allclose(np.ravel(trained.model.W.numpy()), expected.W[-1], rtol=1e-5)
+    task_ = linear(kind, features)
+    trained = train(task_, loop, sample(features), steps=(0, 22), batch_size=batch_size)
+    values, loss = in_numpy(trained, 22)
+    np.testing.assert_array_equal(trained.rows.step, range(22))
+    np.testing.assert_allclose(trained.rows.values, values[:-1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(trained.rows.loss, loss, rtol=2e-5)
+    np.testing.assert_allclose(trained.task.values(), values[-1], rtol=1e-5)
+    assert trained.rows.values.dtype == trained.rows.loss.dtype == np.float32
+    assert trained.rows.step.dtype == np.int64
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
+@pytest.mark.parametrize("batch_size", [0, 32])
+@pytest.mark.parametrize("steps", [(0, 1), (300, 600)])
+def test_as_many_updates_are_made_as_asked_for(
+    kind: str, loop: str, batch_size: int, steps: tuple[int, int]
+) -> None:
+    """One row each: 32 leaves a short batch of 9, and 300 steps are more than one Keras call."""
+    first, last = steps
+    task_ = linear(kind)
+    trained = train(task_, loop, sample(), steps=steps, batch_size=batch_size, optimizer="rmsprop")
+    assert trained.updates == last - first
+    np.testing.assert_array_equal(trained.rows.step, range(first, last))
+    assert trained.rows.values.shape == (last - first, 2)
+    assert trained.rows.loss.shape == (last - first,)
+    np.testing.assert_array_equal(trained.rows.values[0], [5, 0])
+
+
+@pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
+def test_no_update_is_made_where_none_is_left(kind: str, loop: str) -> None:
+    trained = train(linear(kind), loop, sample(), steps=(8, 8))
+    assert trained.task.values().numpy().tolist() == [5, 0]
+    assert len(trained.rows.step) == 0
+    assert trained.states == {}
+
+
+def assert_states_are_those_of_the_rows(trained: Trained, stops: tuple[int, ...]) -> None:
+    """At every stop before step 40, to the bit."""
+    assert set(trained.states) >= {0, *(stop for stop in stops if stop < 40)}
+    assert max(trained.states) < 40  # no update follows step 40
+    for step, values in trained.states.items():
+        assert trained.rows.values[step].tolist() == values
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [0, 32])
+@pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
+def test_before_is_called_at_every_stop_in_that_state(
+    kind: str, loop: str, batch_size: int
+) -> None:
+    """And the stops change no bit of the training."""
+    stops = (1, 2, 7, 31, 39, 50)
+    trained, unstopped = (
+        train(linear(kind), loop, sample(), steps=(0, 40), batch_size=batch_size, stops=some)
+        for some in (stops, ())
+    )
+    assert_states_are_those_of_the_rows(trained, stops)
+    assert_same_bits(trained.rows, unstopped.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
+def test_before_is_called_at_every_stop_when_eager(kind: str, loop: str) -> None:
+    stops = (1, 7, 31)
+    trained = train(
+        linear(kind), loop, sample(), steps=(0, 40), batch_size=32, stops=stops, run_eagerly=True
+    )
+    assert_states_are_those_of_the_rows(trained, stops)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "adagrad"])
 def test_optimizers_of_keras_give_the_same_in_all_loops(name: str) -> None:
     results = [
-        train(kind, loop, sample(), steps=(0, 28), batch_size=32, optimizer=name).points
+        train(linear(kind), loop, sample(), steps=(0, 29), batch_size=32, optimizer=name).rows
         for kind, loop in SOLUTIONS
     ]
-    assert np.abs(results[0].W - 5).max() > 0.1
+    assert np.abs(results[0].values[:, 0] - 5).max() > 0.1
     for result in results[1:]:
-        np.testing.assert_allclose(result.W, results[0].W, rtol=1e-5)
+        np.testing.assert_allclose(result.values, results[0].values, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(result.loss, results[0].loss, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_eager_training_gives_the_same(loop: str) -> None:
     results = [
-        train("keras", loop, sample(), steps=(0, 21), batch_size=32, run_eagerly=eager).points
+        train(linear("keras"), loop, sample(), steps=(0, 22), batch_size=32, run_eagerly=eager).rows
         for eager in (False, True)
     ]
-    np.testing.assert_allclose(results[0].W, results[1].W, rtol=1e-5)
+    np.testing.assert_allclose(results[0].values, results[1].values, rtol=1e-5)
+    np.testing.assert_allclose(results[0].loss, results[1].loss, rtol=1e-5)
 
 
+def absolute_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    return tf.abs(y - prediction)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [0, 32])
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
-def test_a_longer_run_begins_with_the_bits_of_a_shorter(
-    kind: str, loop: str, batch_size: int
-) -> None:
-    short = train(kind, loop, sample(), steps=(0, 35), batch_size=batch_size).points
-    long = train(kind, loop, sample(), steps=(0, 70), batch_size=batch_size).points
-    assert_same_bits(short, long.at(slice(0, 36)))
+def test_a_loss_of_ones_own_is_trained(kind: str, loop: str, batch_size: int) -> None:
+    """The gradient of the mean of |x·W + b - y| is the mean of sign(x·W + b - y)·(x, 1)."""
+    task_ = linear(kind, loss=absolute_error)
+    trained = train(task_, loop, sample(), steps=(0, 20), batch_size=batch_size)
+    values = np.array([5.0, 0.0])
+    for row, (x, y) in enumerate(trained.batches.singly(0, 20).as_numpy_iterator()):
+        inputs = np.column_stack([x, np.ones(len(y))]).astype(np.float64)
+        residual = inputs @ values - y
+        np.testing.assert_allclose(trained.rows.values[row], values, rtol=1e-5, atol=1e-5)
+        assert trained.rows.loss[row] == pytest.approx(np.abs(residual).mean(), rel=1e-5)
+        values = values - 0.1 * np.sign(residual) @ inputs / len(y)
+    np.testing.assert_allclose(trained.task.values(), values, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [0, 32])
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_a_model_of_ones_own_is_trained(loop: str, batch_size: int) -> None:
+    """A Keras layer, whose predictions are [B, 1]: the same as y = x·W + b."""
+    dense = tf.keras.layers.Dense(1, kernel_initializer=tf.keras.initializers.Constant(5.0))
+    model = tf.keras.Sequential([tf.keras.Input((3,)), dense])
+    own = task.Task(
+        model, losses.squared_error, features=("a", "b", "c"), is_linear_regression=False
+    )
+    trained = train(own, loop, sample(3), steps=(0, 22), batch_size=batch_size)
+    values, loss = in_numpy(trained, 22)
+    np.testing.assert_allclose(trained.task.values(), values[-1], rtol=1e-5)
+    np.testing.assert_allclose(trained.rows.values, values[:-1], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(trained.rows.loss, loss, rtol=2e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [0, 32])
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
-def test_training_taken_up_at_any_step_gives_the_same_bits(
-    kind: str, loop: str, batch_size: int
-) -> None:
-    """In the middle of an epoch, too: 31 = 4 * 7 + 3."""
-    whole = train(kind, loop, sample(), steps=(0, 70), batch_size=batch_size).points
-    at = metrics.Parameters(whole.W[31], whole.b[31])
-    rest = train(kind, loop, sample(), steps=(31, 70), batch_size=batch_size, start=at).points
-    assert_same_bits(rest, whole.at(slice(31, None)))
+def test_shorter_and_resumed_runs_have_the_same_bits(kind: str, loop: str, batch_size: int) -> None:
+    """A longer run begins as a shorter one; step 31 is in the middle of an epoch: 4 * 7 + 3."""
+    short, whole = (
+        train(linear(kind), loop, sample(), steps=(0, last), batch_size=batch_size).rows
+        for last in (36, 71)
+    )
+    assert_same_bits(short, whole.select(slice(0, 36)))
+    resumed = linear(kind)
+    resumed.assign(resumed.by_variable(whole.values[31]))
+    rest = train(resumed, loop, sample(), steps=(31, 71), batch_size=batch_size).rows
+    assert_same_bits(rest, whole.select(slice(31, None)))
 
 
-def test_one_executable_serves_blocks_of_every_length() -> None:
-    data = sample()
-    batches = data_lib.TrainingData(*data, batch_size=32, seed=0)
-    model = model_lib.LinearModel()
+def test_one_executable_serves_every_number_of_steps() -> None:
+    batches = batches_lib.Batches(sample(), batch_size=32, seed=0)
     optimizer = optimizers.GradientDescent(0.1)
-    train_block = custom_loop.TrainBlock(model, optimizer, batches)
+    training_loop: Any = custom_loop.make_training_loop(linear("module"), batches, optimizer)
     for block in batches.blocks(0, 3 * batches.block_steps):
-        for stretch in ((0, batches.block_steps, batches.block_steps), (5, 7, 7), (12, 1, 0)):
-            train_block.run(block, *map(tf.constant, stretch))
-    assert train_block.run.experimental_get_tracing_count() == 1
+        for first, steps in ((0, batches.block_steps), (5, 7), (12, 1)):
+            training_loop(block, tf.constant(first), tf.constant(steps))
+    assert training_loop.experimental_get_tracing_count() == 1
 
 
-def test_the_observer_can_end_training_by_raising() -> None:
-    class Enough(Exception):  # noqa: N818
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+@pytest.mark.parametrize("method", ["before", "after"])
+def test_a_hook_ends_training_by_raising(loop: str, method: str) -> None:
+    class EnoughError(Exception):
         pass
 
-    def observe(points: metrics.StepMetrics) -> None:
-        raise Enough(points)
+    def end(argument: object) -> None:
+        raise EnoughError(argument)
 
-    batches = data_lib.TrainingData(*sample(), batch_size=0, seed=0)
-    model = model_lib.KerasLinearModel()
-    for loop in (custom_loop, fit_loop):
-        with pytest.raises(Enough):
-            loop.train(
-                model,
-                batches,
-                optimizer=optimizers.create(
-                    "sgd", 0.1, model.trainable_variables, hand_written=loop is custom_loop
-                ),
-                first_step=0,
-                last_step=10,
-                observe=observe,
-            )
+    hook = hooks.Hook()
+    setattr(hook, method, end)
+    trained = linear("keras")
+    optimizer = optimizers.create(
+        "sgd", 0.1, trained.model.trainable_variables, hand_written=loop == "custom"
+    )
+    with pytest.raises(EnoughError):
+        loops.LOOPS[loop](
+            trained,
+            batches_lib.Batches(sample(), batch_size=0, seed=0),
+            optimizer=optimizer,
+            first_step=0,
+            last_step=10,
+            hook=hook,
+        )
+    is_trained = trained.values().numpy().tolist() != [5, 0]
+    assert is_trained == (method == "after")
 
 
 def test_the_default_problem_is_the_guides() -> None:

@@ -1,4 +1,4 @@
-"""Tests of pipeline.metrics."""
+"""Tests of pipeline.training.metrics."""
 
 import itertools
 import math
@@ -6,36 +6,34 @@ import math
 import numpy as np
 import pytest
 
-from pipeline import metrics
+from pipeline.training import metrics
 
 _MOST = 2048
 
 
-def _points(first: int, end: int) -> metrics.StepMetrics:
-    """Points first to end - 1 whose columns all differ."""
+def _rows(first: int, end: int, num_values: int = 2) -> metrics.StepMetrics:
+    """Rows first to end - 1, with numbers that tell the step and the column."""
     step = np.arange(first, end)
-    W, b, loss = ((step * factor).astype(np.float32) for factor in (0.5, -1, 0.25))
-    return metrics.StepMetrics(step, W, b, loss)
+    values = step[:, None] * 0.5 + np.arange(num_values) * 0.125
+    return metrics.StepMetrics(step, values.astype(np.float32), (step * 0.25).astype(np.float32))
 
 
-def _ends(losses: list[float], validation: list[float] | None) -> metrics.EpochMetrics:
-    count = len(losses)
-    epoch = np.arange(count)
-    W, b = epoch + 0.5, epoch + 0.25
-    measured = None if validation is None else np.array(validation)
-    return metrics.EpochMetrics(epoch, epoch * 10, W, b, np.array(losses), measured)
+def _assert_same(rows: metrics.StepMetrics, expected: metrics.StepMetrics) -> None:
+    for column, other in zip(rows, expected, strict=True):
+        np.testing.assert_array_equal(column, other)
+        assert column.dtype == other.dtype
 
 
-def _kept(last_step: int, stretch: int = 1000) -> metrics.StepMetrics:
-    """What a history keeps of the points 0 to last_step."""
-    history = metrics.History(last_step, metrics.no_points(()))
-    for first in range(0, last_step + 1, stretch):
-        history(_points(first, min(first + stretch, last_step + 1)))
-    return history.points()
+def _kept(last_step: int, part: int = 1000) -> metrics.StepMetrics:
+    """What a history keeps of the rows 0 to last_step."""
+    history = metrics.History(last_step, metrics.empty(2))
+    for first in range(0, last_step + 1, part):
+        history.add(_rows(first, min(first + part, last_step + 1)))
+    return history.rows()
 
 
 @pytest.mark.parametrize("most", [1, 7, 100])
-def test_stride_is_the_smallest_power_of_two_that_leaves_few_enough(most: int) -> None:
+def test_stride_is_the_smallest_power_of_two_that_fits(most: int) -> None:
     for count in range(1, 2000):
         powers = (2**k for k in range(20))
         expected = next(p for p in powers if len(range(p, count + 1, p)) <= most)
@@ -50,7 +48,7 @@ def test_stride_of_runs_of_all_lengths(count: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize("last_step", [1, 10, 2048, 2049, 4096, 100_000, 131_071])
-def test_history_keeps_few_points_evenly_with_the_first_and_the_last(last_step: int) -> None:
+def test_history_keeps_few_rows_evenly_and_both_ends(last_step: int) -> None:
     kept = _kept(last_step)
     assert len(kept.step) <= _MOST + 2  # step 0 and the last step come on top
     assert (kept.step[0], kept.step[-1]) == (0, last_step)
@@ -58,11 +56,15 @@ def test_history_keeps_few_points_evenly_with_the_first_and_the_last(last_step: 
     assert len(every) <= 1
     assert all(math.log2(distance).is_integer() for distance in every)
     assert len(kept.step) >= min(last_step + 1, _MOST // 2)
-    np.testing.assert_array_equal(kept.W, kept.step * 0.5)  # each with its own numbers
-    np.testing.assert_array_equal(kept.loss, kept.step * 0.25)
+    _assert_same(kept, _rows(0, last_step + 1).select(kept.step))  # each with its own numbers
 
 
-def test_what_a_longer_run_keeps_is_among_what_a_shorter_one_kept() -> None:
+@pytest.mark.parametrize("last_step", [10, 4096, 5000])
+def test_size_of_the_parts_does_not_change_the_history(last_step: int) -> None:
+    _assert_same(_kept(last_step, part=1), _kept(last_step, part=10**6))
+
+
+def test_what_a_longer_run_keeps_a_shorter_one_kept_too() -> None:
     lengths = (2000, 5000, 20_000, 90_000)
     for shorter, longer in itertools.pairwise(lengths):
         common = _kept(longer).step
@@ -73,78 +75,64 @@ def test_what_a_longer_run_keeps_is_among_what_a_shorter_one_kept() -> None:
 
 @pytest.mark.parametrize("stopped", [1, 700, 4999, 5000])
 @pytest.mark.parametrize("last_step", [5000, 20_000])
-def test_a_restored_history_keeps_what_one_that_never_stopped_keeps(
-    stopped: int, last_step: int
-) -> None:
-    """Also where the run is made longer, from 5,000 to 20,000 steps."""
-    before = metrics.History(5000, metrics.no_points(()))
-    before(_points(0, stopped + 1))
-    after = metrics.History(last_step, before.points())
+def test_a_restored_history_keeps_what_an_unbroken_one_keeps(stopped: int, last_step: int) -> None:
+    """Also where the run is extended, from 5,000 to 20,000 steps."""
+    before = metrics.History(5000, metrics.empty(2))
+    before.add(_rows(0, stopped + 1))
+    after = metrics.History(last_step, before.rows())
     assert after.last.step == [stopped]
     if stopped < last_step:
-        after(_points(stopped + 1, last_step + 1))
-    for kept, expected in zip(after.points(), _kept(last_step), strict=True):
-        np.testing.assert_array_equal(kept, expected)
+        after.add(_rows(stopped + 1, last_step + 1))
+    _assert_same(after.rows(), _kept(last_step))
 
 
-def test_history_without_points_has_none() -> None:
-    history = metrics.History(10, metrics.no_points((3,)))
-    assert history.points().W.shape == (0, 3)
+@pytest.mark.parametrize("num_values", [2, 4])
+def test_history_without_rows_has_none(num_values: int) -> None:
+    history = metrics.History(10, metrics.empty(num_values))
+    assert history.rows().values.shape == (0, num_values)
     assert len(history.last.step) == 0
 
 
-@pytest.mark.parametrize("validation", [None, [3.0, 1.0, 2.0, 1.0]])
-def test_best_is_the_first_epoch_of_the_smallest_loss(validation: list[float] | None) -> None:
-    best = metrics.Best().or_better(_ends([4.0, 3.0, 0.5, 9.0], validation))
-    expected = metrics.Best(20, 0.5, 2.5, 2.25) if validation is None else (10, 1.0, 1.5, 1.25)
-    assert best == expected
+def test_empty_rows_join_any_others() -> None:
+    rows = _rows(3, 9, num_values=4)
+    _assert_same(metrics.concatenate(metrics.empty(4), rows, metrics.empty(4)), rows)
 
 
-@pytest.mark.parametrize("losses", [[], [1.0], [2.0, 1.5], [math.nan]])
-def test_best_stays_where_later_epochs_are_not_better(losses: list[float]) -> None:
-    best = metrics.Best(70, 1.0, 3.0, 2.0)
-    assert best.or_better(_ends(losses, None)) is best
-    assert best.or_better(_ends([2.0, 0.5], None)).step == 10
+def test_end_is_the_step_after_the_last_row() -> None:
+    assert _rows(3, 9).end == 9
+    assert type(_rows(3, 9).end) is int
 
 
-@pytest.mark.parametrize("num_features", [None, 3])
+@pytest.mark.parametrize("num_values", [2, 4])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_is_finite_looks_at_the_loss_and_every_parameter(
-    num_features: int | None, bad: float
+@pytest.mark.parametrize("column", ["loss", "first value", "last value"])
+@pytest.mark.parametrize("at", [0, 2, 5])
+def test_rows_until_divergence_are_those_before_the_first(
+    column: str, bad: float, num_values: int, at: int
 ) -> None:
-    points = _points(0, 6)
-    if num_features:
-        points = points._replace(W=np.repeat(points.W[:, None], num_features, axis=1))
-    assert points.is_finite().tolist() == [True] * 6
-    points.W[(1, *[2] * bool(num_features))] = bad
-    points.b[3] = bad
-    points.loss[4] = bad
-    assert points.is_finite().tolist() == [True, False, True, False, False, True]
+    """Whichever number is not finite; that later rows are finite again does not matter."""
+    rows = _rows(10, 16, num_values)
+    if column == "loss":
+        rows.loss[at] = bad
+    else:
+        rows.values[at, 0 if column == "first value" else -1] = bad
+    _assert_same(rows.until_divergence(), rows.select(slice(0, at)))
 
 
-def test_concatenate_undoes_at() -> None:
-    points = _points(3, 20)
-    parts = [points.at(slice(0, 5)), points.at(slice(5, 5)), points.at(points.step >= 8)]
+def test_finite_rows_are_all_before_divergence() -> None:
+    _assert_same(_rows(10, 16).until_divergence(), _rows(10, 16))
+    _assert_same(metrics.empty(2).until_divergence(), metrics.empty(2))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 100])
+def test_every_takes_the_multiples(steps: int) -> None:
+    rows = _rows(3, 20)
+    expected = [step for step in range(3, 20) if step % steps == 0]
+    _assert_same(rows.every(steps), rows.select(np.array(expected, int) - 3))
+
+
+def test_concatenate_undoes_select() -> None:
+    rows = _rows(3, 20)
+    parts = [rows.select(slice(0, 5)), rows.select(slice(5, 5)), rows.select(rows.step >= 8)]
     assert [len(part.step) for part in parts] == [5, 0, 12]
-    for joined, column in zip(metrics.concatenate(parts), points, strict=True):
-        np.testing.assert_array_equal(joined, column)
-        assert joined.dtype == column.dtype
-
-
-def test_epochs_at_select_every_column() -> None:
-    chosen = _ends([4.0, 3.0, 2.0], [1.0, 2.0, 3.0]).at(slice(1, None))
-    assert [column.tolist() for column in chosen if column is not None] == [
-        [1, 2],
-        [10, 20],
-        [1.5, 2.5],
-        [1.25, 2.25],
-        [3.0, 2.0],
-        [2.0, 3.0],
-    ]
-    assert _ends([1.0], None).at([0]).validation_loss is None
-
-
-@pytest.mark.parametrize(("W", "expected"), [([1.0, 2.0], [2.0]), ([[1, 2], [3, 4]], [3.0, 4.0])])
-def test_parameters_of_a_point_have_a_row_of_weights(W: list[float], expected: list[float]) -> None:
-    points = metrics.StepMetrics(np.arange(2), np.array(W, np.float32), *[np.zeros(2)] * 2)
-    assert points.parameters(-1).W.tolist() == expected
+    _assert_same(metrics.concatenate(*parts), rows)

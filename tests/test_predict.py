@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import export
-from pipeline import model as model_lib
-from tests import conftest
+from pipeline.run import export
+from pipeline.training import losses, models, task
+from tests import helpers
 
 _PRICES = '"a, in m",b,price\n10.0,1.0,8.5\n20.0,2.0,16.5\n'
 _PRINTED = {
@@ -25,7 +25,7 @@ _PRINTED = {
 _MISTAKES = {
     (): ("--export_dir", 2),
     ("--export_dir=line",): ("either with --x or with --input", 2),
-    ("--export_dir=nowhere", "--x=1"): ("--export_dir=nowhere: is not a folder", 2),
+    ("--export_dir=nowhere", "--x=1"): ("--export_dir=nowhere: is not a directory", 2),
     ("--export_dir=line", "--x=1,one"): ("received 1,one", 2),
     ("--export_dir=line", "--x=1,nan"): ("received 1,nan", 2),
     ("--export_dir=line", "--x=1e39"): ("received 1e39", 2),
@@ -35,53 +35,63 @@ _MISTAKES = {
     ("--export_dir=plane", "--x=1,2,3"): ("2 numbers for each input", 2),
     ("--export_dir=plane", "--input=line.csv"): ("has no column 'a, in m'", 2),
     ("--export_dir=plane", "--input=others.csv"): ("has no column 'a, in m'", 2),
-    ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a folder", 2),
+    ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a directory", 2),
     ("--export_dir=line", "--x=1", "--output=nowhere/y.csv"): ("nowhere/y.csv", 1),
 }
 Answers = dict[tuple[str, ...], "subprocess.CompletedProcess[str]"]
 
 
+def _publish(
+    version: pathlib.Path, W: list[float], b: float, *, features: tuple[str, ...], label: str
+) -> None:
+    """Exports y = x·W + b."""
+    model = models.LinearModel(len(W), initial_b=b)
+    model.W.assign(W)
+    trained = task.Task(model, losses.squared_error, features=features, is_linear_regression=True)
+    sample = np.ones((3, len(W)), np.float32)
+    export.publish(trained, version, features=features, label=label, sample=sample)
+
+
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Exports of y = 3x + 2 and of y = a - 2b + 0.5."""
-    folder = tmp_path_factory.mktemp("exports")
-    line = model_lib.LinearModel(initial_w=3.0, initial_b=2.0)
-    sample = np.ones(3, np.float32)
-    export.publish(line, folder / "line" / "1", features=("x",), label="y", sample=sample)
-    plane = model_lib.LinearModel(initial_b=0.5, num_features=2)
-    plane.W.assign([1.0, -2.0])
-    features, sample = ("a, in m", "b"), np.ones((3, 2), np.float32)
-    export.publish(plane, folder / "plane" / "1", features=features, label="price", sample=sample)
-    (folder / "plane.csv").write_text('b,other,"a, in m"\n1,text,10\n2,text,20\n')
-    (folder / "others.csv").write_text("b,c\n1,10\n")
-    (folder / "line.csv").write_text("position\n0\n0.5\n")
-    (folder / "empty").mkdir()
-    tf.saved_model.save(tf.Module(), str(folder / "unsigned"))
-    return folder
+    """Exports of y = 3x + 2 and of price = a - 2b + 0.5."""
+    directory = tmp_path_factory.mktemp("exports")
+    for name in ("line", "plane", "empty"):
+        (directory / name).mkdir()
+    _publish(directory / "line" / "1", [3.0], 2.0, features=("x",), label="y")
+    features = ("a, in m", "b")
+    _publish(directory / "plane" / "1", [1.0, -2.0], 0.5, features=features, label="price")
+    (directory / "plane.csv").write_text('b,other,"a, in m"\n1,text,10\n2,text,20\n')
+    (directory / "others.csv").write_text("b,c\n1,10\n")
+    (directory / "line.csv").write_text("position\n0\n0.5\n")
+    tf.saved_model.save(tf.Module(), str(directory / "unsigned"))
+    return directory
 
 
 @pytest.fixture(scope="module")
 def answers(exports: pathlib.Path) -> Answers:
-    """What `predict` answers to all these flags; nothing appears in its folder."""
+    """What `predict` answers to all these flags; nothing appears in the directory."""
     before = sorted(exports.rglob("*"))
     commands = [*_PRINTED, *_MISTAKES]
     with concurrent.futures.ThreadPoolExecutor(2) as two_at_a_time:
         results = two_at_a_time.map(
-            lambda flags: conftest.call("predict", *flags, cwd=exports), commands
+            lambda flags: helpers.call("predict", *flags, cwd=exports), commands
         )
         answers = dict(zip(commands, results, strict=True))
     assert sorted(exports.rglob("*")) == before
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", _PRINTED, ids=" ".join)
 def test_prints_x_and_y(answers: Answers, flags: tuple[str, ...]) -> None:
     result = answers[flags]
     assert (result.stdout, result.stderr, result.returncode) == (_PRINTED[flags], "", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", _MISTAKES, ids=" ".join)
-def test_a_mistake_costs_one_line(answers: Answers, flags: tuple[str, ...]) -> None:
+def test_mistake_costs_one_line(answers: Answers, flags: tuple[str, ...]) -> None:
     message, code = _MISTAKES[flags]
     result = answers[flags]
     assert result.returncode == code
@@ -103,7 +113,7 @@ def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pat
     """A link is written through."""
     (tmp_path / "link.csv").symlink_to("y.csv")
     flags = (f"--export_dir={exports}/line", "--x=1", "--output=link.csv")
-    result = conftest.call("predict", *flags, cwd=tmp_path)
+    result = helpers.call("predict", *flags, cwd=tmp_path)
     assert result.stdout == ""
     assert (tmp_path / "link.csv").is_symlink()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {

@@ -1,18 +1,27 @@
-"""Tests of pipeline.profiler."""
+"""Tests of pipeline.reporting.profiler."""
 
+import itertools
 import math
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import profiler
-from tests import conftest
+from pipeline.reporting import profiler
+from pipeline.training import metrics
+from tests import helpers
 
 
-def _profiles(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The profiles where TensorBoard looks for those of a curve."""
-    return sorted((folder / "plugins" / "profile").glob("*/*.xplane.pb"))
+def _profiles(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The profiles where TensorBoard looks for those of a run."""
+    return sorted((directory / "plugins" / "profile").glob("*/*.xplane.pb"))
+
+
+def _rows(first: int, end: int) -> metrics.StepMetrics:
+    count = end - first
+    values = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
+    return metrics.StepMetrics(np.arange(first, end), *values)
 
 
 @pytest.mark.parametrize(
@@ -28,51 +37,51 @@ def _profiles(folder: pathlib.Path) -> list[pathlib.Path]:
         ((10, 20), 5000, math.inf),
     ],
 )
-def test_training_must_stop_where_the_profiler_starts_and_stops(
+def test_training_stops_where_the_profiler_starts_and_ends(
     tmp_path: pathlib.Path, steps: tuple[int, int] | None, step: int, expected: float
 ) -> None:
-    assert profiler.Profile(steps, tmp_path).next_stop(step) == expected
+    assert profiler.Profiler(steps, tmp_path).next_stop(step) == expected
 
 
 @pytest.mark.parametrize(
-    ("steps", "visited", "written_at"),
+    ("steps", "stops", "written_at"),
     [
-        ((2, 4), [1, 2, 3, 4, 5], 4),
-        ((0, 3), [1, 2, 3, 9], 3),
-        ((2, 4), [3, 7], 7),  # a loop that could not stop in time
-        ((2, 4), [4, 5], None),  # a run that goes on after them
-        (None, [1, 2, 3], None),
+        ((2, 4), [0, 1, 2, 3, 4, 5], 4),
+        ((0, 3), [0, 1, 2, 3, 9], 3),
+        ((2, 4), [0, 3, 7], 7),  # a loop that could not stop in time
+        ((2, 9), [5, 7, 9, 10], 9),  # a run resumed between them
+        ((2, 4), [4, 5, 6], None),  # a run resumed after them
+        (None, [0, 1, 2, 3], None),
     ],
 )
-def test_a_profile_is_written_once_when_its_last_step_is_reached(
-    tmp_path: pathlib.Path,
-    steps: tuple[int, int] | None,
-    visited: list[int],
-    written_at: int | None,
+def test_a_profile_is_written_once_at_its_last_step(
+    tmp_path: pathlib.Path, steps: tuple[int, int] | None, stops: list[int], written_at: int | None
 ) -> None:
-    profile = profiler.Profile(steps, tmp_path)
-    for step in visited:
+    profile = profiler.Profiler(steps, tmp_path)
+    for step, following in itertools.pairwise(stops):
+        profile.before(step)
         tf.square(1.0)  # something to profile
-        profile(step)
-        assert bool(_profiles(tmp_path)) == (written_at is not None and step >= written_at)
+        profile.after(_rows(step, following))
+        is_written = written_at is not None and following >= written_at
+        assert len(_profiles(tmp_path)) == is_written
     profile.close()
     assert len(_profiles(tmp_path)) == (written_at is not None)
 
 
 def test_a_run_that_ends_early_keeps_the_profile_so_far(tmp_path: pathlib.Path) -> None:
-    profile = profiler.Profile((2, 400), tmp_path)
-    profile(2)
+    profile = profiler.Profiler((2, 400), tmp_path)
+    profile.before(2)
+    profile.after(_rows(2, 20))
     assert not _profiles(tmp_path)
     profile.close()
     profile.close()
     assert len(_profiles(tmp_path)) == 1
 
 
-def test_a_run_leaves_the_profile_of_these_steps_and_its_usual_curves(
-    tmp_path: pathlib.Path,
-) -> None:
+@pytest.mark.slow
+def test_a_run_leaves_a_profile_and_its_usual_output(tmp_path: pathlib.Path) -> None:
     flags = ("--epochs=50", "--profile_steps=10,20", "--run_name=a")
-    result = conftest.call("train", *flags, cwd=tmp_path)
+    result = helpers.call("train", *flags, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     (profile,) = (tmp_path / "logs").rglob("*.xplane.pb")
     assert _profiles(tmp_path / "logs" / "a" / "train") == [profile]

@@ -1,9 +1,7 @@
-"""Tests of pipeline.recorder."""
+"""Tests of pipeline.reporting.recorder."""
 
 import contextlib
-import io
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
@@ -12,218 +10,414 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from pipeline import config as config_lib
-from pipeline import errors, examples, folder, metrics, recorder, yardstick
-from tests.test_train import events, guide
+from pipeline.reporting import summary_writer
+from pipeline.training import evaluation, metrics, models, task
+from tests import helpers
+
+_RATES = ("steps_per_second", "examples_per_second")
 
 
-def _recorder(
-    path: pathlib.Path, *, steps_per_epoch: int = 1, state: Any = None, **settings: Any
-) -> recorder.Recorder:
-    config = config_lib.Config(**settings)
-    data = examples.load(config)
-    return recorder.Recorder(
-        config,
-        data,
-        yardstick.Yardstick.of(config, data),
-        paths=folder.RunFolder(path),
-        steps_per_epoch=steps_per_epoch,
-        state=state,
-    )
+def _feed(recording: helpers.Recording, last_step: int, *, at_a_time: int = 4096) -> None:
+    """Records the steps of a whole run."""
+    for first in range(0, last_step, at_a_time):
+        recording.after(helpers.line(first, min(first + at_a_time, last_step)))
+    recording.finish(helpers.line(last_step, last_step + 1))
 
 
-def _line(first: int, end: int) -> metrics.StepMetrics:
-    """Points first to end - 1 on the way from (5, 0) to (3, 2), losses made up."""
-    step = np.arange(first, end)
-    rest = (0.999**step).astype(np.float32)
-    return metrics.StepMetrics(step, 3 + 2 * rest, 2 - 2 * rest, 1 + rest)
+def _steps(directory: pathlib.Path) -> dict[str, list[int]]:
+    """The steps of each scalar."""
+    return {tag: [s for s, _ in curve] for tag, curve in helpers.scalars(directory).items()}
 
 
-def _descent(last_step: int) -> metrics.StepMetrics:
-    """The guide's loop on the default data."""
-    W, b, loss, _ = guide(last_step)
-    columns = (np.array(column, np.float32) for column in (W, b, loss))
-    return metrics.StepMetrics(np.arange(last_step + 1), *columns)
+def _absolute_error() -> task.Task:
+    """The guide's model with another loss, so that nothing is known in closed form."""
+
+    def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        return tf.abs(y - prediction)
+
+    return task.Task(models.LinearModel(), loss, features=("x",), is_linear_regression=False)
 
 
-def _feed(observer: recorder.Recorder, last_step: int, *, stretch: int = 4096) -> None:
-    for start in range(0, last_step + 1, stretch):
-        observer(_line(start, min(start + stretch, last_step + 1)))
+@pytest.fixture
+def houses(tmp_path: pathlib.Path) -> str:
+    """A CSV file with two features."""
+    path = tmp_path / "houses.csv"
+    path.write_text("rooms,area,price\n1,2,3\n2,1,4\n3,5,6\n4,4,4\n")
+    return str(path)
 
 
-def _steps(path: pathlib.Path) -> dict[str, list[int]]:
-    """The steps of each curve in a folder's event files."""
-    return {tag: [step for step, _ in points] for tag, points in events(path).items()}
-
-
-def _shown(path: pathlib.Path, kind: str) -> dict[str, list[int]]:
-    """The steps at which each tag of a kind of value is in a folder's event files."""
-    steps: dict[str, list[int]] = {}
-    for file in sorted(path.glob("*tfevents*")):
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                if value.HasField(kind):
-                    steps.setdefault(value.tag, []).append(event.step)
-    return steps
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("last_step", "summary_every", "expected"),
     [
         (10, 0, range(11)),
-        (10_000, 0, range(10_001)),
+        pytest.param(10_000, 0, range(10_001), marks=pytest.mark.slow),
         (10, 7, [0, 7, 10]),
         (14, 7, [0, 7, 14]),
-        (100_000, 0, range(0, 100_001, 16)),
-        (99_999, 0, [*range(0, 99_999, 16), 99_999]),
+        pytest.param(100_000, 0, range(0, 100_001, 16), marks=pytest.mark.slow),
+        pytest.param(99_999, 0, [*range(0, 99_999, 16), 99_999], marks=pytest.mark.slow),
     ],
 )
-def test_at_most_ten_thousand_steps_are_summarised_evenly_with_the_first_and_the_last(
+def test_at_most_ten_thousand_steps_are_recorded_evenly(
     tmp_path: pathlib.Path, last_step: int, summary_every: int, expected: Any
 ) -> None:
+    """Always with the first and the last."""
     settings = {"epochs": last_step, "summary_every": summary_every}
-    with contextlib.closing(_recorder(tmp_path, **settings)) as observer:
-        _feed(observer, last_step)
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        _feed(recording, last_step)
     assert len(expected) <= 10_001
-    steps = _steps(tmp_path / "train")
-    for found in (steps["W"], steps["b"], steps["loss"], _steps(tmp_path / "validation")["loss"]):
-        assert found == list(expected)
-    derived = steps["gradient_norm"]
-    assert derived == steps["distance_to_optimum"]
+    assert _steps(tmp_path / "validation") == {"loss": list(expected)}
+    curves = helpers.scalars(tmp_path / "train")
+    rows = helpers.line(0, last_step + 1)
+    for tag, column in (("W", rows.values[:, 0]), ("b", rows.values[:, 1]), ("loss", rows.loss)):
+        steps, values = zip(*curves[tag], strict=True)
+        assert list(steps) == list(expected)
+        np.testing.assert_array_equal(values, column[list(expected)])
+    derived, others = (
+        [step for step, _ in curves[tag]] for tag in ("gradient_norm", "distance_to_optimum")
+    )
+    assert derived == others
     assert (derived[0], derived[-1]) == (0, last_step)
     assert len(derived) <= 2050
     assert set(derived) <= set(expected)
-    curve = dict(events(tmp_path / "train")["W"])
-    np.testing.assert_array_equal([*curve.values()], _line(0, last_step + 1).W[[*curve]])
 
 
 @pytest.mark.parametrize(("summary_every", "between"), [(0, 5), (3, 5), (7, 5), (20, 20)])
-def test_validation_is_summarised_at_ends_of_epochs(
+def test_validation_is_recorded_at_ends_of_epochs(
     tmp_path: pathlib.Path, summary_every: int, between: int
 ) -> None:
-    settings = {"epochs": 9, "steps_per_epoch": 5, "summary_every": summary_every}
-    with contextlib.closing(_recorder(tmp_path, **settings)) as observer:
-        _feed(observer, 45, stretch=7)  # some stretches end no epoch
+    settings = {"epochs": 9, "batch_size": 41, "summary_every": summary_every}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        _feed(recording, 45, at_a_time=7)  # some contain no end of an epoch
     expected = sorted({*range(0, 46, between), 45})
-    assert _steps(tmp_path / "validation")["loss"] == expected
+    assert _steps(tmp_path / "validation") == {"loss": expected}
 
 
-def test_a_stretch_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
-    """As between two checkpoints that are closer than two points."""
-    with contextlib.closing(_recorder(tmp_path, epochs=50, summary_every=20)) as observer:
-        _feed(observer, 50, stretch=6)
+def test_rows_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
+    """As between two checkpoints that are closer than two recorded steps."""
+    settings = {"epochs": 50, "summary_every": 20}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        _feed(recording, 50, at_a_time=6)
     steps = _steps(tmp_path / "train")
     assert steps["W"] == steps["gradient_norm"] == [0, 20, 40, 50]
 
 
-def test_derived_curves_are_the_gradient_and_the_distance_at_each_point(
-    tmp_path: pathlib.Path,
-) -> None:
-    points = _descent(20)
-    with contextlib.closing(_recorder(tmp_path, epochs=20)) as observer:
-        observer(points)
-    x, y = (column.astype(np.float64) for column in examples.load(config_lib.Config()).train)
+def test_the_gradient_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -> None:
+    W, b, loss, datasets = helpers.guide(20)
+    values = np.stack([W, b], axis=1).astype(np.float32)
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=20)) as recording:
+        recording.after(metrics.StepMetrics(np.arange(20), values[:20], np.float32(loss[:20])))
+    x, y = datasets.train.x[:, 0].astype(np.float64), datasets.train.y.astype(np.float64)
     best = np.polyfit(x, y, 1)
-    curves = events(tmp_path / "train")
-    for k, (W, b) in enumerate(zip(points.W, points.b, strict=True)):
-        residual = W * x + b - y
+    curves = helpers.scalars(tmp_path / "train")
+    for k in range(20):
+        residual = W[k] * x + b[k] - y
         gradient = 2 * np.mean(residual * x), 2 * np.mean(residual)
         assert curves["gradient_norm"][k] == (k, pytest.approx(np.hypot(*gradient), rel=1e-5))
-        distance = np.hypot(W - best[0], b - best[1])
+        distance = np.hypot(W[k] - best[0], b[k] - best[1])
         assert curves["distance_to_optimum"][k] == (k, pytest.approx(distance, rel=1e-5))
 
 
-def test_the_moving_fit_is_drawn_at_powers_of_four(tmp_path: pathlib.Path) -> None:
-    with contextlib.closing(_recorder(tmp_path, epochs=70)) as observer:
-        _feed(observer, 70, stretch=16)
-        observer.finish()
-    images = _shown(tmp_path / "train", "image")
-    assert images.pop("fit") == [1, 4, 16, 64]
-    assert images == {"parameters": [70], "trained": [70], "path": [70]}
-    assert _shown(tmp_path / "train", "histo") == {"residuals": [1, 4, 16, 64, 70]}
+def test_the_start_records_what_is_known_before(tmp_path: pathlib.Path) -> None:
+    graph = tf.compat.v1.GraphDef()
+    graph.node.add(name="the_step")
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=70)) as recording:
+        recording.recorder.start(graph)
+    train = tmp_path / "train"
+    assert helpers.steps(train, "images") == {"data": [0], "before_training": [0]}
+    assert helpers.steps(train, "histograms") == {"residuals": [0]}
+    assert helpers.steps(train, "text") == {"settings": [0]}
+    assert list(helpers.steps(train, "custom_scalars").values()) == [[0]]
+    (written,) = (event.graph_def for event in helpers.events(train) if event.graph_def)
+    assert tf.compat.v1.GraphDef.FromString(written) == graph
+    truth = helpers.scalars(tmp_path / "truth")
+    assert (truth["W"], truth["b"]) == ([(0, 3), (70, 3)], [(0, 2), (70, 2)])
+    x, y = (column.astype(np.float64) for column in recording.datasets.train)
+    W, b = np.polyfit(x[:, 0], y, 1)
+    best = np.mean((W * x[:, 0] + b - y) ** 2)
+    least_squares = helpers.scalars(tmp_path / "least_squares")
+    for tag, value in (("W", W), ("b", b), ("loss", best)):
+        assert least_squares[tag] == [(step, pytest.approx(value, rel=1e-6)) for step in (0, 70)]
 
 
-def _restored(state: Any) -> dict[str, Any]:
-    """A state after it has been in a file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **state)
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
+def test_no_graph_is_recorded_where_none_is_given(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path)) as recording:
+        recording.recorder.start(None)
+    assert not any(event.graph_def for event in helpers.events(tmp_path / "train"))
+    assert helpers.steps(tmp_path / "train", "text") == {"settings": [0]}
 
 
+def _settings(directory: pathlib.Path) -> list[str]:
+    """The tables of the settings."""
+    return [
+        tf.make_ndarray(value.tensor).item().decode()
+        for _, value in helpers.values(directory)
+        if value.tag == "settings"
+    ]
+
+
+def test_the_settings_are_a_table_of_all_that_matters(tmp_path: pathlib.Path, houses: str) -> None:
+    settings = {"data": houses, "validation_examples": 1, "epochs": 2000, "learning_rate": 0.25}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        recording.recorder.start(None)
+    (table,) = _settings(tmp_path / "train")
+    lines = table.splitlines()
+    assert lines[:2] == ["| setting | value |", "|---|---|"]
+    for line in (
+        "| repeat | `python -m pipeline.train --a_flag` |",
+        "| examples | 3 to train on, 1 to validate |",
+        "| features | rooms, area |",
+        "| steps | 2,000, 1 an epoch |",
+        "| learning_rate | `0.25` |",
+        f"| tensorflow | {tf.__version__} |",
+    ):
+        assert line in lines
+
+
+def test_an_extended_run_extends_its_references(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=20)) as recording:
+        recording.recorder.start(None)
+        recording.after(helpers.line(0, 20))
+        history = recording.recorder.history.rows()
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=50, history=history)) as recording:
+        recording.recorder.extend(20)
+    for curve in ("truth", "least_squares"):
+        assert _steps(tmp_path / curve) == {tag: [0, 20, 50] for tag in ("W", "b", "loss")}
+    assert helpers.steps(tmp_path / "train", "text") == {"settings": [0, 20]}
+    old, new = _settings(tmp_path / "train")
+    assert ("| epochs | `20` |" in old, "| epochs | `50` |" in new) == (True, True)
+    assert len(_sessions(tmp_path / "train")) == 1  # HParams shows the first
+
+
+def _sessions(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """The settings that HParams shows."""
+    contents = [
+        value.metadata.plugin_data.content
+        for _, value in helpers.values(directory)
+        if value.tag == hparams.SESSION_START_INFO_TAG
+    ]
+    infos = [hparams.parse_session_start_info_plugin_data(content) for content in contents]
+    return [
+        {name: getattr(v, v.WhichOneof("kind")) for name, v in info.hparams.items()}
+        for info in infos
+    ]
+
+
+def test_hparams_are_the_settings_that_apply(tmp_path: pathlib.Path, houses: str) -> None:
+    common = ("model", "loop", "optimizer", "learning_rate", "batch_size", "epochs", "seed")
+    start = ("initial_w", "initial_b")
+    for name, settings, expected in (
+        ("guide", {}, {*common, *start, "num_examples", "noise_stddev"}),
+        ("file", {"data": houses}, {*common, *start, "num_examples"}),
+        ("from", {"initialize_from": "x"}, {*common, "num_examples", "noise_stddev"}),
+    ):
+        with contextlib.closing(helpers.Recording(tmp_path / name, **settings)) as recording:
+            recording.recorder.start(None)
+        (session,) = _sessions(tmp_path / name / "train")
+        assert session.keys() == expected
+        assert session["learning_rate"] == 0.1
+        assert session["num_examples"] == (4 if name == "file" else 201)
+
+
+def test_a_file_has_least_squares_but_no_truth(
+    tmp_path: pathlib.Path, houses: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, data=houses, epochs=1)) as recording:
+        recording.recorder.start(None)
+        values = np.array([[1, 0, 0], [0.5, 0.25, 1]], np.float32)
+        rows = metrics.StepMetrics(np.arange(2), values, values[:, 0])
+        recording.after(rows.select(slice(0, 1)))
+        recording.finish(rows.select(slice(1, 2)))
+    x, y = recording.datasets.train
+    solution = np.linalg.lstsq(np.column_stack([x, np.ones(4)]), y, rcond=None)[0]
+    curves = helpers.scalars(tmp_path / "least_squares")
+    for i, tag in enumerate(("W/rooms", "W/area", "b")):
+        assert curves[tag] == [(step, pytest.approx(solution[i], abs=1e-5)) for step in (0, 1)]
+    assert not (tmp_path / "truth").exists()
+    assert not (tmp_path / "validation").exists()
+    W0, W1, b = solution
+    output = capsys.readouterr().out
+    assert f"Least squares: W = [{W0:.2f}, {W1:.2f}], b = {b:.2f}, loss=" in output
+
+
+def test_a_task_without_closed_form_has_no_reference(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = helpers.Recording(tmp_path, trained=_absolute_error(), epochs=5)
+    with contextlib.closing(recording):
+        recording.recorder.start(None)
+        recording.after(helpers.line(0, 5))
+        recording.finish(helpers.line(5, 6))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "train", "validation"]
+    curves = helpers.scalars(tmp_path / "train")
+    assert curves.keys() == {"W", "b", "loss", "final_loss", "final_validation_loss", *_RATES}
+    x, y = (column.astype(np.float64) for column in recording.datasets.train)
+    W, b = helpers.line(5, 6).values[0]
+    expected = np.mean(np.abs(W * x[:, 0] + b - y))
+    assert curves["final_loss"] == [(5, pytest.approx(expected, rel=1e-5))]
+    assert "Least squares" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("validation_examples", [201, 0])
+def test_the_end_records_the_final_losses(
+    tmp_path: pathlib.Path, validation_examples: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"epochs": 3, "validation_examples": validation_examples}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        recording.after(helpers.line(0, 3))
+        validation = 0.75 if validation_examples else None
+        last = helpers.line(3, 4)
+        recording.recorder.finish(last, evaluation.Losses(0.5, validation))
+    curves = helpers.scalars(tmp_path / "train")
+    assert curves["final_loss"] == [(3, 0.5)]
+    assert curves.get("final_validation_loss") == ([(3, 0.75)] if validation_examples else None)
+    assert (tmp_path / "validation").exists() == bool(validation_examples)
+    assert curves["W"][-1] == (3, last.values[0, 0])
+    images = helpers.steps(tmp_path / "train", "images")
+    assert (images["parameters"], images["trained"], images["path"]) == ([3], [3], [3])
+    assert _status(tmp_path / "train") == api_pb2.STATUS_SUCCESS
+    assert "Least squares: W = 3." in capsys.readouterr().out
+
+
+def _status(directory: pathlib.Path) -> Any:
+    """What the last event says of how the run ended."""
+    (value,) = helpers.events(directory)[-1].summary.value
+    return hparams.parse_session_end_info_plugin_data(value.metadata.plugin_data.content).status
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_the_rates_are_recorded_at_the_end(tmp_path: pathlib.Path, epochs: int) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=epochs)) as recording:
+        _feed(recording, epochs)
+    curves = helpers.scalars(tmp_path / "train")
+    ((step, steps),) = curves["steps_per_second"]
+    ((_, examples),) = curves["examples_per_second"]
+    assert step in (epochs - 1, epochs)
+    assert steps > 0
+    assert examples == pytest.approx(steps * 201, rel=1e-6)
+
+
+def test_a_resumed_last_step_has_no_rate_of_zero(tmp_path: pathlib.Path) -> None:
+    history = helpers.line(0, 4)
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=5, history=history)) as recording:
+        recording.after(helpers.line(4, 5))
+        recording.finish(helpers.line(5, 6))
+    curve = helpers.scalars(tmp_path / "train").get("steps_per_second", [])
+    assert all(rate > 0 for _, rate in curve)
+
+
+def test_examples_per_second_count_a_short_batch(tmp_path: pathlib.Path) -> None:
+    """201 examples are 7 batches, so a step has 201 / 7 examples on average."""
+    settings = {"epochs": 2, "batch_size": 32}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        _feed(recording, 14)
+    curves = helpers.scalars(tmp_path / "train")
+    for (_, steps), (_, examples) in zip(*(curves[tag] for tag in _RATES), strict=True):
+        assert examples == pytest.approx(steps * 201 / 7, rel=1e-6)
+
+
+def test_a_flush_draws_and_writes_what_waits(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=70)) as recording:
+        recording.after(helpers.line(0, 20))
+        sizes = recording.recorder.flush()
+        train = tmp_path / "train"
+        assert helpers.steps(train, "images") == {"fit": [1, 4, 16]}
+        assert _steps(train)["W"] == list(range(20))
+    assert sizes == {
+        f"{path.parent.name}/{path.name}": path.stat().st_size
+        for path in tmp_path.glob("*/events.out.tfevents.*")
+    }
+    assert {path.partition("/")[0] for path in sizes} == {"train", "validation"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("saved", "settings"),
-    [(0, {}), (25, {"summary_every": 4, "validation_examples": 0})],
+    ("saved", "settings"), [(0, {}), (25, {"summary_every": 4, "validation_examples": 0})]
 )
-def test_a_recording_that_goes_on_equals_one_that_never_stopped(
+def test_a_resumed_recording_equals_one_that_never_stopped(
     tmp_path: pathlib.Path, saved: int, settings: dict[str, Any]
 ) -> None:
-    """Though more was recorded after the state, and some is handed out again."""
-    points, model = _descent(60), metrics.Parameters(np.array([5.0]), 0.0)
-    whole, cut = (_recorder(tmp_path / name, epochs=60, **settings) for name in ("whole", "cut"))
-    for observer in (whole, cut):
-        observer.start(model, graph=tf.compat.v1.GraphDef())
-    for part in (slice(0, 10), slice(10, 61)):
-        whole(points.at(part))
-    cut(points.at(slice(0, saved)))
-    state = _restored(cut.state())
-    cut(points.at(slice(saved, 40)))
+    """Though more was recorded after the checkpoint, and is recorded again."""
+    W, b, loss, _ = helpers.guide(60)
+    values = np.stack([W, b], axis=1).astype(np.float32)
+    rows = metrics.StepMetrics(np.arange(61), values, np.float32(loss))
+    whole = helpers.Recording(tmp_path / "whole", epochs=60, **settings)
+    whole.recorder.start(None)
+    for part in (slice(0, 10), slice(10, 60)):
+        whole.after(rows.select(part))
+
+    cut = helpers.Recording(tmp_path / "cut", epochs=60, **settings)
+    if saved:
+        cut.recorder.start(None)
+    cut.after(rows.select(slice(0, saved)))
+    sizes, history = cut.recorder.flush(), cut.recorder.history.rows()
+    best = cut.evaluator.best
+    if not saved:
+        cut.recorder.start(None)
+    cut.after(rows.select(slice(saved, 40)))
+    cut.recorder.flush()
     cut.close()
-    second = _recorder(tmp_path / "cut", epochs=60, state=state, **settings)
-    assert second.recorded == saved
-    second(points.at(slice(max(0, saved - 5), 61)))
-    assert second.best == whole.best
-    for observer in (whole, second):
-        observer.finish()
-        observer.close()
-    curves = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert curves == sorted(path.name for path in (tmp_path / "cut").iterdir())
+
+    summary_writer.cut_back(tmp_path / "cut", sizes)
+    second = helpers.Recording(tmp_path / "cut", epochs=60, history=history, **settings)
+    second.evaluator.best = best
+    if not saved:
+        second.recorder.start(None)
+    second.after(rows.select(slice(saved, 60)))
+    assert second.evaluator.best == whole.evaluator.best
+    for recording in (whole, second):
+        recording.finish(rows.select(slice(60, 61)))
+        recording.close()
+    _assert_equal_recordings(tmp_path / "cut", tmp_path / "whole")
+
+
+def _assert_equal_recordings(found: pathlib.Path, expected: pathlib.Path) -> None:
+    curves = sorted(path.name for path in expected.iterdir())
+    assert sorted(path.name for path in found.iterdir()) == curves
     for curve in curves:
-        expected, found = (events(tmp_path / name / curve) for name in ("whole", "cut"))
-        for tag in ("steps_per_second", "examples_per_second"):  # they depend on the clock
-            assert bool(expected.pop(tag, None)) == bool(found.pop(tag, None))
-        assert found == expected
-    for kind in ("image", "histo"):
-        found, expected = (_shown(tmp_path / n / "train", kind) for n in ("cut", "whole"))
-        assert found == expected
+        both = [helpers.scalars(path / curve) for path in (found, expected)]
+        for scalars in both:
+            for tag in _RATES:  # they depend on the clock
+                assert (scalars.pop(tag, None) is None) == (curve != "train")
+        assert both[0] == both[1]
+    assert _others(found / "train") == _others(expected / "train")
 
 
-@pytest.mark.parametrize("column", ["W", "b", "loss"])
+def _others(directory: pathlib.Path) -> list[tuple[int, str, bytes]]:
+    """The images, histograms and texts."""
+    return sorted(
+        (step, value.tag, value.SerializeToString())
+        for step, value in helpers.values(directory)
+        if value.HasField("image")
+        or value.metadata.plugin_data.plugin_name in ("histograms", "text", "custom_scalars")
+    )
+
+
+def test_a_resumed_recording_starts_at_its_next_step(tmp_path: pathlib.Path) -> None:
+    """So TensorBoard forgets later steps of the earlier process."""
+    recording = helpers.Recording(tmp_path, epochs=50, history=helpers.line(0, 20))
+    with contextlib.closing(recording):
+        recording.after(helpers.line(20, 21))
+    for curve in ("train", "validation"):
+        _, start, *_ = helpers.events(tmp_path / curve)
+        assert (start.step, start.session_log.status) == (20, tf.compat.v1.SessionLog.START)
+
+
+@pytest.mark.parametrize("column", ["values", "loss"])
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 @pytest.mark.parametrize("at", [20, 27])
-def test_divergence_names_the_step_and_keeps_the_points_before(
+def test_rows_before_divergence_are_recorded(
     tmp_path: pathlib.Path, column: str, bad: float, at: int
 ) -> None:
-    observer = _recorder(tmp_path, epochs=100, learning_rate=0.9)
-    observer(_line(0, 20))
-    points = _line(20, 40)
-    getattr(points, column)[at - 20 :] = bad
-    with pytest.raises(errors.DivergedError) as caught:
-        observer(points)
-    message = str(caught.value)
-    found = re.search(r"at step (\d+); the last good step is (\d+): W = \S+, b = \S+,", message)
-    assert found
-    assert [int(number) for number in found.groups()] == [at, at - 1]
-    assert message.endswith("received --learning_rate=0.9")
-    assert observer.recorded == at
-    observer.close()
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
+        recording.after(helpers.line(0, 20))
+        rows = helpers.line(20, 40)
+        getattr(rows, column)[at - 20 :] = bad
+        recording.after(rows)
+        recording.recorder.diverged()
     steps = _steps(tmp_path / "train")
     for tag in ("W", "b", "loss", "gradient_norm"):
         assert steps[tag] == list(range(at))
-    (path,) = (tmp_path / "train").iterdir()
-    *_, last = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    (value,) = tf.compat.v1.Event.FromString(last).summary.value
-    ended = hparams.parse_session_end_info_plugin_data(value.metadata.plugin_data.content)
-    assert ended.status == api_pb2.STATUS_FAILURE
-
-
-def test_divergence_at_the_start_has_no_good_step(tmp_path: pathlib.Path) -> None:
-    observer = _recorder(tmp_path, epochs=10)
-    points = _line(0, 3)
-    points.loss[:] = np.inf
-    with pytest.raises(errors.DivergedError, match="at step 0: the examples, or W and b"):
-        observer(points)
-    observer.close()
-    assert observer.recorded == 0
+    assert _steps(tmp_path / "validation")["loss"] == list(range(at))
+    assert recording.recorder.history.last.step.tolist() == [at - 1]
+    assert _status(tmp_path / "train") == api_pb2.STATUS_FAILURE

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import examples
-from tests import conftest
+from pipeline.data import datasets as datasets_lib
+from tests import helpers
 
 _HOT = ("--learning_rate=0.9,0.1", "--batch_size=50,0", "--epochs=300", "--run_name=s")
 
@@ -21,16 +21,15 @@ def _table(out: str) -> list[tuple[str, str]]:
     return [tuple(re.split(r" {2,}", row, maxsplit=1)) for row in rows]  # type: ignore[misc]
 
 
-def _exports(folder: pathlib.Path) -> dict[str, int]:
-    """When each export below a folder was written."""
-    files = folder.rglob("saved_model.pb")
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+def _exports(directory: pathlib.Path) -> dict[str, int]:
+    """When each export below a directory was written."""
+    files = directory.rglob("saved_model.pb")
+    return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in files}
 
 
-def test_a_sweep_ends_with_a_table_and_repeats_it_without_training(
-    tmp_path: pathlib.Path,
-) -> None:
-    first = conftest.call("sweep", *_HOT, cwd=tmp_path)
+@pytest.mark.slow
+def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Path) -> None:
+    first = helpers.call("sweep", *_HOT, cwd=tmp_path)
     assert (first.returncode, first.stderr) == (0, "")
     names = [name for name, _ in _table(first.stdout)]
     assert names == [
@@ -40,7 +39,8 @@ def test_a_sweep_ends_with_a_table_and_repeats_it_without_training(
         "learning_rate=0.9,batch_size=0",
     ]
     reports = [report for _, report in _table(first.stdout)]
-    x, y = (column.astype(np.float64) for column in examples.load(config_lib.Config()).train)
+    x, y = datasets_lib.load(config_lib.Config()).train
+    x = x[:, 0].astype(np.float64)
     W, b = np.polyfit(x, y, 1)
     loss = np.mean((W * x + b - y) ** 2)
     assert reports[0].startswith(f"W = {W:.2f}, b = {b:.2f}, loss={loss:.5f}, validation loss=")
@@ -50,19 +50,19 @@ def test_a_sweep_ends_with_a_table_and_repeats_it_without_training(
     for report in reports[2:]:
         assert re.fullmatch(r"diverged: the loss is not finite at step \d+", report)
 
-    folder = tmp_path / "logs" / "s"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
-    written = _exports(folder)
+    directory = tmp_path / "logs" / "s"
+    assert sorted(path.name for path in directory.iterdir()) == sorted(names)
+    written = _exports(directory)
     assert written.keys() == {f"{name}/export/1/saved_model.pb" for name in names[:2]}
     for name in names:
         rate, size = (part.split("=")[1] for part in name.split(","))
-        flags = (folder / name / "flags.txt").read_text().splitlines()
+        flags = (directory / name / "flags.txt").read_text().splitlines()
         assert {f"--learning_rate={rate}", f"--batch_size={size}", "--epochs=300"} <= set(flags)
 
-    again = conftest.call("sweep", *_HOT, cwd=tmp_path)
+    again = helpers.call("sweep", *_HOT, cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert _table(again.stdout) == _table(first.stdout)
-    assert _exports(folder) == written
+    assert _exports(directory) == written
 
 
 @pytest.mark.parametrize(
@@ -72,19 +72,16 @@ def test_a_sweep_ends_with_a_table_and_repeats_it_without_training(
         (("--learning_rate=0.1,x",), "--learning_rate must be values .* received '0.1,x'"),
         (("--epochs=10,",), "--epochs must be values .* received '10,'"),
         (("--epochs=10,0",), "--epochs must be at least 1; received 0"),
-        (
-            ("--learning_rate=0.1,nan",),
-            "--learning_rate must be a finite float32; received nan",
-        ),
+        (("--learning_rate=0.1,nan",), "--learning_rate must be a finite float32; received nan"),
         (("--loop=custom,fit",), "--model=module can't be trained with --loop=fit"),
         (("--epochs=1,2", "--data=no.csv"), "no.csv: can't be read"),
         (("--epochs=1,2", "3"), "takes only flags; received '3'"),
     ],
 )
-def test_a_mistake_costs_one_line_before_anything_is_trained(
+def test_a_mistake_costs_one_line_before_any_training(
     tmp_path: pathlib.Path, flags: tuple[str, ...], words: str
 ) -> None:
-    result = conftest.call("sweep", *flags, cwd=tmp_path)
+    result = helpers.call("sweep", *flags, cwd=tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert re.match(f"sweep: .*{words}", line)
@@ -92,38 +89,39 @@ def test_a_mistake_costs_one_line_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["learning_rate=0.1/export", "learning_rate=0.2/flags.txt"])
-def test_a_stopped_sweep_is_finished_by_the_command_that_it_names(
+def test_a_stopped_sweep_is_finished_by_the_command_it_names(
     tmp_path: pathlib.Path, when: str
 ) -> None:
     """Also where the signal comes when one combination has come to its end."""
     flags = ("--learning_rate=0.1,0.2", "--epochs=10000", "--num_examples=100000")
-    process = conftest.start("sweep", *flags, cwd=tmp_path)
+    process = helpers.start("sweep", *flags, cwd=tmp_path)
     end = time.monotonic() + 60
     while not list(tmp_path.glob(f"logs/*/{when}")):
         assert time.monotonic() < end
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    stopped = conftest.finish(process)
+    stopped = helpers.finish(process)
     assert stopped.returncode == 143
     assert "\n\n" not in stopped.stdout  # no table of half the results
     last = stopped.stderr.splitlines()[-1]
     found = re.fullmatch(
-        r"sweep: stopped by SIGTERM; to go on: the same command with (--run_name=(\S+))", last
+        r"sweep: stopped by SIGTERM; resume with: the same command with (--run_name=(\S+))", last
     )
     assert found
-    folder = tmp_path / "logs" / found[2]
-    written = _exports(folder)
+    directory = tmp_path / "logs" / found[2]
+    written = _exports(directory)
     assert written.keys() == {"learning_rate=0.1/export/1/saved_model.pb"}
 
-    finished = conftest.call("sweep", *flags, found[1], cwd=tmp_path)
+    finished = helpers.call("sweep", *flags, found[1], cwd=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert sorted(name for name, _ in _table(finished.stdout)) == [
         "learning_rate=0.1",
         "learning_rate=0.2",
     ]
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [found[2]]
-    exports = _exports(folder)
+    exports = _exports(directory)
     assert len(exports) == 2
     assert written.items() <= exports.items()

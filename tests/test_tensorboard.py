@@ -1,6 +1,5 @@
 """What a real TensorBoard answers for every dashboard, and what a real browser draws."""
 
-import importlib.util
 import io
 import json
 import pathlib
@@ -17,60 +16,71 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from tests import conftest
-from tests.conftest import SOLUTIONS, Runs, TensorBoard
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from tests import helpers
+
+pytestmark = pytest.mark.slow
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
-PICTURES = {"data", "before_training", "fit", "parameters", "trained", "path"}
+IMAGES = {"data", "before_training", "fit", "parameters", "trained", "path"}
 SCALARS = {
     *("W", "b", "loss", "gradient_norm", "distance_to_optimum"),
     *("steps_per_second", "examples_per_second", "final_loss", "final_validation_loss"),
 }
 
 
-@pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "slow"])
-def board(
-    request: pytest.FixtureRequest, runs: Runs, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TensorBoard]:
-    """TensorBoard over both loops and a resumed run, with either of its readers."""
+@pytest.fixture(scope="module")
+def logdir(runs: helpers.Runs, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The runs of the three solutions, one of them extended from 10 to 20 steps."""
     logdir = tmp_path_factory.mktemp("dashboards") / "logs"
     shutil.copytree(runs.logdir, logdir)
-    resumed = logdir / "module-custom"
-    flags = (resumed / "flags.txt").read_text().replace(str(runs.logdir), str(logdir))
-    (resumed / "flags.txt").write_text(flags)
-    result = conftest.call("train", f"--flagfile={resumed}/flags.txt", "--epochs=20", cwd=logdir)
+    extended = logdir / "module-custom"
+    flags = (extended / "flags.txt").read_text().replace(str(runs.logdir), str(logdir))
+    (extended / "flags.txt").write_text(flags)
+    result = helpers.call("train", f"--flagfile={extended}/flags.txt", "--epochs=20", cwd=logdir)
     assert result.returncode == 0, result.stderr
-    with conftest.tensorboard(logdir, f"--load_fast={request.param}") as server:
-        for name in SOLUTIONS:
+    return logdir
+
+
+@pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "slow"])
+def board(request: pytest.FixtureRequest, logdir: pathlib.Path) -> Iterator[helpers.TensorBoard]:
+    """TensorBoard over these runs, with either of its readers."""
+    with helpers.tensorboard(logdir, f"--load_fast={request.param}") as server:
+        for name in helpers.SOLUTIONS:
             server.scalars(f"{name}/train", "final_loss")
         yield server
 
 
-def steps_of(name: str) -> int:
+def _last_step(name: str) -> int:
     return 20 if name == "module-custom" else 10
 
 
-def test_no_run_but_the_curves(board: TensorBoard) -> None:
+def test_the_runs_are_the_curves_and_nothing_else(board: helpers.TensorBoard) -> None:
     curves = ("least_squares", "train", "truth", "validation")
-    assert sorted(board.get("runs")) == sorted(f"{n}/{c}" for n in SOLUTIONS for c in curves)
+    assert sorted(board.get("runs")) == sorted(
+        f"{n}/{c}" for n in helpers.SOLUTIONS for c in curves
+    )
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_each_scalar_has_a_description_and_every_step_once(board: TensorBoard, name: str) -> None:
+@pytest.mark.parametrize("name", helpers.SOLUTIONS)
+def test_scalars_have_descriptions_and_each_step_once(
+    board: helpers.TensorBoard, name: str
+) -> None:
     tags = board.get("plugin/scalars/tags")
     assert set(tags[f"{name}/train"]) == SCALARS
     assert set(tags[f"{name}/validation"]) == {"loss"}
     assert all(entry["description"] for run in tags.values() for entry in run.values())
     for tag in ("W", "b", "loss", "gradient_norm", "distance_to_optimum"):
-        points = board.scalars(f"{name}/train", tag)
-        assert [step for step, _ in points] == list(range(steps_of(name) + 1))
+        curve = board.scalars(f"{name}/train", tag)
+        assert [step for step, _ in curve] == list(range(_last_step(name) + 1))
     assert board.scalars(f"{name}/train", "examples_per_second")[-1][1] > 0
+    assert [s for s, _ in board.scalars(f"{name}/train", "final_loss")] == [_last_step(name)]
 
 
-def test_distance_and_gradient_norm_are_those_of_the_points(board: TensorBoard) -> None:
-    from pipeline import config, examples
-
-    x, y = (v.astype(np.float64) for v in examples.load(config.Config()).train)
+def test_distance_and_gradient_norm_are_those_of_the_steps(board: helpers.TensorBoard) -> None:
+    x, y = datasets_lib.load(config_lib.Config()).train
+    x = x[:, 0].astype(np.float64)
     best = np.polyfit(x, y, 1)
     W, b, norms, distances = (
         np.array([value for _, value in board.scalars("keras-fit/train", tag)])
@@ -82,7 +92,7 @@ def test_distance_and_gradient_norm_are_those_of_the_points(board: TensorBoard) 
     np.testing.assert_allclose(distances, np.hypot(W - best[0], b - best[1]), rtol=1e-5)
 
 
-def test_custom_scalars_has_a_chart_for_each_parameter(board: TensorBoard) -> None:
+def test_custom_scalars_has_a_chart_for_each_value(board: helpers.TensorBoard) -> None:
     layout = board.get("plugin/custom_scalars/layout")
     (category,) = layout["category"]
     assert [chart["title"] for chart in category["chart"]] == ["W", "b", "loss"]
@@ -94,40 +104,31 @@ def test_custom_scalars_has_a_chart_for_each_parameter(board: TensorBoard) -> No
             assert set(answer["tag_to_events"]) == {chart["title"]}
 
 
-def test_text_shows_the_settings_and_the_command(board: TensorBoard) -> None:
+def test_text_shows_the_settings_and_the_command(board: helpers.TensorBoard) -> None:
     entries = board.get("plugin/text/text", run="module-custom/train", tag="settings")
-    assert [("20, 1 an epoch" in e["text"], e["step"]) for e in entries] == [(False, 0), (True, 11)]
+    assert [("20, 1 an epoch" in e["text"], e["step"]) for e in entries] == [(False, 0), (True, 10)]
     (entry,) = board.get("plugin/text/text", run="keras-fit/train", tag="settings")
-    for part in (
-        "<table>",
-        "learning_rate",
-        "0.1",
-        tf.__version__,
-        "201 to train on",
-        "--flagfile=",
-    ):
+    for part in ("<table>", "learning_rate", "0.1", tf.__version__, "201 to train", "--flagfile="):
         assert part in entry["text"]
 
 
-def post(board: TensorBoard, path: str, body: Any) -> Any:
+def _post(board: helpers.TensorBoard, path: str, body: Any) -> Any:
     request = urllib.request.Request(
-        f"{board.url}/data/{path}",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
+        f"{board.url}/data/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=10) as response:
         return json.load(response)
 
 
-def test_hparams_compares_the_runs(board: TensorBoard) -> None:
-    experiment = post(board, "plugin/hparams/experiment", {"experimentName": ""})
+def test_hparams_compares_the_runs(board: helpers.TensorBoard) -> None:
+    experiment = _post(board, "plugin/hparams/experiment", {"experimentName": ""})
     names = {info["name"] for info in experiment["hparamInfos"]}
     assert {"model", "loop", "learning_rate", "batch_size", "optimizer"} <= names
     metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
     assert metrics == ["final_loss", "final_validation_loss"]
     columns = [{"metric": info["name"]} for info in experiment["metricInfos"]]
     statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
-    groups = post(
+    groups = _post(
         board,
         "plugin/hparams/session_groups",
         {
@@ -139,7 +140,7 @@ def test_hparams_compares_the_runs(board: TensorBoard) -> None:
         },
     )["sessionGroups"]
     found = {group["name"]: group for group in groups}
-    assert set(found) == set(SOLUTIONS)
+    assert set(found) == set(helpers.SOLUTIONS)
     for name, group in found.items():
         assert f"{group['hparams']['model']}-{group['hparams']['loop']}" == name
         assert group["sessions"][0]["status"] == "STATUS_SUCCESS"
@@ -149,44 +150,37 @@ def test_hparams_compares_the_runs(board: TensorBoard) -> None:
         assert set(values) == set(metrics)
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_images_are_decodable(board: TensorBoard, name: str) -> None:
+@pytest.mark.parametrize("name", helpers.SOLUTIONS)
+def test_images_are_decodable(board: helpers.TensorBoard, name: str) -> None:
     tags = board.get("plugin/images/tags")[f"{name}/train"]
-    assert set(tags) == PICTURES
-    for tag in PICTURES:
+    assert set(tags) == IMAGES
+    for tag in IMAGES:
         for png in board.images(f"{name}/train", tag):
             height, width, _ = matplotlib.image.imread(io.BytesIO(png)).shape
             assert min(height, width) > 300
-    moving = board.get("plugin/images/images", run=f"{name}/train", tag="fit", sample="0")
-    assert [entry["step"] for entry in moving] == [s for s in (1, 4, 16) if s <= steps_of(name)]
+    last = _last_step(name)
+    for tag, steps in (("fit", [s for s in (1, 4, 16) if s <= last]), ("trained", [last])):
+        entries = board.get("plugin/images/images", run=f"{name}/train", tag=tag, sample="0")
+        assert [entry["step"] for entry in entries] == steps
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_the_graph_is_that_of_a_training_step(board: TensorBoard, name: str) -> None:
+@pytest.mark.parametrize("name", helpers.SOLUTIONS)
+def test_the_graph_is_that_of_a_training_step(board: helpers.TensorBoard, name: str) -> None:
     assert board.get("plugin/graphs/info")[f"{name}/train"]["run_graph"]
-    assert set(board.get("plugin/graphs/info")) == {f"{n}/train" for n in SOLUTIONS}
+    assert set(board.get("plugin/graphs/info")) == {f"{n}/train" for n in helpers.SOLUTIONS}
     text = board.get("plugin/graphs/graph", run=f"{name}/train")
     graph = text_format.Parse(text, tf.compat.v1.GraphDef())
     scopes = {node.name.split("/")[0] for node in graph.node}
     assert {"x", "y", "loss_and_gradients", "gradient_tape", "update"} <= scopes
 
 
-@pytest.mark.parametrize("name", SOLUTIONS)
-def test_histograms_show_residuals_over_time(board: TensorBoard, name: str) -> None:
+@pytest.mark.parametrize("name", helpers.SOLUTIONS)
+def test_histograms_show_residuals_over_time(board: helpers.TensorBoard, name: str) -> None:
     histograms = board.get("plugin/histograms/histograms", run=f"{name}/train", tag="residuals")
-    last = steps_of(name)
+    last = _last_step(name)
     assert [step for _, step, _ in histograms] == [s for s in (0, 1, 4, 16) if s < last] + [last]
     for _, _, buckets in histograms:
         assert sum(count for _, _, count in buckets) == pytest.approx(201)
-
-
-def screenshot_module() -> Any:
-    spec = importlib.util.spec_from_file_location("screenshot", SCRIPTS / "screenshot.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.skipif(
@@ -194,19 +188,18 @@ def screenshot_module() -> Any:
     reason="Chromium and ChromeDriver are not installed (Debian: chromium, chromium-driver)",
 )
 def test_a_browser_draws_W_b_and_loss(  # noqa: N802
-    runs: Runs, tmp_path: pathlib.Path
+    runs: helpers.Runs, tmp_path: pathlib.Path
 ) -> None:
-    """The README's picture script waits for the three charts, and fails without them."""
-    picture = tmp_path / "picture.png"
-    script = [sys.executable, str(SCRIPTS / "screenshot.py")]
-    result = subprocess.run(
-        [*script, str(runs.logdir / "keras-fit"), str(picture)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    """The script for the README waits for the three charts, and fails without them."""
+    screenshot = tmp_path / "screenshot.png"
+
+    def take(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(SCRIPTS / "screenshot.py"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    result = take(runs.logdir / "keras-fit", screenshot)
     assert result.returncode == 0, result.stderr
-    pixels = matplotlib.image.imread(picture)[..., :3]
+    pixels = matplotlib.image.imread(screenshot)[..., :3]
     # The curve of `train` in each of the three pinned charts: many pixels of strong colour
     # below the orange bar, in the left, the middle and the right of the page.
     charts = pixels[200:460, 290:]
@@ -214,21 +207,16 @@ def test_a_browser_draws_W_b_and_loss(  # noqa: N802
     assert all(part.sum() > 100 for part in np.array_split(strong, 3, axis=1))
     empty = tmp_path / "empty"
     empty.mkdir()
-    result = subprocess.run(
-        [*script, str(empty), str(picture), "--seconds=3"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result = take(empty, screenshot, "--seconds=3")
     assert result.returncode == 1
     assert "no charts of W, b and loss" in result.stderr
 
 
-def test_the_first_points_are_there_while_training_runs(tmp_path: pathlib.Path) -> None:
+def test_the_first_steps_are_there_while_training_runs(tmp_path: pathlib.Path) -> None:
     (tmp_path / "logs").mkdir()
     flags = ("--run_name=run", "--epochs=100000000")
-    with conftest.tensorboard(tmp_path / "logs") as server:
-        process = conftest.start("train", *flags, cwd=tmp_path)
+    with helpers.tensorboard(tmp_path / "logs") as server:
+        process = helpers.start("train", *flags, cwd=tmp_path)
         try:
             first = server.scalars("run/train", "W", points=2)
             assert process.poll() is None
@@ -237,4 +225,4 @@ def test_the_first_points_are_there_while_training_runs(tmp_path: pathlib.Path) 
             assert process.poll() is None
         finally:
             process.kill()
-            conftest.finish(process)
+            helpers.finish(process)

@@ -1,0 +1,84 @@
+"""An event file, which TensorBoard reads."""
+
+import pathlib
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.scalar import summary_v2 as scalar
+from tensorboard.summary.writer import record_writer
+
+from pipeline.reporting import scalar_records
+from pipeline.training import hooks
+
+_SECONDS_BETWEEN_FLUSHES = 1.0
+
+
+class EventFile:
+    """One event file, to which scalars and other events are appended."""
+
+    def __init__(
+        self, directory: pathlib.Path, *, first_step: int, descriptions: Mapping[str, str]
+    ):
+        """Opens a new file in a directory, which is made if needed.
+
+        Its first event says that training starts at first_step: a TensorBoard that has
+        already read later steps from an earlier file drops them. `descriptions` are what it says
+        beside the charts, by tag.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._file = open(directory / name, "ab")  # noqa: SIM115 (closed by close)
+        self._records = record_writer.RecordWriter(self._file)
+        self._descriptions = descriptions
+        self._described: set[str] = set()
+        self._flushing = hooks.Every(seconds=_SECONDS_BETWEEN_FLUSHES)
+        self.write(file_version="brain.Event:2")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self.write(step=first_step, session_log=start)
+
+    def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> None:
+        """Appends K values [K] of each tag, at ascending steps [K].
+
+        Raises:
+          ValueError: a tag has more or fewer values than there are steps.
+        """
+        steps = np.asarray(steps, np.int64)
+        numbers = {tag: np.asarray(array, np.float32) for tag, array in values.items()}
+        for tag, array in numbers.items():
+            if array.shape != steps.shape:
+                raise ValueError(f"{tag} has values {array.shape} for steps {steps.shape}")
+        is_new = len(steps) > 0 and not numbers.keys() <= self._described
+        if is_new:
+            self._write_described(int(steps[0]), {tag: a[0] for tag, a in numbers.items()})
+            steps, numbers = steps[1:], {tag: array[1:] for tag, array in numbers.items()}
+        for records in scalar_records.encode(steps, time.time(), numbers):
+            self._file.write(records.data)
+        if is_new or self._flushing.is_due():
+            self.flush()
+
+    def write(self, **fields: Any) -> None:
+        """Appends one event_pb2.Event with these fields."""
+        event = event_pb2.Event(wall_time=time.time(), **fields)
+        self._records.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        """Makes what was written visible to TensorBoard."""
+        self._file.flush()
+        self._flushing.done()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._file.close()
+
+    def _write_described(self, step: int, values: Mapping[str, Any]) -> None:
+        """Writes the first value of a tag, with which TensorBoard expects its description."""
+        summary = summary_pb2.Summary()
+        for tag, number in values.items():
+            summary.MergeFrom(scalar.scalar_pb(tag, number, self._descriptions[tag]))
+        self.write(step=step, summary=summary)
+        self._described |= values.keys()

@@ -1,0 +1,116 @@
+"""Training progress on the terminal: a table of epochs, and a line between its rows."""
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import printing
+from pipeline.training import evaluation, hooks, metrics
+
+_MOST_ROWS = 20
+_MOST_VALUES = 3  # of a variable
+_MOST_VARIABLES = 4
+_LARGE = 1e7
+_SECONDS_BETWEEN_LIVE_LINES = 0.1
+_SECONDS_BETWEEN_PLAIN_LINES = 30.0
+
+
+def report(
+    names: tuple[str, ...], values: npt.ArrayLike, loss: float, validation_loss: float | None = None
+) -> str:
+    """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
+
+    The names of a variable's elements begin with its name and a slash; of many elements the first
+    few are shown. The losses are those over all examples.
+    """
+    variables: dict[str, list[float]] = {}
+    for name, value in zip(names, np.asarray(values), strict=True):
+        variables.setdefault(name.partition("/")[0], []).append(float(value))
+    shown = list(variables.items())[:_MOST_VARIABLES]
+    words = [f"{name} = {_elements(numbers)}" for name, numbers in shown]
+    words.append(f"loss={_number(loss, 5)}")
+    if validation_loss is not None:
+        words.append(f"validation loss={_number(validation_loss, 5)}")
+    return ", ".join(words)
+
+
+def _elements(numbers: list[float]) -> str:
+    if len(numbers) == 1:
+        return _number(numbers[0], 2)
+    shown = [_number(number, 2) for number in numbers[:_MOST_VALUES]]
+    return f"[{', '.join(shown + ['...'] * (len(numbers) > _MOST_VALUES))}]"
+
+
+def _number(value: float, decimals: int) -> str:
+    """Fixed decimals as in the guide, unless the number would fill the line."""
+    return f"{value:.{decimals}f}" if abs(value) < _LARGE else f"{value:.{decimals}e}"
+
+
+class Progress(hooks.Hook):
+    """Prints about twenty epochs, and between them that training is alive.
+
+    On a terminal that is a line that is rewritten in place; in a pipe or a file it is a plain
+    line now and then.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        *,
+        steps_per_epoch: int,
+        last_step: int,
+        out: TextIO | None = None,
+    ):
+        """Prepares to print the values of these names up to the last epoch and step."""
+        self._names = names
+        self._out = out or sys.stdout
+        self._is_terminal = self._out.isatty()
+        self._steps_per_epoch, self._last_step = steps_per_epoch, last_step
+        self._num_epochs = last_step // steps_per_epoch
+        self._every = -(-self._num_epochs // _MOST_ROWS)
+        pause = _SECONDS_BETWEEN_LIVE_LINES if self._is_terminal else _SECONDS_BETWEEN_PLAIN_LINES
+        self._printing = hooks.Every(seconds=pause)
+        self._first: tuple[int, float] | None = None
+
+    def epochs(self, ends: evaluation.EpochMetrics) -> None:
+        """Prints the rows of the table that are among these epochs."""
+        epoch = ends.step // self._steps_per_epoch
+        for i in np.flatnonzero((epoch % self._every == 0) | (epoch == self._num_epochs)):
+            validation = None if ends.validation_loss is None else float(ends.validation_loss[i])
+            text = report(self._names, ends.values[i], float(ends.loss[i]), validation)
+            self.line(f"{self._label(int(epoch[i]))} {text}")
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Shows that training is alive, at most ten times a second."""
+        now = time.monotonic()
+        if self._first is None:  # what went before was compilation
+            self._first = rows.end, now
+        first_step, started = self._first
+        if not self._printing.is_due() or now == started:
+            return
+        self._printing.done()
+        speed = (rows.end - first_step) / (now - started)
+        loss = float(rows.loss[-1])
+        text = f"  step {rows.end:,} of {self._last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            self._write(f"\r\033[K{text[:width]}")
+        else:
+            self._write(f"{text}\n")
+
+    def line(self, text: str) -> None:
+        """Prints a line of its own."""
+        self._printing.done()
+        self._write(f"\r\033[K{text}\n" if self._is_terminal else f"{text}\n")
+
+    def _label(self, epoch: int) -> str:
+        width = len(f"Epoch {self._num_epochs}:")
+        label = f"Epoch {epoch:{len(str(self._num_epochs))}d}:" if epoch else "Starting:"
+        return label.ljust(max(width, len("Starting:")))
+
+    def _write(self, text: str) -> None:
+        printing.say(text, self._out, end="")

@@ -1,0 +1,111 @@
+"""Encodes the scalars of many steps at once, as records of an event file.
+
+The records of consecutive steps have the same bytes but for the step, the values and the
+checksum. So a block of them is one numpy array, a row each, in which these columns are filled:
+
+  bytes     12 (8 + 4)   9           1 + width   2        ...                 4       4
+          +------------+-----------+-----------+--------+-------------------+-------+----------+
+          | length,    | wall time | step      | key,   | for each tag: key,| value | checksum |
+          | its CRC    |           |           | length | length, tag, key  |       | of data  |
+          +------------+-----------+-----------+--------+-------------------+-------+----------+
+                       |<------------------- data: one Event -------------->|
+
+(The frame is that of TensorFlow's record_writer.h; the data are a protocol buffer.) An Event
+object for each step would take as long as many training steps.
+"""
+
+import functools
+import io
+import itertools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer import record_writer
+
+# Bytes of a record before its data, the length and its checksum, and after, its checksum.
+_HEADER, _FOOTER = 12, 4
+_MASK = np.uint32(0xA282EAD8)
+
+
+def encode(
+    steps: npt.NDArray[np.int64], wall_time: float, values: Mapping[str, npt.NDArray[np.float32]]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    """Encodes K records, each an Event with a step and a value for each tag.
+
+    Args:
+      steps: [K], ascending, at least 0 and less than 2**56.
+      wall_time: Seconds since the epoch, of all records.
+      values: [K] for each tag.
+
+    Yields:
+      The content of an event file, in parts [k, L], k records of L bytes.
+    """
+    # A step takes a byte for each seven bits.
+    bounds = np.searchsorted(steps, [0, *(1 << 7 * width for width in range(1, 9))])
+    for width, (first, end) in enumerate(itertools.pairwise(bounds), start=1):
+        if first < end:
+            columns = {tag: array[first:end] for tag, array in values.items()}
+            yield _encode_equally_long(steps[first:end], width, wall_time, columns)
+
+
+def _encode_equally_long(
+    steps: npt.NDArray[np.int64],
+    width: int,
+    wall_time: float,
+    values: Mapping[str, npt.NDArray[np.float32]],
+) -> npt.NDArray[np.uint8]:
+    """Encodes records whose steps all take `width` bytes."""
+    # Protobuf leaves a step of 0 out, so the template has another of that width.
+    event = event_pb2.Event(wall_time=wall_time, step=1 << 7 * (width - 1))
+    sizes = [event.summary.value.add(tag=tag, simple_value=0.0).ByteSize() for tag in values]
+    buffer = io.BytesIO()
+    record_writer.RecordWriter(buffer).write(event.SerializeToString())
+    template = np.frombuffer(buffer.getvalue(), np.uint8)
+    records = np.empty((len(steps), len(template)), np.uint8)
+    records[:] = template
+    data = records[:, _HEADER:-_FOOTER]
+    for i in range(width):
+        more = 0x80 if i < width - 1 else 0
+        data[:, 10 + i] = steps >> 7 * i & 0x7F | more  # 10: after wall_time and the step's key
+    varying = list(range(10, 10 + width))
+    end = data.shape[1]
+    for size, array in zip(reversed(sizes), reversed(list(values.values())), strict=True):
+        data[:, end - 4 : end] = array.astype("<f4").view(np.uint8).reshape(-1, 4)
+        varying += range(end - 4, end)
+        end -= size + 1 + -(-size.bit_length() // 7)  # the value, its key and its length
+    _correct_checksums(records, template, varying)
+    return records
+
+
+def _correct_checksums(
+    records: npt.NDArray[np.uint8], template: npt.NDArray[np.uint8], varying: list[int]
+) -> None:
+    """Replaces the template's CRC-32C in records whose `varying` bytes of data differ from it.
+
+    A CRC is linear: a changed byte changes it by the CRC of the change alone, which
+    depends on nothing but the byte and its distance from the end. A record holds its CRC rotated
+    by 15 bits plus a constant.
+    """
+    rotated = template[-_FOOTER:].copy().view("<u4") - _MASK
+    crc = np.full(len(records), rotated << np.uint32(15) | rotated >> np.uint32(17))
+    last = len(template) - _FOOTER - 1
+    changes = _changes(last - _HEADER + 1)
+    for position in varying:
+        at = _HEADER + position
+        crc ^= changes[last - at][records[:, at] ^ template[at]]
+    masked = (crc >> np.uint32(15) | crc << np.uint32(17)) + _MASK
+    records[:, -_FOOTER:] = masked.astype("<u4").view(np.uint8).reshape(-1, _FOOTER)
+
+
+@functools.cache
+def _changes(length: int) -> npt.NDArray[np.uint32]:
+    """[length, 256] by how much a changed byte changes the CRC, by distance from the end."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = table >> np.uint32(1) ^ (table & np.uint32(1)) * np.uint32(0x82F63B78)
+    changes = [table]
+    for _ in range(length - 1):
+        changes.append(table[changes[-1] & 0xFF] ^ changes[-1] >> 8)
+    return np.stack(changes)

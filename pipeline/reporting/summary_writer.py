@@ -1,0 +1,150 @@
+"""Writes what TensorBoard shows of a run, dashboard by dashboard."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tensorboard.compat.proto import summary_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.histogram import summary_v2 as histogram
+from tensorboard.plugins.hparams import api as hparams_api
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams
+from tensorboard.plugins.text import summary_v2 as text
+
+from pipeline.reporting import event_file
+from pipeline.training import metrics
+
+# One tag has one meaning, whichever the loop, the model and the curve.
+_DESCRIPTIONS = {
+    "W": "The weight of the feature after so many updates.",
+    "b": "The bias after so many updates.",
+    "loss": "The loss of that step's model: in `train` over the batch of the next "
+    "update, in the other curves over all examples.",
+    "gradient_norm": "Length of the gradient of the loss over all training examples.",
+    "distance_to_optimum": "Distance of (W, b) from the least-squares solution.",
+    "final_loss": "The loss of the trained model over all training examples.",
+    "final_validation_loss": "The same over the validation examples.",
+    "steps_per_second": "Steps in the time since the value before.",
+    "examples_per_second": "Training examples in the time since the value before.",
+}
+
+
+class SummaryWriter:
+    """The curves of one run, each in a directory of its own, under the same tags.
+
+    TensorBoard draws curves of one tag from several directories into one chart.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, names: tuple[str, ...], first_step: int):
+        """Prepares to write from first_step on, beside what earlier processes have written.
+
+        `names` are those of the values that are watched at every step.
+        """
+        self._names = names
+        variables = {name: name.partition("/")[0] for name in names}
+        self._descriptions = _DESCRIPTIONS | {
+            name: _DESCRIPTIONS.get(variable, f"{name} of the model after so many updates.")
+            for name, variable in variables.items()
+        }
+        self._layout = (*dict.fromkeys(variables.values()), "loss")
+        self._directory = directory
+        self._first_step = first_step
+        self._files: dict[str, event_file.EventFile] = {}
+
+    def steps(self, curve: str, rows: metrics.StepMetrics) -> None:
+        """Writes the watched values and the loss of some steps to a curve."""
+        columns = dict(zip(self._names, rows.values.T, strict=True))
+        self._file(curve).scalars(rows.step, {**columns, "loss": rows.loss})
+
+    def scalars(
+        self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], *, curve: str = "train"
+    ) -> None:
+        """Writes other values: steps is [K], each of values is [K]."""
+        self._file(curve).scalars(steps, values)
+
+    def image(self, step: int, tag: str, png: bytes) -> None:
+        """Writes an image."""
+        image = summary_pb2.Summary.Image(encoded_image_string=png)
+        value = summary_pb2.Summary.Value(tag=tag, image=image)
+        self._write(summary_pb2.Summary(value=[value]), step=step)
+
+    def histogram(self, step: int, tag: str, numbers: npt.NDArray[Any]) -> None:
+        """Writes the distribution of numbers [N], if they are finite."""
+        if np.isfinite(numbers).all():
+            self._write(histogram.histogram_pb(tag, numbers), step=step)
+
+    def text(self, tag: str, markdown: str, *, step: int) -> None:
+        """Writes a text in Markdown."""
+        self._write(text.text_pb(tag, [markdown]), step=step)
+
+    def graph(self, graph: Any) -> None:
+        """Writes the GraphDef of the training step."""
+        self._file("train").write(graph_def=graph.SerializeToString())
+
+    def layout(self) -> None:
+        """Writes which curves belong into one custom chart."""
+        lines = [
+            layout_pb2.MultilineChartContent(tag=[f"{title}$|{title}/"]) for title in self._layout
+        ]
+        pairs = zip(self._layout, lines, strict=True)
+        charts = [layout_pb2.Chart(title=title, multiline=line) for title, line in pairs]
+        title = f"{', '.join(self._layout[:-1])} and {self._layout[-1]} with their references"
+        category = layout_pb2.Category(title=title, chart=charts)
+        self._write(custom_scalar.pb(layout_pb2.Layout(category=[category])))
+
+    def hparams(self, values: Mapping[str, Any], *, has_validation: bool) -> None:
+        """Writes the settings that runs are compared by, and the metrics to compare."""
+        shown = [hparams_api.Metric("final_loss", display_name="loss")]
+        validation = hparams_api.Metric("final_validation_loss", display_name="validation loss")
+        shown += [validation] * has_validation
+        columns = [hparams_api.HParam(name) for name in values]
+        self._write(hparams_api.hparams_config_pb(columns, shown))
+        self._write(hparams_api.hparams_pb(dict(values), trial_id=self._directory.name))
+
+    def end(self, *, is_success: bool) -> None:
+        """Writes whether the run came to its end."""
+        status = api_pb2.STATUS_SUCCESS if is_success else api_pb2.STATUS_FAILURE
+        self._write(hparams.session_end_pb(status))
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes in bytes of all event files of the run, by their paths in its directory."""
+        for file in self._files.values():
+            file.flush()
+        return {name: path.stat().st_size for name, path in _event_files(self._directory).items()}
+
+    def close(self) -> None:
+        """Closes all files."""
+        for file in self._files.values():
+            file.close()
+
+    def _write(self, summary: Any, *, step: int = 0) -> None:
+        # Some of TensorBoard's plugins use TensorFlow's protocol buffers, of the same form.
+        own = summary_pb2.Summary.FromString(summary.SerializeToString())
+        self._file("train").write(step=step, summary=own)
+
+    def _file(self, curve: str) -> event_file.EventFile:
+        if curve not in self._files:
+            path, first_step = self._directory / curve, self._first_step
+            self._files[curve] = event_file.EventFile(
+                path, first_step=first_step, descriptions=self._descriptions
+            )
+        return self._files[curve]
+
+
+def cut_back(directory: pathlib.Path, sizes: Mapping[str, int]) -> None:
+    """Cuts the event files in a run's directory back to the sizes that they had once."""
+    for name, path in _event_files(directory).items():
+        if name in sizes:
+            os.truncate(path, sizes[name])
+        else:
+            path.unlink()
+
+
+def _event_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    paths = directory.glob("*/events.out.tfevents.*")
+    return {str(path.relative_to(directory)): path for path in paths}

@@ -1,0 +1,1 @@
+"""A training run: its directory, checkpoints, signals and export, and the trainer."""

@@ -1,0 +1,38 @@
+"""What a checkpoint keeps of a run besides the variables of model and optimizer."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.training import evaluation, metrics
+
+
+class RunState(NamedTuple):
+    """The state of a run at a step."""
+
+    step: int  # updates so far
+    last_step: int  # the step at which the run will be complete
+    version: int  # the number that its export will have
+    fingerprint: int  # of the datasets
+    best: evaluation.Best
+    event_files: Mapping[str, int]  # sizes in bytes by the paths in the run's directory
+    history: metrics.StepMetrics  # a selection of the rows so far
+
+    def to_bytes(self) -> bytes:
+        """The content of an .npz file."""
+        buffer = io.BytesIO()
+        *others, history = self
+        np.savez(buffer, others=json.dumps(others), **history._asdict())
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "RunState":
+        """The state of which `to_bytes` made the content."""
+        with np.load(io.BytesIO(content)) as arrays:
+            step, last_step, version, fingerprint, best, files = json.loads(str(arrays["others"]))
+            history = metrics.StepMetrics(*(arrays[name] for name in metrics.StepMetrics._fields))
+        best = evaluation.Best(*best)
+        return cls(step, last_step, version, fingerprint, best, files, history)

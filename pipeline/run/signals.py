@@ -1,0 +1,50 @@
+"""Requests to stop by SIGINT and SIGTERM."""
+
+import signal
+import sys
+import types
+from typing import Any
+
+from pipeline import errors, printing
+
+
+class StopRequest:
+    """While entered, remembers a signal until the run has saved a checkpoint.
+
+    A second signal aborts the process immediately.
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in self._SIGNALS:
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
+    def check(self, how_to_resume: str) -> None:
+        """Raises errors.StoppedError if a signal has come."""
+        if self._received is not None:
+            name = signal.Signals(self._received).name
+            raise errors.StoppedError(
+                f"stopped by {name}; resume with: {how_to_resume}", signal_number=self._received
+            )
+
+    def _remember(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        self._received = number
+        for each in self._SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        printing.say(f"\n{name}: stopping; repeat to abort immediately", sys.stderr)

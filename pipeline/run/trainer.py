@@ -1,0 +1,249 @@
+"""A run from start to end: prepare or resume, train, finish, export."""
+
+import contextlib
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import cli, errors, files, printing
+from pipeline import config as config_lib
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.reporting import profiler, progress, recorder, summary_writer
+from pipeline.run import checkpoints, divergence, export, run_dir, run_state, signals
+from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task, train_step
+
+_EXPORT_SAMPLE = 100  # examples on which a reloaded export must agree
+
+
+class Result(NamedTuple):
+    """The losses of a trained model, and a report of it in the words of the guide."""
+
+    losses: evaluation.Losses
+    report: str
+
+
+def train(
+    config: config_lib.Config, datasets: datasets_lib.Datasets, stop: signals.StopRequest
+) -> Result:
+    """Trains a model and leaves the directory of a finished run.
+
+    Where that holds an unfinished run of the same settings, resumes it. A stop request ends the
+    run early, after a checkpoint.
+
+    Raises:
+      errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
+      errors.RunError: the directory can't be written to, or its checkpoints are damaged.
+      errors.DivergedError: the loss became infinite or NaN.
+      errors.StoppedError: a signal stopped the run; it can be resumed.
+    """
+    trainer = _Trainer(config, datasets, stop)
+    with trainer.run_dir.opened(config) as resumes:
+        try:
+            return trainer.run(resumes=resumes)
+        except (OSError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())
+            raise errors.RunError(
+                f"the run {trainer.run_dir.path} can't be written: {reason}; its checkpoints are "
+                f"intact; resume with: {trainer.command}"
+            ) from error
+
+
+class _Trainer:
+    """What one process does for a run."""
+
+    def __init__(
+        self, config: config_lib.Config, datasets: datasets_lib.Datasets, stop: signals.StopRequest
+    ):
+        """Prepares all that can be wrong; nothing is written yet."""
+        self._config, self._datasets, self._stop = config, datasets, stop
+        self._fingerprint = datasets.fingerprint()
+        self.run_dir = run_dir.RunDir.of(config)
+        self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
+        self._batches = batches_lib.Batches(
+            datasets.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            small_blocks=config.run_eagerly,
+        )
+        self._last_step = config.last_step(len(datasets.train.y))
+        self._task = task.linear(config, datasets.features)
+        if config.initialize_from and not self.run_dir.resumes(config):
+            _initialize(self._task, config.initialize_from)
+        variables, is_custom = self._task.model.trainable_variables, config.loop == "custom"
+        self._optimizer = optimizers.create(
+            config.optimizer, config.learning_rate, variables, hand_written=is_custom
+        )
+        self._evaluator = evaluation.Evaluator(
+            self._task,
+            datasets,
+            steps_per_epoch=self._batches.steps_per_epoch,
+            epochs=config.epochs,
+            run_eagerly=config.run_eagerly,
+        )
+        directory = self.run_dir.checkpoints
+        self._checkpoints = checkpoints.Checkpoints(directory, self._task, self._optimizer)
+
+    def run(self, *, resumes: bool) -> Result:
+        """Trains from the start or from the newest checkpoint, and finishes."""
+        state = self._checkpoints.restore() if resumes else None
+        if state is not None:
+            errors.require(
+                state.fingerprint == self._fingerprint,
+                f"the examples of the run {self.run_dir.path} are not what they were when it was "
+                "started; choose another --run_name, or start anew with --overwrite",
+            )
+            is_exported = (self.run_dir.export / str(state.version)).exists()
+            if state.step == self._last_step and is_exported:
+                printing.say(f"{self.run_dir.path} is finished; raise --epochs to extend it")
+                return self._result()
+        if self._task.is_linear_regression and not self._evaluator.least_squares:
+            printing.say(
+                "Note: this model with this loss is not linear regression, so the losses come from "
+                "passes over the examples, and the least-squares reference is left out"
+            )
+        self._prepare(state)
+        with contextlib.closing(self._recorder):
+            first_step = self._begin(state)
+            if first_step < self._last_step:
+                self._train(first_step)
+            self._save(self._last_step)
+            self._stop.check(self.command)
+            self._finish()
+        self._stop.check(self.command)
+        self._export()
+        self._say_what_next()
+        return self._result()
+
+    def _result(self) -> Result:
+        values, losses = self._task.values().numpy(), self._evaluator.losses()
+        return Result(losses, progress.report(self._task.names, values, *losses))
+
+    def _prepare(self, state: run_state.RunState | None) -> None:
+        """Prepares to go on from a checkpoint, or to start."""
+        version = state.version if state else 1
+        is_taken = (self.run_dir.export / str(version)).exists()  # by an export of fewer epochs
+        self._version = export.newest_version(self.run_dir.export) + 1 if is_taken else version
+        if state:
+            summary_writer.cut_back(self.run_dir.path, state.event_files)
+            self._evaluator.best = state.best
+        self._recorder = recorder.Recorder(
+            self._config,
+            self._datasets,
+            self._task,
+            self._evaluator,
+            directory=self.run_dir.path,
+            repeat_command=cli.repeat_command(self.run_dir.flags),
+            history=state.history if state else metrics.empty(len(self._task.names)),
+        )
+        self._evaluator.report = self._recorder.epochs
+        self._divergence = divergence.StopOnDivergence(
+            self._config, self._task, self._evaluator, self._recorder
+        )
+
+    def _begin(self, state: run_state.RunState | None) -> int:
+        """Makes the run resumable and records what is known before; returns the first step."""
+        first_step = state.step if state else 0
+        is_extended = state is not None and state.last_step < self._last_step
+        if state is None:
+            self._save(0)
+        else:
+            printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
+        if state is None or is_extended:
+            self.run_dir.write_flags(self._config)
+        if first_step == 0:
+            graph, count = None, len(self._datasets.features)
+            if not self._config.run_eagerly:  # there nothing may trace the step before training
+                graph = train_step.graph(self._task, self._optimizer, num_features=count)
+            self._recorder.start(graph)
+        elif is_extended:
+            self._recorder.extend(first_step)
+        return first_step
+
+    def _train(self, first_step: int) -> None:
+        config = self._config
+        every = hooks.Every(
+            steps=config.checkpoint_every, seconds=config.checkpoint_secs, step=first_step
+        )
+        save = checkpoints.SaveCheckpoints(self._save, every, self._stop, self.command)
+        profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
+        records = [self._recorder, self._evaluator, self._divergence]
+        shows = [self._recorder.progress, self._recorder.images, profile]
+        with contextlib.closing(profile):
+            loops.LOOPS[config.loop](
+                self._task,
+                self._batches,
+                optimizer=self._optimizer,
+                first_step=first_step,
+                last_step=self._last_step,
+                hook=hooks.Hooks([*records, *shows, save]),
+                run_eagerly=config.run_eagerly,
+            )
+
+    def _save(self, step: int) -> None:
+        state = run_state.RunState(
+            step=step,
+            last_step=self._last_step,
+            version=self._version,
+            fingerprint=self._fingerprint,
+            best=self._evaluator.best,
+            event_files=self._recorder.flush(),
+            history=self._recorder.history.rows(),
+        )
+        self._checkpoints.save(state, self._evaluator.best_variables)
+
+    def _finish(self) -> None:
+        """Evaluates and records the state after the last update."""
+        step = self._last_step
+        x, y = next(iter(self._batches.singly(step, step + 1)))  # of the next update
+        values, loss = self._task.values(), self._task.batch_loss(x, y)
+        last = metrics.StepMetrics(np.array([step]), values.numpy()[None], loss.numpy()[None])
+        self._divergence.after(last)
+        losses = self._evaluator.evaluate(step)
+        self._recorder.finish(last, losses)
+        self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
+
+    def _export(self) -> None:
+        """Leaves the trained model; the last thing that a run does."""
+        model = self._task.model
+        if isinstance(model, tf.keras.Model):
+            with files.replacing(self.run_dir.weights) as unfinished:
+                model.save_weights(unfinished)
+        export.publish(
+            self._task,
+            self.run_dir.export / str(self._version),
+            features=self._datasets.features,
+            label=self._datasets.label,
+            sample=self._datasets.train.x[:_EXPORT_SAMPLE],
+        )
+
+    def _say_what_next(self) -> None:
+        """Prints the commands that go on from here, ready to be copied."""
+        path = str(self.run_dir.path)
+        example = ",".join(f"{x:.3g}" for x in self._datasets.train.x[-1])
+        predict = cli.command("predict", f"--export_dir={path}/export", f"--x={example}")
+        printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
+        repeat = cli.repeat_command(self.run_dir.flags)
+        printing.say(f"Predict: {predict}\nRepeat:  {repeat}")
+
+
+def _initialize(trained: task.Task, source: str) -> None:
+    """Sets the variables to those of the run's directory, checkpoint or export that is named."""
+    path = pathlib.Path(source)
+    if (path / "saved_model.pb").exists() or export.newest_version(path):
+        arrays = export.load(path).variables()
+    else:
+        run = run_dir.RunDir(path)
+        arrays = checkpoints.variables(run.checkpoints if run.flags.exists() else path)
+    has, needs = (
+        ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
+        for variables in (arrays, trained.variables)
+    )
+    errors.require(
+        has == needs,
+        f"--initialize_from={source} does not fit the model: it has {has}; the model for these "
+        f"examples has {needs}",
+    )
+    trained.assign(arrays)

@@ -1,0 +1,79 @@
+"""Hooks: what happens during training besides the updates, and when."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from pipeline.training import metrics
+
+
+class Hook:
+    """Something that happens during training; this one does nothing.
+
+    Training goes on in calls of many steps. It stops at least where a hook asks for it.
+    """
+
+    def next_stop(self, step: int) -> float:
+        """The next step after `step` at which training must stop for this hook."""
+        del step
+        return math.inf
+
+    def before(self, step: int) -> None:
+        """Called at a stop: the model has `step` updates, and another one follows."""
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Called with the metrics of the updates since the last call; may raise to end training.
+
+        The model is at the step after the last row.
+        """
+
+
+class Hooks(Hook):
+    """Several hooks as one, called in their order."""
+
+    def __init__(self, hooks: Sequence[Hook]):
+        self._hooks = hooks
+
+    def next_stop(self, step: int) -> float:
+        """The earliest stop."""
+        return min((hook.next_stop(step) for hook in self._hooks), default=math.inf)
+
+    def before(self, step: int) -> None:
+        """Calls each hook."""
+        for hook in self._hooks:
+            hook.before(step)
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Calls each hook."""
+        for hook in self._hooks:
+            hook.after(rows)
+
+
+class Every:
+    """When something periodic is due: every so many steps, or else every so many seconds."""
+
+    def __init__(
+        self,
+        *,
+        steps: int = 0,
+        seconds: float = math.inf,
+        step: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """Counts from a step and from now; with steps=0 by the seconds."""
+        self._steps, self._seconds, self._clock = steps, seconds, clock
+        self._step, self._time = step, clock()
+
+    def is_due(self, step: int = 0) -> bool:
+        """Whether it is due at a step, now."""
+        if self._steps:
+            return step // self._steps > self._step // self._steps
+        return self._clock() - self._time >= self._seconds
+
+    def done(self, step: int = 0) -> None:
+        """Counts on from a step and from now."""
+        self._step, self._time = step, self._clock()
+
+    def next_stop(self, step: int) -> float:
+        """The next step after `step` at which it is due for its number of steps."""
+        return (step // self._steps + 1) * self._steps if self._steps else math.inf

@@ -1,0 +1,103 @@
+"""Linear least squares in closed form: the reference, and the loss of any W and b."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data import datasets
+
+Float64 = npt.NDArray[np.float64]
+
+_CHUNK = 2**20  # elements of x converted to float64 at a time
+
+
+class LeastSquares(NamedTuple):
+    """The mean squared error of y = x·W + b over fixed examples, as a function of W and b.
+
+    It is a paraboloid around the least-squares solution (W*, b*),
+
+      loss(W, b) = minimum + (W - W*)ᵀ C (W - W*) + (b - b* + mean·(W - W*))²
+
+    with C the covariance of x (multiply out the square of the residual; the residuals
+    of the solution are orthogonal to 1 and to x). So the loss of any W and b costs no pass over
+    the examples. Below, `values` are K states [K, D + 1], each of them W and then b.
+    """
+
+    solution: Float64  # [D + 1], W* and b*
+    minimum: float  # the loss there
+    mean: Float64  # [D], of x
+    covariance: Float64  # [D, D], of x
+
+    @classmethod
+    def of(cls, examples: datasets.Examples) -> "LeastSquares":
+        """Solves for the examples."""
+        x, y = examples
+        mean: Float64 = np.zeros(x.shape[1])
+        y_mean = 0.0
+        for part, label in _chunks(x, y):
+            mean = mean + part.sum(axis=0) / len(x)
+            y_mean += float(label.sum() / len(x))
+        covariance: Float64 = np.zeros((x.shape[1], x.shape[1]))
+        with_y: Float64 = np.zeros(x.shape[1])
+        for part, label in _chunks(x, y):
+            centred = part - mean
+            covariance = covariance + centred.T @ centred / len(x)
+            with_y = with_y + centred.T @ (label - y_mean) / len(x)
+        W = _solve(covariance, with_y)
+        b = y_mean - float(mean @ W)
+        squares = sum(float(np.square(q - p @ W - b).sum()) for p, q in _chunks(x, y))
+        return cls(np.append(W, b), squares / len(x), mean, covariance)
+
+    def loss(self, values: npt.ArrayLike) -> Float64:
+        """The loss [K] of K states."""
+        delta, offset = self._deltas(values)
+        across = np.einsum("ki,ki->k", delta @ self.covariance, delta)
+        return np.asarray(self.minimum + across + np.square(offset))
+
+    def gradient_norm(self, values: npt.ArrayLike) -> Float64:
+        """The length [K] of the gradient of the loss at K states."""
+        delta, offset = self._deltas(values)
+        by_W = delta @ self.covariance + np.outer(offset, self.mean)
+        return np.asarray(2 * np.sqrt(np.square(by_W).sum(axis=1) + np.square(offset)))
+
+    def distance(self, values: npt.ArrayLike) -> Float64:
+        """The distance [K] of K states from the solution."""
+        return np.asarray(np.linalg.norm(np.asarray(values) - self.solution, axis=1))
+
+    def _deltas(self, values: npt.ArrayLike) -> tuple[Float64, Float64]:
+        """W - W* as [K, D], and the difference of the predictions at the mean x as [K]."""
+        delta = np.asarray(values, np.float64) - self.solution
+        return delta[:, :-1], delta[:, -1] + delta[:, :-1] @ self.mean
+
+    def largest_stable_learning_rate(self) -> float:
+        """Above this, full-batch gradient descent moves away from the minimum.
+
+        It is 2 over the largest eigenvalue of the Hessian (Goodfellow, Bengio and
+        Courville, Deep Learning, section 4.3.1).
+        """
+        mean = self.mean[:, None]
+        hessian = 2 * np.block([[self.covariance + mean @ mean.T, mean], [mean.T, np.eye(1)]])
+        return float(2 / np.linalg.eigvalsh(hessian)[-1])
+
+
+def _solve(covariance: Float64, with_y: Float64) -> Float64:
+    """The W of least squares, also where columns depend on each other.
+
+    They may differ in scale by orders of magnitude, so they are brought to one.
+    """
+    scale: Float64 = np.sqrt(np.diagonal(covariance))
+    scale = np.where(scale > 0, scale, 1.0)
+    correlation = covariance / np.outer(scale, scale)
+    return np.asarray(np.linalg.lstsq(correlation, with_y / scale, rcond=None)[0] / scale)
+
+
+def _chunks(
+    x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
+) -> Iterator[tuple[Float64, Float64]]:
+    """Converts x and y to float64, a bounded number of rows at a time."""
+    rows = max(1, _CHUNK // x.shape[1])
+    for first in range(0, len(x), rows):
+        chunk = slice(first, first + rows)
+        yield x[chunk].astype(np.float64), y[chunk].astype(np.float64)

@@ -1,0 +1,84 @@
+"""The metrics of training steps, as the loops emit them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class StepMetrics(NamedTuple):
+    """The metrics of K consecutive steps, or of a selection of steps.
+
+    A row is the state after `step` updates: the watched values of the model, and the loss of
+    the batch that the next update uses, at these values.
+    """
+
+    step: npt.NDArray[np.int64]  # [K]
+    values: npt.NDArray[np.float32]  # [K, M], named by Task.names
+    loss: npt.NDArray[np.float32]  # [K]
+
+    @property
+    def end(self) -> int:
+        """The step after the last row."""
+        return int(self.step[-1]) + 1
+
+    def select(self, index: Any) -> "StepMetrics":
+        """The rows that a numpy index (slice, mask, positions) selects."""
+        return StepMetrics(*(column[index] for column in self))
+
+    def every(self, steps: int) -> "StepMetrics":
+        """The rows of the steps that are multiples of a number; without a copy if that is 1."""
+        return self if steps == 1 else self.select(self.step % steps == 0)
+
+    def until_divergence(self) -> "StepMetrics":
+        """The rows before the first one with a loss or a value that is not finite."""
+        if np.isfinite(self.loss).all() and np.isfinite(self.values).all():
+            return self
+        finite = np.isfinite(self.loss) & np.isfinite(self.values).all(axis=1)
+        return self.select(slice(0, int(np.argmin(finite))))
+
+
+def empty(num_values: int) -> StepMetrics:
+    """No rows, of M values."""
+    nothing = np.zeros(0, np.float32)
+    return StepMetrics(np.zeros(0, np.int64), np.zeros((0, num_values), np.float32), nothing)
+
+
+def concatenate(*parts: StepMetrics) -> StepMetrics:
+    """The rows of several parts, in their order."""
+    return StepMetrics(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def stride(count: int, most: int) -> int:
+    """The smallest power of two that divides at most `most` of the numbers 1 to count."""
+    return 1 << (count // (most + 1)).bit_length()
+
+
+class History:
+    """An even selection of a run's rows, small however long the run is, and the last row.
+
+    It keeps the steps that a power of two divides, so what a longer run keeps is
+    among what a shorter one kept.
+
+    Attributes:
+      stride: Steps between the rows kept.
+      last: The last row so far, or none.
+    """
+
+    _MOST_ROWS = 2048
+
+    def __init__(self, last_step: int, rows: StepMetrics):
+        """Prepares for the rows up to last_step, after those that were kept before."""
+        self.stride = stride(last_step, self._MOST_ROWS)
+        self._kept = rows.select(slice(0, 0))
+        self.add(rows)
+
+    def add(self, rows: StepMetrics) -> None:
+        """Takes the next rows."""
+        self._kept = concatenate(self._kept, rows.every(self.stride))
+        self.last = rows.select(slice(-1, None))
+
+    def rows(self) -> StepMetrics:
+        """The rows kept, and the last."""
+        is_kept = np.isin(self.last.step, self._kept.step[-1:])
+        return concatenate(self._kept, self.last.select(~is_kept))

@@ -1,0 +1,235 @@
+"""What several test files share: processes, runs, a TensorBoard, one event reader."""
+
+import contextlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.reporting import recorder as recorder_lib
+from pipeline.training import evaluation, metrics
+from pipeline.training import task as task_lib
+
+SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
+
+
+def start(module: str, *arguments: object, cwd: pathlib.Path) -> "subprocess.Popen[str]":
+    """Starts an entry point as a user would."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"pipeline.{module}", *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+    """Waits for the end of a process."""
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def call(module: str, *arguments: object, cwd: pathlib.Path) -> "subprocess.CompletedProcess[str]":
+    """Runs an entry point to its end."""
+    return finish(start(module, *arguments, cwd=cwd))
+
+
+class Runs:
+    """The three solutions, each trained by a process of its own on the default problem."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Trains them two at a time, as many as there are cores in CI."""
+        self.folder = folder
+        self.logdir = folder / "logs"
+        self.results: dict[str, subprocess.CompletedProcess[str]] = {}
+        running = {}
+        for name in SOLUTIONS:
+            model, loop = name.split("-")
+            flags = f"--run_name={name}", f"--model={model}", f"--loop={loop}"
+            running[name] = start("train", *flags, cwd=folder)
+            if len(running) == 2:
+                self._collect(running)
+        self._collect(running)
+
+    def _collect(self, running: dict[str, "subprocess.Popen[str]"]) -> None:
+        for name, process in running.items():
+            self.results[name] = finish(process)
+        running.clear()
+
+
+class TensorBoard:
+    """A TensorBoard server, asked over HTTP."""
+
+    def __init__(self, url: str, output: str):
+        self.url = url
+        self.output = output
+
+    def get(self, path: str, **query: str) -> Any:
+        """One answer: JSON where it is JSON, bytes elsewhere."""
+        address = f"{self.url}/data/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(address, timeout=10) as response:
+            content = response.read()
+            is_json = "json" in response.headers["Content-Type"]
+        return json.loads(content) if is_json else content
+
+    def wait_for(self, ready: Callable[[], Any], seconds: float = 30) -> Any:
+        """Asks again and again until there is something."""
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(urllib.error.HTTPError):
+                if answer := ready():
+                    return answer
+            assert time.monotonic() < end, "TensorBoard did not get the data in time"
+            time.sleep(0.2)
+
+    def scalars(self, run: str, tag: str, points: int = 1) -> list[tuple[int, float]]:
+        """The (step, value) pairs of a curve, once it has at least so many."""
+
+        def ready() -> Any:
+            answer = self.get("plugin/scalars/scalars", run=run, tag=tag)
+            return answer if len(answer) >= points else None
+
+        return [(step, value) for _, step, value in self.wait_for(ready)]
+
+    def images(self, run: str, tag: str) -> list[bytes]:
+        """The pictures of a tag as PNG files."""
+        entries = self.get("plugin/images/images", run=run, tag=tag, sample="0")
+        queries = [dict(urllib.parse.parse_qsl(entry["query"])) for entry in entries]
+        return [self.get("plugin/images/individualImage", **query) for query in queries]
+
+
+@contextlib.contextmanager
+def tensorboard(logdir: pathlib.Path, *flags: str) -> Iterator[TensorBoard]:
+    """Serves a folder with `python -m pipeline.watch` on a free port."""
+    flags = ("--port=0", "--reload_interval=1", *flags)
+    process = start("watch", logdir, *flags, cwd=logdir)
+    try:
+        assert process.stdout is not None
+        output = process.stdout.readline() + process.stdout.readline()
+        found = re.search(r"http://localhost:\d+", output)
+        assert found, process.communicate(timeout=10)
+        yield TensorBoard(found[0], output)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def events(directory: pathlib.Path) -> list["tf.compat.v1.Event"]:
+    """All events in the event files of a directory, file by file; checks their checksums."""
+    return [
+        tf.compat.v1.Event.FromString(record)
+        for path in sorted(directory.glob("events.out.tfevents.*"))
+        for batch in tf.data.TFRecordDataset(str(path)).batch(1024).as_numpy_iterator()
+        for record in batch
+    ]
+
+
+def values(directory: pathlib.Path) -> Iterator[tuple[int, Any]]:
+    """The step and the Summary.Value of each value in a directory's event files."""
+    for event in events(directory):
+        for value in event.summary.value:
+            yield event.step, value
+
+
+def scalars(directory: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """The (step, value) pairs of each scalar tag in a directory's event files."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for step, value in values(directory):
+        if value.HasField("simple_value"):
+            curves.setdefault(value.tag, []).append((step, value.simple_value))
+        elif value.metadata.plugin_data.plugin_name == "scalars":
+            number = float(tf.make_ndarray(value.tensor))
+            curves.setdefault(value.tag, []).append((step, number))
+    return curves
+
+
+def steps(directory: pathlib.Path, plugin: str) -> dict[str, list[int]]:
+    """The steps of each tag of a plugin, such as histograms or images, in a directory's files."""
+    found: dict[str, list[int]] = {}
+    for step, value in values(directory):
+        kind = "images" if value.HasField("image") else value.metadata.plugin_data.plugin_name
+        if kind == plugin:
+            found.setdefault(value.tag, []).append(step)
+    return found
+
+
+def guide(count: int) -> tuple[list[float], list[float], list[float], datasets_lib.Datasets]:
+    """The guide's loop in numpy on the default data: W, b and loss of the steps 0 to count."""
+    datasets = datasets_lib.load(config_lib.Config())
+    x, y = datasets.train.x[:, 0].astype(np.float64), datasets.train.y.astype(np.float64)
+    W, b = [5.0], [0.0]
+    loss = []
+    for _ in range(count + 1):
+        residual = W[-1] * x + b[-1] - y
+        loss.append(float(np.mean(residual**2)))
+        W.append(W[-1] - 0.1 * float(np.mean(2 * residual * x)))
+        b.append(b[-1] - 0.1 * float(np.mean(2 * residual)))
+    return W[:-1], b[:-1], loss, datasets
+
+
+def line(first: int, end: int) -> metrics.StepMetrics:
+    """Rows first to end - 1 on a straight way from (5, 0) to (3, 2), with losses made up."""
+    step = np.arange(first, end)
+    rest = (0.999**step).astype(np.float32)
+    return metrics.StepMetrics(step, np.stack([3 + 2 * rest, 2 - 2 * rest], axis=1), 1 + rest)
+
+
+class Recording:
+    """A recorder, and what a trainer makes for it, without training."""
+
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        trained: task_lib.Task | None = None,
+        history: metrics.StepMetrics | None = None,
+        **settings: Any,
+    ):
+        """Prepares to record a run of these settings, by default of the guide's task."""
+        self.config = config_lib.Config(**settings)
+        self.datasets = datasets_lib.load(self.config)
+        self.task = trained or task_lib.linear(self.config, self.datasets.features)
+        count = len(self.datasets.train.y)
+        self.evaluator = evaluation.Evaluator(
+            self.task,
+            self.datasets,
+            steps_per_epoch=config_lib.steps_per_epoch(count, self.config.batch_size),
+            epochs=self.config.epochs,
+        )
+        self.recorder = recorder_lib.Recorder(
+            self.config,
+            self.datasets,
+            self.task,
+            self.evaluator,
+            directory=directory,
+            repeat_command="python -m pipeline.train --a_flag",
+            history=history or metrics.empty(len(self.task.names)),
+        )
+        self.evaluator.report = self.recorder.epochs
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Records rows, and evaluates the ends of epochs among them."""
+        for hook in (self.recorder, self.evaluator, self.recorder.images):
+            hook.after(rows)
+
+    def finish(self, last: metrics.StepMetrics) -> None:
+        """Records the row of the last step as that of the trained model."""
+        self.task.assign(self.task.by_variable(last.values[0]))
+        self.recorder.finish(last, self.evaluator.evaluate(int(last.step[0])))
+
+    def close(self) -> None:
+        """Closes the event files."""
+        self.recorder.close()

@@ -1,0 +1,154 @@
+"""Tests of pipeline.data.csv_reader."""
+
+import csv
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import errors
+from pipeline.data import csv_reader
+
+
+def _file(directory: pathlib.Path, content: str | bytes) -> str:
+    """The path of a file with this content."""
+    path = directory / "data.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "table"),
+    [
+        pytest.param("a,y\n1,2\n3,4\n", ["a", "y"], [[1, 2], [3, 4]], id="all columns"),
+        pytest.param("a\n1\n3\n", ["a"], [[1], [3]], id="one column"),
+        pytest.param("a,y\n1,2\n", ["a", "y"], [[1, 2]], id="one row"),
+        pytest.param("a,b,y\n1,2,3\n4,5,6\n", ["b"], [[2], [5]], id="one of several"),
+        pytest.param("a,b,y\n1,2,3\n4,5,6\n", ["y", "a"], [[3, 1], [6, 4]], id="order asked for"),
+        pytest.param(
+            "a,b,y\n1,2,3\n4,5,6\n", ["b", "y", "a"], [[2, 3, 1], [5, 6, 4]], id="all reordered"
+        ),
+        pytest.param('"a, in m","y"\n"1",2\n', ["a, in m", "y"], [[1, 2]], id="quotes"),
+        pytest.param("\ufeffa,y\n1,2\n", ["a", "y"], [[1, 2]], id="BOM"),
+        pytest.param("a , y\r\n1, 2\r\n3,4", ["a", "y"], [[1, 2], [3, 4]], id="Windows, blanks"),
+        pytest.param("a,y\n\n1,2\n\n\n3,4\n\n", ["a", "y"], [[1, 2], [3, 4]], id="empty lines"),
+        pytest.param("#a,y\n1,2\n", ["#a", "y"], [[1, 2]], id="hash in the header"),
+        pytest.param(
+            "a,y\n1e-3,-2E2\n.5,+4.\n", ["a", "y"], [[1e-3, -200], [0.5, 4]], id="number formats"
+        ),
+        pytest.param('a,t,y\n1,"x,y",2\n3,,4\n', ["a", "y"], [[1, 2], [3, 4]], id="unread text"),
+    ],
+)
+def test_columns_are_read(
+    tmp_path: pathlib.Path, content: str, names: list[str], table: list[list[float]]
+) -> None:
+    result = csv_reader.read_columns(_file(tmp_path, content), names)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, np.array(table, np.float32))
+
+
+def test_numbers_are_the_nearest_float32(tmp_path: pathlib.Path) -> None:
+    """As Python reads them, from a file that Python wrote."""
+    numbers = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    numbers[0] = np.finfo(np.float32).max, np.finfo(np.float32).tiny, -0.0
+    path = tmp_path / "data.csv"
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([["a", "b", "c"], *map(list, numbers.astype(float))])
+    result = csv_reader.read_columns(str(path), ["a", "b", "c"])
+    assert result.tobytes() == numbers.tobytes()
+
+
+def test_header_gives_the_column_names(tmp_path: pathlib.Path) -> None:
+    path = _file(tmp_path, '\ufeff a ,"b, in m",y\r\nnot,a,number\r\n')
+    assert csv_reader.read_header(path) == ["a", "b, in m", "y"]
+
+
+_GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
+
+
+def _bad_files() -> Iterator[Any]:
+    """Files that cannot be read, and the words that must be in the message."""
+    yield pytest.param(None, ["No such file"], id="missing")
+    yield pytest.param("", ["empty"], id="empty")
+    yield pytest.param("\n1,2\n", ["empty"], id="empty first line")
+    yield pytest.param("a,b,y\n", ["no rows"], id="header only")
+    yield pytest.param("a,b,y\n\n\n", ["no rows"], id="header and empty lines")
+    yield pytest.param("1,2\n3,4\n5,6\n", ["first line", "'1,2'"], id="no header")
+    yield pytest.param("a,b,a\n1,2,3\n4,5,6\n", ["once", "'a,b,a'"], id="repeated names")
+    yield pytest.param("a,,y\n1,2,3\n4,5,6\n", ["each column", "'a,,y'"], id="nameless column")
+    name = '"a\nb",y\n1,2\n3,4\n'
+    yield pytest.param(name, [r"a\nb", "each column once"], id="line break in a name")
+    for cell in ("oops", "", " ", "NaN", "inf", "-inf", "1e99", "1 000", "1_000", "0x1F", "٣"):
+        content = _GOOD.replace("5", cell)
+        yield pytest.param(content, ["line 3", "'b'", repr(cell)], id=f"cell {cell!r}")
+    yield pytest.param("a,b,y\n1,2,3\n\n4,x,6\n", ["line 4", "'b'", "'x'"], id="after a gap")
+    yield pytest.param(_GOOD.replace("9", "ten"), ["line 4", "'y'", "'ten'"], id="last cell")
+    yield pytest.param("a,b,y\n1,2,3\n4,5\n", ["line 3", "2 cells", "3"], id="short row")
+    yield pytest.param("a,b,y\n1,2,3\n4,5,6,7\n", ["line 3", "4 cells", "3"], id="long row")
+    yield pytest.param("a,y\n1,5,2,5\n3,5,4,5\n", ["line 2", "4 cells", "2"], id="decimal commas")
+    yield pytest.param(b"\x89PNG\r\n\x1a\n\x00\xff", ["can't be read"], id="binary")
+    yield pytest.param(b"a,y\n1,2\n\xff\xfe\x00,3\n", ["can't be read"], id="binary below")
+
+
+@pytest.mark.parametrize(("content", "words"), list(_bad_files()))
+def test_bad_file_costs_one_line_that_says_where(
+    tmp_path: pathlib.Path, content: str | bytes | None, words: list[str]
+) -> None:
+    path = str(tmp_path / "none.csv") if content is None else _file(tmp_path, content)
+    with pytest.raises(errors.InputError) as caught:
+        csv_reader.read_columns(path, csv_reader.read_header(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(path)
+    assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param("a,b,y\n1,2,x\n4,5\n", ["line 3", "2 cells", "3"], id="short row"),
+        pytest.param("a,b,y\n1,2,3\n4,5,6,7\n", ["line 3", "4 cells", "3"], id="long row"),
+        pytest.param("a,b,y\n1,2,x\nz,5,x\n", ["line 3", "'a'", "'z'"], id="cell"),
+        pytest.param("a,b,y\n1,2,x\n4,nan,x\n", ["line 3", "'b'", "'nan'"], id="NaN"),
+    ],
+)
+def test_some_columns_are_checked_as_strictly(
+    tmp_path: pathlib.Path, content: str, words: list[str]
+) -> None:
+    """Where a column of the file is left out; what is in that column does not matter."""
+    with pytest.raises(errors.InputError) as caught:
+        csv_reader.read_columns(_file(tmp_path, content), ["b", "a"])
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("names", "flag", "words"),
+    [
+        (["z"], "label", ["data.csv", "'z'", "(--label)", "a, b, y"]),
+        (["a", "z"], "features", ["data.csv", "'z'", "(--features)", "a, b, y"]),
+        (["a", "a"], "features", ["--features", "once", "['a', 'a']"]),
+    ],
+)
+def test_columns_that_do_not_fit_the_header_are_named(
+    names: list[str], flag: str, words: list[str]
+) -> None:
+    with pytest.raises(errors.InputError) as caught:
+        csv_reader.check_columns("data.csv", ["a", "b", "y"], names, flag=flag)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_columns_of_the_header_pass_the_check() -> None:
+    csv_reader.check_columns("data.csv", ["a", "b", "y"], ["y", "a"], flag="features")
+
+
+def test_unknown_column_is_not_read(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.InputError, match="has no column 'z'; its columns are a, b, y"):
+        csv_reader.read_columns(_file(tmp_path, _GOOD), ["a", "z"])
+
+
+def test_directory_in_place_of_a_file_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.InputError, match="must be a file on disk") as caught:
+        csv_reader.read_header(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,494 @@
+"""Tests of pipeline.training.evaluation."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.training import evaluation, hooks, loops, losses, metrics, models, optimizers, task
+
+_NAMES = tuple("abcdefgh")
+
+
+class _Recorded(hooks.Hook):
+    """Keeps the rows."""
+
+    def __init__(self, num_values: int):
+        self.rows = metrics.empty(num_values)
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Keeps them."""
+        self.rows = metrics.concatenate(self.rows, rows)
+
+
+class _OfOnesOwn(tf.Module):
+    """A model whose formula is given, with the variables W [D] and b."""
+
+    def __init__(self, formula: Callable[..., tf.Tensor], W: list[float], b: float):
+        super().__init__()
+        self._formula = formula
+        self.W = tf.Variable(W, name="W", dtype=tf.float32)
+        self.b = tf.Variable(b, name="b", dtype=tf.float32)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Predicts y [B]."""
+        return self._formula(x, self.W, self.b)
+
+
+class _BiasFirst(tf.Module):
+    """y = x·W + b, whose bias comes before the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a_bias = tf.Variable(0.5)
+        self.weights = tf.Variable([5.0])
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Predicts y [B]."""
+        return tf.linalg.matvec(x, self.weights) + self.a_bias
+
+
+def _line(x: Any, W: Any, b: Any) -> Any:
+    return x @ W[:, None] + b  # [B, 1]
+
+
+def _parabola(x: Any, W: Any, b: Any) -> Any:
+    return W[0] * x[:, 0] * x[:, 0] + b
+
+
+def _absolute(y: Any, prediction: Any) -> Any:
+    return tf.abs(y - prediction)
+
+
+def _weighted(y: Any, prediction: Any) -> Any:
+    return 1.01 * tf.square(y - prediction)
+
+
+def _examples(
+    count: int = 50, num_features: int = 1, *, seed: int = 0, scale: float = 1, offset: float = 0
+) -> datasets_lib.Examples:
+    """Of y = the sum of the standardised features + 2 + noise."""
+    generator = np.random.default_rng(seed)
+    normal = generator.normal(size=(count, num_features))
+    x = (normal * scale + offset).astype(np.float32)
+    y = normal.sum(axis=1) + 2 + generator.normal(size=count) * 0.5
+    return datasets_lib.Examples(x, y.astype(np.float32))
+
+
+def _datasets(
+    train: datasets_lib.Examples, validation: datasets_lib.Examples | None = None
+) -> datasets_lib.Datasets:
+    return datasets_lib.Datasets(train, validation, _NAMES[: train.x.shape[1]], "y")
+
+
+def _linear(kind: str = "module", num_features: int = 1) -> task.Task:
+    return task.linear(config_lib.Config(model=kind), _NAMES[:num_features])
+
+
+def _claims(
+    formula: Callable[..., Any] = _line,
+    loss: task.Loss = losses.squared_error,
+    *,
+    W: float = 5.0,
+    b: float = 0.5,
+    is_linear_regression: bool = True,
+) -> task.Task:
+    """A task of one feature that says that it is linear regression."""
+    model: Any = _OfOnesOwn(formula, [W], b)
+    return task.Task(model, loss, features=("a",), is_linear_regression=is_linear_regression)
+
+
+def _evaluator(
+    evaluated: task.Task, datasets: datasets_lib.Datasets, **changes: Any
+) -> evaluation.Evaluator:
+    return evaluation.Evaluator(
+        evaluated, datasets, **{"steps_per_epoch": 1, "epochs": 10, **changes}
+    )
+
+
+def _mean_squares(examples: datasets_lib.Examples, values: Any) -> float:
+    """The mean squared error of y = x·W + b in float64."""
+    *W, b = np.asarray(values, np.float64)
+    return float(np.mean((examples.x.astype(np.float64) @ W + b - examples.y) ** 2))
+
+
+# The losses of a model.
+
+
+@pytest.mark.parametrize("kind", list(models.MODELS))
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_closed_form_agrees_with_passes_of_the_model(kind: str, num_features: int) -> None:
+    datasets = _datasets(_examples(50, num_features), _examples(20, num_features, seed=1))
+    assert datasets.validation is not None
+    made = _linear(kind, num_features)
+    closed_form = _evaluator(made, datasets)
+    made.is_linear_regression = False
+    passes = _evaluator(made, datasets)
+    assert closed_form.least_squares is not None
+    assert passes.least_squares is None
+    for values in np.random.default_rng(2).normal(size=(5, num_features + 1)):
+        made.assign(made.by_variable(values))
+        rounded = made.values()
+        expected = [_mean_squares(part, rounded) for part in (datasets.train, datasets.validation)]
+        assert closed_form.losses() == pytest.approx(expected, rel=1e-9)
+        assert passes.losses() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("is_linear_regression", [False, True])
+def test_without_validation_examples_there_is_no_such_loss(is_linear_regression: bool) -> None:
+    datasets = _datasets(_examples())
+    evaluator = _evaluator(_claims(is_linear_regression=is_linear_regression), datasets)
+    assert evaluator.losses().validation is None
+    reported: list[evaluation.EpochMetrics] = []
+    evaluator.report = reported.append
+    evaluator.evaluate(0)
+    assert reported[0].validation_loss is None
+    assert evaluator.best.loss == pytest.approx(_mean_squares(datasets.train, [5, 0.5]), rel=1e-5)
+
+
+_TRAIN, _VALIDATION = _examples(), _examples(20, seed=1)
+
+# name: a task at W = 5 and b = 0.5, and the losses of labels and x in numpy
+_OTHERS: dict[str, tuple[Callable[[], task.Task], Callable[[Any, Any], Any]]] = {
+    "linear, but does not say so": (
+        lambda: _claims(is_linear_regression=False),
+        lambda y, x: (5 * x + 0.5 - y) ** 2,
+    ),
+    "a parabola": (lambda: _claims(_parabola), lambda y, x: (5 * x * x + 0.5 - y) ** 2),
+    "no use of b": (
+        lambda: _claims(lambda x, W, b: x[:, 0] * W[0] + 0 * b),
+        lambda y, x: (5 * x - y) ** 2,
+    ),
+    "a kink": (
+        lambda: _claims(lambda x, W, b: tf.nn.relu(_line(x, W, b))),
+        lambda y, x: (np.maximum(5 * x + 0.5, 0) - y) ** 2,
+    ),
+    "bias before weights": (
+        lambda: task.Task(
+            _BiasFirst(),  # type: ignore[arg-type]
+            losses.squared_error,
+            features=("a",),
+            is_linear_regression=True,
+        ),
+        lambda y, x: (5 * x + 0.5 - y) ** 2,
+    ),
+    "absolute error": (lambda: _claims(loss=_absolute), lambda y, x: np.abs(5 * x + 0.5 - y)),
+    "weighted squares": (
+        lambda: _claims(loss=_weighted),
+        lambda y, x: 1.01 * (5 * x + 0.5 - y) ** 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("name", _OTHERS)
+def test_other_tasks_are_evaluated_by_passes(name: str, run_eagerly: bool) -> None:
+    """Even where they claim to be linear regression; the losses are those of numpy."""
+    make, expected = _OTHERS[name]
+    evaluator = _evaluator(make(), _datasets(_TRAIN, _VALIDATION), run_eagerly=run_eagerly)
+    assert evaluator.least_squares is None
+    numbers = [
+        expected(part.y.astype(np.float64), part.x[:, 0].astype(np.float64)).mean()
+        for part in (_TRAIN, _VALIDATION)
+    ]
+    assert evaluator.losses() == pytest.approx(numbers, rel=1e-5)
+
+
+def test_more_values_than_weights_and_bias_mean_passes() -> None:
+    """Two features that the model sums, but three weights."""
+    model: Any = _OfOnesOwn(lambda x, W, b: tf.linalg.matvec(x, W[:2]) + b, [5, 5, 0], 0.5)
+    made = task.Task(model, losses.squared_error, features=("a", "b"), is_linear_regression=True)
+    datasets = _datasets(_examples(50, 2))
+    evaluator = _evaluator(made, datasets)
+    assert evaluator.least_squares is None
+    expected = _mean_squares(datasets.train, [5, 5, 0.5])
+    assert evaluator.losses().train == pytest.approx(expected, rel=1e-5)
+
+
+def test_model_of_ones_own_uses_the_closed_form_where_it_fits() -> None:
+    datasets = _datasets(_TRAIN)
+    evaluator = _evaluator(_claims(), datasets)
+    assert evaluator.least_squares is not None
+    assert evaluator.losses().train == pytest.approx(_mean_squares(_TRAIN, [5, 0.5]), rel=1e-9)
+
+
+@pytest.mark.parametrize(("W", "b"), [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0)])
+def test_the_start_does_not_fool_the_proof(W: float, b: float) -> None:
+    """With W = 0, W·x·x + b predicts what x·W + b does."""
+    assert _evaluator(_claims(_parabola, W=W, b=b), _datasets(_TRAIN)).least_squares is None
+    assert _evaluator(_claims(_line, W=W, b=b), _datasets(_TRAIN)).least_squares is not None
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6, 1e20])
+@pytest.mark.parametrize("formula", [_parabola, lambda x, W, b: _line(x, W, 0 * b)])
+def test_the_scale_of_the_data_does_not_fool_the_proof(
+    scale: float, formula: Callable[..., Any]
+) -> None:
+    """Where a plain W would make W·x so small, or so large, that the difference is lost."""
+    assert _evaluator(_claims(formula), _datasets(_examples(scale=scale))).least_squares is None
+
+
+@pytest.mark.parametrize("make", [_linear, lambda: _linear("keras"), lambda: _claims(_parabola)])
+def test_the_model_keeps_its_values_after_the_proof(make: Callable[[], task.Task]) -> None:
+    """To the bit, whether or not the closed form is proven."""
+    made = make()
+    values = np.array([0.1, -1 / 3], np.float32)
+    made.assign(made.by_variable(values))
+    _evaluator(made, _datasets(_TRAIN))
+    np.testing.assert_array_equal(made.values(), values)
+
+
+def _with_y(examples: datasets_lib.Examples, y: Any) -> datasets_lib.Examples:
+    return datasets_lib.Examples(examples.x, np.asarray(y, np.float32))
+
+
+_ODD = {
+    "large x": _examples(scale=1e6),
+    "very large x": _examples(scale=1e15),
+    "small x": _examples(scale=1e-6),
+    "x far from zero": _examples(offset=1e4),
+    "a year": _examples(scale=30, offset=1990),
+    "large y": _with_y(_TRAIN, _TRAIN.y * 1e6),
+    "very large y": _with_y(_TRAIN, _TRAIN.y * 1e15),
+    "y beyond a square in float32": _with_y(_TRAIN, _TRAIN.y * 1e25),
+    "small y": _with_y(_TRAIN, _TRAIN.y * 1e-6),
+    "y far from zero": _with_y(_TRAIN, _TRAIN.y + 1e6),
+    "no y but zero": _with_y(_TRAIN, _TRAIN.y * 0),
+    "no x but zero": datasets_lib.Examples(_TRAIN.x * 0, _TRAIN.y),
+    "no x but one": datasets_lib.Examples(_TRAIN.x * 0 + 1, _TRAIN.y),
+    "an outlier": datasets_lib.Examples(
+        np.append(_TRAIN.x, [[1e7]], 0).astype("f4"), np.append(_TRAIN.y, np.float32(1))
+    ),
+    "two examples": _examples(2),
+    "very different units": datasets_lib.Examples(
+        (_examples(50, 3).x * [1e-6, 1, 1e6] + [0, 1e3, 0]).astype(np.float32), _TRAIN.y
+    ),
+    "a column twice": datasets_lib.Examples(np.repeat(_TRAIN.x, 2, axis=1), _TRAIN.y),
+    "many features": _examples(100, 8),
+    "more than one chunk": _examples(2**20 + 7),
+}
+
+
+@pytest.mark.parametrize("name", _ODD)
+def test_oddly_scaled_data_still_use_the_closed_form(name: str) -> None:
+    """And its loss is that of numpy at the start."""
+    examples = _ODD[name]
+    made = _linear(num_features=examples.x.shape[1])
+    evaluator = _evaluator(made, _datasets(examples))
+    assert evaluator.least_squares is not None
+    expected = _mean_squares(examples, made.values())
+    assert evaluator.losses().train == pytest.approx(expected, rel=1e-6)
+
+
+def test_pass_over_many_examples_counts_each_once() -> None:
+    """More than one call takes; the squares are exact in float32, but not their sum."""
+    x = np.ones((2**20 + 7, 1), np.float32)
+    y = np.arange(2**20 + 7, dtype=np.float32) % 501
+    made = _claims(W=0, b=0, is_linear_regression=False)
+    found = _evaluator(made, _datasets(datasets_lib.Examples(x, y))).losses().train
+    assert found == pytest.approx(np.mean(y.astype(np.float64) ** 2), rel=1e-12)
+
+
+# Epochs, and the best of them.
+
+
+def _train(
+    made: task.Task,
+    datasets: datasets_lib.Datasets,
+    *,
+    epochs: int,
+    batch_size: int = 0,
+    loop: str = "custom",
+    learning_rate: float = 0.1,
+) -> tuple[evaluation.Evaluator, evaluation.EpochMetrics, metrics.StepMetrics]:
+    """Trains through a real loop as the trainer does; returns what was reported, and the rows."""
+    batches = batches_lib.Batches(datasets.train, batch_size=batch_size, seed=0)
+    evaluator = _evaluator(made, datasets, steps_per_epoch=batches.steps_per_epoch, epochs=epochs)
+    reported: list[evaluation.EpochMetrics] = []
+    evaluator.report = reported.append
+    rows = _Recorded(len(made.names))
+    last_step = epochs * batches.steps_per_epoch
+    loops.LOOPS[loop](
+        made,
+        batches,
+        optimizer=optimizers.create(
+            "sgd", learning_rate, made.model.trainable_variables, hand_written=loop == "custom"
+        ),
+        first_step=0,
+        last_step=last_step,
+        hook=hooks.Hooks([rows, evaluator]),
+    )
+    evaluator.evaluate(last_step)
+    columns = zip(*reported, strict=True)
+    joined = evaluation.EpochMetrics(
+        *(None if parts[0] is None else np.concatenate(parts) for parts in columns)
+    )
+    return evaluator, joined, rows.rows
+
+
+def _assert_reported_is_right(
+    reported: evaluation.EpochMetrics,
+    rows: metrics.StepMetrics,
+    datasets: datasets_lib.Datasets,
+    rel: float,
+) -> None:
+    """Each epoch's values are those of its row, its losses those of numpy at these values."""
+    np.testing.assert_array_equal(reported.values[:-1], rows.values[reported.step[:-1]])
+    train = [_mean_squares(datasets.train, values) for values in reported.values]
+    np.testing.assert_allclose(reported.loss, train, rtol=rel)
+    assert datasets.validation is not None
+    assert reported.validation_loss is not None
+    validation = [_mean_squares(datasets.validation, values) for values in reported.values]
+    np.testing.assert_allclose(reported.validation_loss, validation, rtol=rel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_linear_regression", [False, True])
+@pytest.mark.parametrize(("kind", "loop"), [("module", "custom"), ("keras", "fit")])
+@pytest.mark.parametrize("batch_size", [0, 8])
+def test_every_epoch_of_a_short_run_is_evaluated(
+    kind: str, loop: str, batch_size: int, is_linear_regression: bool
+) -> None:
+    """By passes and by the closed form, with mini-batches too: 50 = 6 * 8 + 2."""
+    datasets = _datasets(_TRAIN, _VALIDATION)
+    made = _linear(kind)
+    made.is_linear_regression = is_linear_regression
+    evaluator, reported, rows = _train(made, datasets, epochs=6, batch_size=batch_size, loop=loop)
+    assert (evaluator.least_squares is not None) == is_linear_regression
+    steps_per_epoch = 7 if batch_size else 1
+    np.testing.assert_array_equal(reported.step, np.arange(7) * steps_per_epoch)
+    _assert_reported_is_right(reported, rows, datasets, 1e-9 if is_linear_regression else 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epochs", "every"), [(1000, 1), (1001, 2), (2001, 2), (2002, 4), (3001, 4)]
+)
+def test_passes_are_made_at_up_to_1000_epochs(epochs: int, every: int) -> None:
+    """Evenly chosen, and at the start and the end, while a real loop trains."""
+    datasets = _datasets(_TRAIN, _VALIDATION)
+    made = _claims(is_linear_regression=False)
+    _, reported, rows = _train(made, datasets, epochs=epochs)
+    np.testing.assert_array_equal(reported.step, [*range(0, epochs, every), epochs])
+    assert np.count_nonzero(reported.step[1:] % every == 0) <= 1000
+    _assert_reported_is_right(reported, rows, datasets, 1e-5)
+
+
+def test_closed_form_covers_every_epoch_of_a_long_run() -> None:
+    datasets = _datasets(_TRAIN, _VALIDATION)
+    evaluator, reported, rows = _train(_linear(), datasets, epochs=5000)
+    np.testing.assert_array_equal(reported.step, range(5001))
+    assert evaluator.next_stop(0) == math.inf  # and training need not stop for it
+    _assert_reported_is_right(reported, rows, datasets, 1e-9)
+
+
+@pytest.mark.parametrize("is_linear_regression", [False, True])
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_best_epoch_is_that_of_the_smallest_loss(
+    has_validation: bool, is_linear_regression: bool
+) -> None:
+    """Training passes through the best W and b for the validation examples."""
+    validation = datasets_lib.Examples(_TRAIN.x, 1.5 * _TRAIN.x[:, 0] + 1)
+    datasets = _datasets(_TRAIN, validation if has_validation else None)
+    made = _claims(W=5, b=0, is_linear_regression=is_linear_regression)
+    evaluator, reported, _ = _train(made, datasets, epochs=30)
+    compared = reported.validation_loss if has_validation else reported.loss
+    assert compared is not None
+    best = int(np.argmin(compared))
+    assert 0 < best < 30 if has_validation else best > 20
+    assert evaluator.best == (reported.step[best], compared[best])
+    assert evaluator.best_variables is not None
+    assert evaluator.best_variables["W"].tolist() == [reported.values[best, 0]]
+    assert evaluator.best_variables["b"] == reported.values[best, 1]
+
+
+def test_best_variables_include_those_that_are_not_trained() -> None:
+    made = _claims(_parabola)
+    made.model.offset = tf.Variable(3.0, trainable=False, name="offset")
+    whole = task.Task(made.model, losses.squared_error, features=("a",), is_linear_regression=False)
+    evaluator = _evaluator(whole, _datasets(_TRAIN))
+    evaluator.evaluate(0)
+    whole.assign({"offset": 4.0, "W": [1e3]})
+    evaluator.evaluate(1)
+    assert evaluator.best.step == 0
+    assert evaluator.best_variables == {"W": [5], "b": 0.5, "offset": 3}
+
+
+def _rows(steps: list[int], W: list[float]) -> metrics.StepMetrics:
+    values = np.column_stack([W, np.zeros(len(W))]).astype(np.float32)
+    return metrics.StepMetrics(np.array(steps), values, np.zeros(len(W), np.float32))
+
+
+def _symmetric() -> evaluation.Evaluator:
+    """Of a loss that is W² at b = 0, for x = ±1 and y = 0."""
+    x = np.array([[1], [-1]], np.float32)
+    train = datasets_lib.Examples(x, np.zeros(2, np.float32))
+    return _evaluator(_linear(), _datasets(train), steps_per_epoch=10, epochs=100)
+
+
+@pytest.mark.parametrize("parts", [[slice(None)], [slice(0, 2), slice(2, None)]])
+def test_best_is_the_first_of_equals(parts: list[slice]) -> None:
+    """Also where they come in two calls."""
+    evaluator = _symmetric()
+    rows = _rows([0, 10, 20, 30, 40], [3.0, 1.0, -1.0, 2.0, 1.0])
+    for part in parts:
+        evaluator.after(rows.select(part))
+    assert evaluator.best == (10, 1.0)
+    assert evaluator.best_variables == {"W": [1.0], "b": 0.0}
+
+
+def test_only_ends_of_epochs_are_evaluated() -> None:
+    evaluator = _symmetric()
+    reported: list[evaluation.EpochMetrics] = []
+    evaluator.report = reported.append
+    evaluator.after(_rows([9, 10, 11, 20], [0.0, 3.0, 0.0, 2.0]))
+    evaluator.after(_rows([21, 22], [0.0, 0.0]))
+    assert [part.step.tolist() for part in reported] == [[10, 20]]
+    assert reported[0].loss.tolist() == [9.0, 4.0]
+    assert evaluator.best == (20, 4.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_from_a_divergence_on_are_not_evaluated(bad: float) -> None:
+    evaluator = _symmetric()
+    evaluator.after(_rows([0, 10, 15, 20], [3.0, 2.0, bad, 1.0]))
+    assert evaluator.best == (10, 4.0)
+
+
+def test_a_pass_that_is_not_finite_is_not_the_best() -> None:
+    made = _claims(is_linear_regression=False)
+    evaluator = _evaluator(made, _datasets(_TRAIN))
+    for step, W in enumerate((math.nan, 5.0, math.inf)):
+        made.assign({"W": [W]})
+        evaluator.evaluate(step)
+    assert evaluator.best.step == 1
+    assert math.isfinite(evaluator.best.loss)
+
+
+def test_best_of_an_earlier_process_stands_until_beaten() -> None:
+    evaluator = _symmetric()
+    evaluator.best = evaluation.Best(70, 1.0)
+    evaluator.after(_rows([80, 90], [1.0, 1.5]))
+    assert evaluator.best == (70, 1.0)
+    assert evaluator.best_variables is None
+    evaluator.after(_rows([100], [0.5]))
+    assert evaluator.best == (100, 0.25)
+    assert evaluator.best_variables == {"W": [0.5], "b": 0.0}
+
+
+def test_select_takes_rows_of_every_column() -> None:
+    loss, validation = np.array([4.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0])
+    made = evaluation.EpochMetrics(np.array([0, 10, 20]), np.eye(3), loss, validation)
+    assert [np.asarray(column).tolist() for column in made.select(slice(1, None))] == [
+        [10, 20],
+        [[0, 1, 0], [0, 0, 1]],
+        [3.0, 2.0],
+        [2.0, 3.0],
+    ]
+    assert made._replace(validation_loss=None).select([0]).validation_loss is None

@@ -1,0 +1,115 @@
+"""Tests of pipeline.training.hooks."""
+
+import math
+
+import numpy as np
+
+from pipeline.training import hooks, metrics
+
+
+class _Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class _Log(hooks.Hook):
+    """Writes down under its name what it is called with; stops at the steps given."""
+
+    def __init__(self, name: str, calls: list[tuple[str, str, int]], *stops: int):
+        self._name, self._calls, self._stops = name, calls, stops
+
+    def next_stop(self, step: int) -> float:
+        return min((stop for stop in self._stops if stop > step), default=math.inf)
+
+    def before(self, step: int) -> None:
+        self._calls.append((self._name, "before", step))
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        self._calls.append((self._name, "after", rows.end))
+
+
+def test_every_number_of_seconds_counts_from_when_it_was_done() -> None:
+    clock = _Clock()
+    every = hooks.Every(seconds=10, clock=clock)
+    assert not every.is_due(5)
+    clock.now = 109.5
+    assert not every.is_due(6)
+    clock.now = 113.0
+    assert every.is_due(7)
+    assert every.is_due(7)  # until it is done
+    every.done(7)
+    assert not every.is_due(8)
+    clock.now = 122.5
+    assert not every.is_due(9)
+    clock.now = 123.0
+    assert every.is_due(9)
+
+
+def test_every_number_of_steps_ignores_the_seconds() -> None:
+    clock = _Clock()
+    every = hooks.Every(steps=10, seconds=1, step=15, clock=clock)
+    due = []
+    for step in range(16, 45):
+        clock.now += 100
+        if every.is_due(step):
+            due.append(step)
+            every.done(step)
+    assert due == [20, 30, 40]
+
+
+def test_steps_that_were_missed_are_due_once() -> None:
+    """Where the steps come in calls of many."""
+    every = hooks.Every(steps=10, step=0)
+    assert not every.is_due(9)
+    assert every.is_due(37)
+    every.done(37)
+    assert not every.is_due(39)
+    assert every.is_due(40)
+
+
+def test_the_step_it_counts_from_is_not_due_again() -> None:
+    every = hooks.Every(steps=10, step=20)
+    assert not every.is_due(20)
+    assert not every.is_due(29)
+    assert every.is_due(30)
+
+
+def test_next_stop_is_the_next_step_that_is_due() -> None:
+    every = hooks.Every(steps=10, step=3)
+    assert [every.next_stop(step) for step in (0, 3, 9, 10, 11, 20)] == [10, 10, 10, 20, 20, 30]
+    assert hooks.Every(seconds=10).next_stop(3) == math.inf
+
+
+def test_neither_steps_nor_seconds_is_never_due() -> None:
+    clock = _Clock()
+    every = hooks.Every(clock=clock)
+    clock.now = 1e300
+    assert not every.is_due(10**15)
+    assert every.next_stop(0) == math.inf
+
+
+def test_a_plain_hook_asks_for_no_stop() -> None:
+    hook = hooks.Hook()
+    assert hook.next_stop(0) == math.inf
+    hook.before(0)
+    hook.after(metrics.empty(2))
+
+
+def test_several_hooks_stop_at_the_earliest_of_their_stops() -> None:
+    both = hooks.Hooks([_Log("a", [], 4, 6), hooks.Hook(), _Log("b", [], 5)])
+    assert [both.next_stop(step) for step in (0, 4, 5, 6)] == [4, 5, 6, math.inf]
+    assert hooks.Hooks([]).next_stop(0) == math.inf
+
+
+def test_several_hooks_are_called_in_their_order() -> None:
+    calls: list[tuple[str, str, int]] = []
+    both = hooks.Hooks([_Log("a", calls), _Log("b", calls)])
+    both.before(3)
+    rows = metrics.StepMetrics(np.array([3, 4]), np.zeros((2, 2), np.float32), np.zeros(2))
+    both.after(rows)
+    assert calls == [("a", "before", 3), ("b", "before", 3), ("a", "after", 5), ("b", "after", 5)]

@@ -1,0 +1,269 @@
+"""Tests of pipeline.reporting.image_logger."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.reporting import image_logger, plots, summary_writer
+from pipeline.training import evaluation, losses, metrics, task
+from tests import helpers
+
+
+class _Parabola(tf.Module):
+    """y = a x², which is no line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = tf.Variable(2.0, name="a")
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return self.a * tf.square(x[:, 0])
+
+
+class _Images:
+    """An image logger, and what it needs."""
+
+    def __init__(
+        self, directory: pathlib.Path, config: config_lib.Config, drawn: task.Task | None = None
+    ):
+        self.datasets = datasets_lib.load(config)
+        self.task = drawn or task.linear(config, self.datasets.features)
+        self.writer = summary_writer.SummaryWriter(directory, names=self.task.names, first_step=0)
+        self.logger = image_logger.ImageLogger(
+            self.datasets,
+            self.task,
+            evaluation.Evaluator(self.task, self.datasets, steps_per_epoch=1, epochs=100),
+            directory=directory / "figures",
+            writer=self.writer,
+        )
+
+    def finish(self, rows: metrics.StepMetrics) -> None:
+        """Finishes with the model of the last row."""
+        self.task.assign(self.task.by_variable(rows.values[-1]))
+        self.logger.finish(rows)
+
+
+@contextlib.contextmanager
+def _images(
+    directory: pathlib.Path, drawn: task.Task | None = None, **settings: Any
+) -> Iterator[_Images]:
+    images = _Images(directory, config_lib.Config(**settings), drawn)
+    with contextlib.closing(images.writer):
+        yield images
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn, before they become PNG files."""
+    drawn: list[Figure] = []
+    png = plots.png
+
+    def kept(figure: Figure) -> bytes:
+        drawn.append(figure)
+        return png(figure)
+
+    monkeypatch.setattr(plots, "png", kept)
+    return drawn
+
+
+def _model(figure: Figure) -> tuple[np.ndarray, np.ndarray]:
+    """The x and y of the line that shows the model."""
+    (line,) = (line for line in figure.axes[0].lines if line.get_label() == "model")
+    return line.get_data()
+
+
+def _title(figure: Figure) -> tuple[str, float]:
+    """What a fit is of, and the loss in its title."""
+    words, loss = figure.axes[0].get_title().split(", loss=")
+    return words, float(loss)
+
+
+def _histogram(directory: pathlib.Path, step: int) -> np.ndarray:
+    """The only histogram of a step: left and right ends and counts of its buckets."""
+    (found,) = (
+        tf.make_ndarray(value.tensor)
+        for at, value in helpers.values(directory)
+        if at == step and value.metadata.plugin_data.plugin_name == "histograms"
+    )
+    return found.T
+
+
+def test_the_start_shows_the_data_and_the_untrained_model(
+    tmp_path: pathlib.Path, figures: list[Figure]
+) -> None:
+    with _images(tmp_path) as images:
+        images.logger.start()
+    assert helpers.steps(tmp_path / "train", "images") == {"data": [0], "before_training": [0]}
+    data, fit = figures
+    np.testing.assert_array_equal(data.axes[0].lines[0].get_ydata(), images.datasets.train.y)
+    _, _, loss, _ = helpers.guide(0)
+    assert _title(fit) == ("Before training", pytest.approx(loss[0], abs=1e-4))
+    x, y = _model(fit)
+    np.testing.assert_allclose(y, 5 * x, rtol=1e-6)
+
+
+def test_fits_are_drawn_at_powers_of_four(tmp_path: pathlib.Path) -> None:
+    with _images(tmp_path) as images:
+        for first in range(0, 70, 7):
+            images.logger.after(helpers.line(first, first + 7))
+        images.logger.flush()
+    assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4, 16, 64]}
+    assert helpers.steps(tmp_path / "train", "histograms") == {"residuals": [1, 4, 16, 64]}
+
+
+def test_rows_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None:
+    """Training would wait for each drawing."""
+    with _images(tmp_path) as images:
+        images.logger.after(helpers.line(0, 5))
+        images.logger.after(helpers.line(5, 20))
+        images.writer.sizes()
+        assert not list(tmp_path.iterdir())
+        images.logger.flush()
+        images.writer.sizes()
+        assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4, 16]}
+        images.logger.flush()
+        images.logger.after(helpers.line(20, 70))
+        images.finish(helpers.line(0, 71))
+    assert helpers.steps(tmp_path / "train", "images")["fit"] == [1, 4, 16, 64]
+
+
+@pytest.mark.parametrize(("last_step", "expected"), [(15, [1, 4]), (16, [1, 4, 16])])
+def test_the_last_step_may_be_a_power_of_four(
+    tmp_path: pathlib.Path, last_step: int, expected: list[int]
+) -> None:
+    with _images(tmp_path) as images:
+        images.logger.after(helpers.line(0, last_step))
+        images.finish(helpers.line(0, last_step + 1))
+    train = tmp_path / "train"
+    assert helpers.steps(train, "images") == {
+        "fit": expected,
+        "parameters": [last_step],
+        "trained": [last_step],
+        "path": [last_step],
+    }
+    residuals = helpers.steps(train, "histograms")["residuals"]
+    assert residuals == sorted({*expected, last_step})
+
+
+def test_each_fit_shows_the_model_of_its_step(
+    tmp_path: pathlib.Path, figures: list[Figure]
+) -> None:
+    """Also though it is drawn later; the model itself stays as it is."""
+    W, b, loss, _ = helpers.guide(20)
+    values = np.stack([W, b], axis=1).astype(np.float32)
+    rows = metrics.StepMetrics(np.arange(21), values, np.float32(loss))
+    with _images(tmp_path) as images:
+        images.task.assign({"W": [7.0], "b": -1.0})
+        images.logger.after(rows)
+        images.logger.flush()
+        assert images.task.values().numpy().tolist() == [7.0, -1.0]
+    assert len(figures) == 3
+    for step, figure in zip((1, 4, 16), figures, strict=True):
+        assert _title(figure) == (f"Step {step}", pytest.approx(loss[step], abs=1e-4))
+        x, y = _model(figure)
+        np.testing.assert_allclose(y, W[step] * x + b[step], rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_is_no_line_is_drawn_as_it_is(
+    tmp_path: pathlib.Path, figures: list[Figure]
+) -> None:
+    parabola = task.Task(
+        _Parabola(), losses.squared_error, features=("x",), is_linear_regression=False
+    )
+    a = np.array([[2.0], [0.5], [0.5], [0.5], [-1.5]], np.float32)
+    rows = metrics.StepMetrics(np.arange(5), a, a[:, 0])
+    with _images(tmp_path, parabola) as images:
+        images.logger.start()
+        images.logger.after(rows.select(slice(0, 4)))
+        images.finish(rows)
+    _, before, *fits, parameters, trained = figures
+    expected = [("Before training", 2), ("Step 1", 0.5), ("Step 4", -1.5), ("After training", -1.5)]
+    x, y = images.datasets.train.x[:, 0].astype(np.float64), images.datasets.train.y
+    for figure, (title, factor) in zip((before, *fits, trained), expected, strict=True):
+        loss = np.mean((factor * x**2 - y) ** 2)
+        assert _title(figure) == (title, pytest.approx(loss, rel=1e-5))
+        inputs, predictions = _model(figure)
+        assert len(inputs) > 100
+        np.testing.assert_allclose(predictions, factor * inputs**2, rtol=1e-5, atol=1e-6)
+    # Nothing of linear regression: no path, and no true W and b.
+    assert [line.get_label() for line in parameters.axes[0].lines] == ["a"]
+    assert "path" not in helpers.steps(tmp_path / "train", "images")
+
+
+def test_the_end_shows_the_model_and_how_it_came_to_be(
+    tmp_path: pathlib.Path, figures: list[Figure]
+) -> None:
+    rows = helpers.line(0, 4)
+    with _images(tmp_path) as images:
+        images.finish(rows)
+    parameters, trained, path = figures
+    lines = {line.get_label(): line.get_data() for line in parameters.axes[0].lines}
+    assert list(lines) == ["W", "b", "true W", "true b"]
+    np.testing.assert_array_equal(lines["W"], (rows.step, rows.values[:, 0]))
+    assert (list(lines["true W"][1]), list(lines["true b"][1])) == ([3, 3], [2, 2])
+    x, y = _model(trained)
+    W, b = rows.values[-1]
+    np.testing.assert_allclose(y, W * x + b, rtol=1e-5)
+    np.testing.assert_array_equal(path.axes[0].lines[0].get_data(), rows.values.T)
+
+
+def test_the_figures_are_png_files_and_the_same_images(tmp_path: pathlib.Path) -> None:
+    with _images(tmp_path) as images:
+        images.logger.start()
+        images.finish(helpers.line(0, 4))
+    images_by_tag = {
+        value.tag: value.image.encoded_image_string
+        for _, value in helpers.values(tmp_path / "train")
+        if value.HasField("image") and value.tag != "fit"
+    }
+    files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert files == {f"{tag}.png": png for tag, png in images_by_tag.items()}
+    assert set(images_by_tag) == {"data", "before_training", "parameters", "trained", "path"}
+    assert all(png.startswith(b"\x89PNG\r\n\x1a\n") for png in files.values())
+
+
+def test_several_features_have_no_path(tmp_path: pathlib.Path) -> None:
+    """It is drawn over two values."""
+    data = tmp_path / "data.csv"
+    data.write_text("rooms,area,price\n1,2,3\n2,1,4\n3,5,6\n")
+    with _images(tmp_path, data=str(data)) as images:
+        images.logger.start()
+        values = np.array([[5, 5, 0], [1, 1, 0]], np.float32)
+        images.finish(metrics.StepMetrics(np.arange(2), values, values[:, 0]))
+    names = ["before_training", "data", "parameters", "trained"]
+    assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == names
+
+
+def test_rows_that_are_not_finite_are_not_drawn(tmp_path: pathlib.Path) -> None:
+    rows = helpers.line(0, 70)
+    rows.values[16:] = np.nan
+    with _images(tmp_path) as images:
+        images.logger.after(rows)
+        images.logger.flush()
+    assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4]}
+
+
+def test_residuals_are_labels_less_predictions(tmp_path: pathlib.Path) -> None:
+    with _images(tmp_path, num_examples=2, noise_stddev=0.0, x_min=-2, x_max=2) as images:
+        images.logger.start()
+    left, right, count = _histogram(tmp_path / "train", 0)
+    # y = 3x + 2 is -4 and 8; the model y = 5x predicts -10 and 10.
+    assert (left[0], right[-1]) == (-2, 6)
+    assert (count[0], count[-1], count.sum()) == (1, 1, 2)
+
+
+def test_of_many_residuals_an_even_selection_is_shown(tmp_path: pathlib.Path) -> None:
+    with _images(tmp_path, num_examples=25_000, noise_stddev=0.0, x_min=-1, x_max=1) as images:
+        images.logger.start()
+    left, right, count = _histogram(tmp_path / "train", 0)
+    assert count.sum() == 8334  # each third
+    np.testing.assert_allclose((left[0], right[-1]), (0, 4), atol=1e-3)  # 2 - 2x
+    np.testing.assert_allclose(count, 8334 / 30, atol=1.5)

@@ -1,0 +1,130 @@
+"""Tests of pipeline.training.least_squares."""
+
+import numpy as np
+import pytest
+
+from pipeline.data import datasets
+from pipeline.training import least_squares
+
+_NORMAL = np.random.default_rng(0).normal(size=(200, 4))
+_CELSIUS = np.round(_NORMAL[:, 0] * 10 + 15, 1)
+
+# name: x, relative tolerance of the loss
+_INPUTS = {
+    "one feature": (_NORMAL[:, 0], 1e-12),
+    "three features": (_NORMAL[:, :3] * [1, 2, 0.5] + [1, -2, 0], 1e-12),
+    "far from zero": (_NORMAL[:, :2] + 1e4, 1e-9),
+    "very different units": (_NORMAL[:, :2] * [1e-3, 1e6], 1e-6),
+    "a constant column": (np.column_stack([_NORMAL[:, 0], np.full(200, 7.3)]), 1e-12),
+    "a column twice": (_NORMAL[:, [0, 1, 0]], 1e-12),
+    "columns that add up to 1": (np.eye(3)[np.arange(200) % 3], 1e-12),
+    "a column in two units, rounded": (np.column_stack([_CELSIUS, _CELSIUS * 1.8 + 32]), 1e-4),
+}
+
+
+def _examples(name: str) -> datasets.Examples:
+    """The inputs of that name and y = the sum of their standardised columns + 3 + noise."""
+    x = _INPUTS[name][0].reshape(200, -1).astype(np.float32)
+    columns = x.astype(np.float64)
+    spread = np.where(np.ptp(columns, axis=0) > 0, columns.std(axis=0), 1)
+    y = ((columns - columns.mean(axis=0)) / spread).sum(axis=1) + 3 + _NORMAL[:, 3]
+    return datasets.Examples(x, y.astype(np.float32))
+
+
+def _with_ones(x: np.ndarray) -> np.ndarray:
+    return np.column_stack([x.astype(np.float64), np.ones(len(x))])
+
+
+@pytest.mark.parametrize("name", _INPUTS)
+def test_loss_is_the_mean_squared_error_at_any_values(name: str) -> None:
+    x, y = _examples(name)
+    inputs = _with_ones(x)
+    spread = np.maximum(inputs[:, :-1].std(axis=0), 1e-3)
+    W = np.random.default_rng(1).normal(size=(50, len(spread))) * 3 / spread
+    b = np.random.default_rng(2).normal(size=50) * 3
+    values = np.column_stack([W, b])
+    residuals = y.astype(np.float64)[:, None] - inputs @ values.T
+    expected = np.square(residuals).mean(axis=0)
+
+    loss = least_squares.LeastSquares.of(_examples(name)).loss(values)
+    assert loss.dtype == np.float64
+    np.testing.assert_allclose(loss, expected, rtol=_INPUTS[name][1])
+
+
+@pytest.mark.parametrize("name", _INPUTS)
+def test_minimum_is_that_of_least_squares(name: str) -> None:
+    x, y = _examples(name)
+    inputs = _with_ones(x)
+    solution = np.linalg.lstsq(inputs, y.astype(np.float64), rcond=None)[0]
+    expected = np.square(y - inputs @ solution).mean()
+
+    fitted = least_squares.LeastSquares.of(_examples(name))
+    assert fitted.minimum == pytest.approx(expected, rel=_INPUTS[name][1])
+    assert fitted.loss([fitted.solution])[0] == pytest.approx(fitted.minimum, rel=1e-12)
+    predicted = inputs @ fitted.solution
+    assert np.square(y - predicted).mean() == pytest.approx(expected, rel=_INPUTS[name][1])
+
+
+@pytest.mark.parametrize("name", ["one feature", "three features", "a column twice"])
+def test_gradient_norm_is_that_over_the_examples(name: str) -> None:
+    x, y = _examples(name)
+    inputs = _with_ones(x)
+    values = np.random.default_rng(4).normal(size=(20, inputs.shape[1])) * 3
+    gradients = 2 * (values @ inputs.T - y) @ inputs / len(y)
+    fitted = least_squares.LeastSquares.of(_examples(name))
+    norm = fitted.gradient_norm(values)
+    np.testing.assert_allclose(norm, np.linalg.norm(gradients, axis=1), rtol=1e-9)
+    assert fitted.gradient_norm([fitted.solution]) == [0]
+
+
+@pytest.mark.parametrize("num_features", [1, 3])
+def test_distance_is_the_euclidean_one_from_the_solution(num_features: int) -> None:
+    W, b = np.array([3.0, -1.0, 0.5][:num_features]), 2.0
+    x = _NORMAL[:, :num_features].astype(np.float32)
+    y = x.astype(np.float64) @ W + b  # no noise: W and b are the solution
+    fitted = least_squares.LeastSquares.of(datasets.Examples(x, y))
+    offsets = np.zeros((4, num_features + 1))
+    offsets[1:3, 0], offsets[1, -1], offsets[3, -1] = (3, -2), 4, -7
+    distance = fitted.distance(offsets + np.append(W, b))
+    np.testing.assert_allclose(distance, [0, 5, 2, 7], atol=1e-12)  # 3² + 4² = 5²
+
+
+@pytest.mark.parametrize("name", ["one feature", "three features", "far from zero"])
+def test_the_only_solution_is_that_of_least_squares(name: str) -> None:
+    x, y = _examples(name)
+    solution = np.linalg.lstsq(_with_ones(x), y.astype(np.float64), rcond=None)[0]
+    fitted = least_squares.LeastSquares.of(_examples(name))
+    np.testing.assert_allclose(fitted.solution, solution, rtol=1e-8)
+
+
+def test_more_examples_than_one_chunk_give_the_same_as_numpy() -> None:
+    x = np.random.default_rng(3).normal(size=2**20 + 7).astype(np.float32)
+    y = 3 * x + 2 + x**2
+    fitted = least_squares.LeastSquares.of(datasets.Examples(x[:, None], y))
+    expected = np.polyfit(x.astype(np.float64), y.astype(np.float64), 1)
+    np.testing.assert_allclose(fitted.solution, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", _INPUTS)
+def test_largest_stable_rate_is_2_over_the_largest_curvature(name: str) -> None:
+    x, _ = _examples(name)
+    hessian = 2 * _with_ones(x).T @ _with_ones(x) / len(x)
+    largest = least_squares.LeastSquares.of(_examples(name)).largest_stable_learning_rate()
+    assert largest == pytest.approx(2 / np.linalg.eigvalsh(hessian)[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["one feature", "three features"])
+def test_gradient_descent_converges_just_below_that_rate(name: str) -> None:
+    """And diverges just above it."""
+    x, y = _examples(name)
+    inputs = _with_ones(x)
+    fitted = least_squares.LeastSquares.of(_examples(name))
+    distance = {}
+    for factor in (0.99, 1.01):
+        values = fitted.solution + 1
+        for _ in range(2000):
+            gradient = 2 * inputs.T @ (inputs @ values - y) / len(y)
+            values = values - factor * fitted.largest_stable_learning_rate() * gradient
+        distance[factor] = fitted.distance([values])[0]
+    assert distance[0.99] < 1e-6
+    assert distance[1.01] > 1e6

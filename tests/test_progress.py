@@ -1,0 +1,140 @@
+"""Tests of pipeline.reporting.progress."""
+
+import io
+import re
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.reporting import progress
+from pipeline.training import evaluation, metrics
+
+_NAMES = ("W", "b")
+_GUIDE_ROW = r"W = 4\.44, b = 0\.39, loss=6\.50642"
+
+
+class _Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _ends(epochs: int, *, validation: bool = False) -> evaluation.EpochMetrics:
+    """The epochs 0 ... epochs, each with the numbers of one row of the guide."""
+    ones = np.ones(epochs + 1)
+    return evaluation.EpochMetrics(
+        step=np.arange(epochs + 1) * 3,
+        values=np.tile(np.float32([4.4412, 0.3917]), (epochs + 1, 1)),
+        loss=6.506419 * ones,
+        validation_loss=7.25 * ones if validation else None,
+    )
+
+
+def _table(epochs: int, *, at_a_time: int | None = None, validation: bool = False) -> list[str]:
+    """The lines that so many epochs print, given `at_a_time`."""
+    out = io.StringIO()
+    printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=3 * epochs, out=out)
+    ends = _ends(epochs, validation=validation)
+    for first in range(0, epochs + 1, at_a_time or epochs + 1):
+        printer.epochs(ends.select(slice(first, first + (at_a_time or epochs + 1))))
+    return out.getvalue().splitlines()
+
+
+def _row(step: int, loss: float) -> metrics.StepMetrics:
+    """The row before the update that leads to a step."""
+    numbers = np.zeros((1, 2), np.float32), np.float32([loss])
+    return metrics.StepMetrics(np.array([step - 1]), *numbers)
+
+
+def test_ten_epochs_are_a_start_and_the_rows_of_the_guide() -> None:
+    lines = _table(10)
+    assert len(lines) == 11
+    assert re.fullmatch(f"Starting: +{_GUIDE_ROW}", lines[0])
+    for epoch, line in enumerate(lines[1:], start=1):
+        assert re.fullmatch(f"Epoch +{epoch}: +{_GUIDE_ROW}", line)
+    assert len({line.index("W") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("epochs", [1, 19, 20, 21, 199, 5000, 5001, 10**6])
+def test_many_epochs_are_about_twenty_rows(epochs: int) -> None:
+    """With the first and the last."""
+    lines = _table(epochs)
+    assert min(epochs + 1, 11) <= len(lines) <= 22
+    assert lines[0].startswith("Starting:")
+    assert lines[-1].startswith(f"Epoch {epochs}:")
+    assert len({line.index("W") for line in lines}) == 1
+
+
+def test_the_table_does_not_depend_on_how_epochs_are_given() -> None:
+    assert _table(500, at_a_time=7) == _table(500, at_a_time=1) == _table(500)
+
+
+def test_the_validation_loss_is_at_the_end_of_the_row() -> None:
+    lines = _table(3, validation=True)
+    assert len(lines) == 4
+    assert all(line.endswith("loss=6.50642, validation loss=7.25000") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("W", "b", "loss", "expected"),
+    [
+        ([4.4412], 0.3917, 6.506419, "W = 4.44, b = 0.39, loss=6.50642"),
+        ([4.4412], -0.3917, 0.0, "W = 4.44, b = -0.39, loss=0.00000"),
+        ([1, 2], 3, 4, "W = [1.00, 2.00], b = 3.00, loss=4.00000"),
+        ([1, 2, 3], 3, 4, "W = [1.00, 2.00, 3.00], b = 3.00, loss=4.00000"),
+        (range(1, 1000), 3, 4, "W = [1.00, 2.00, 3.00, ...], b = 3.00, loss=4.00000"),
+        ([-1.25e20], 3e38, 1.5e300, "W = -1.25e+20, b = 3.00e+38, loss=1.50000e+300"),
+        ([9999999.0], 1e7, 12345678.0, "W = 9999999.00, b = 1.00e+07, loss=1.23457e+07"),
+    ],
+)
+def test_a_report_is_in_the_words_of_the_guide(
+    W: list[float], b: float, loss: float, expected: str
+) -> None:
+    elements = ("W",) if len(W) == 1 else tuple(f"W/{i}" for i in range(len(W)))
+    assert progress.report((*elements, "b"), np.array([*W, b]), loss) == expected
+    with_validation = progress.report((*elements, "b"), np.array([*W, b]), loss, 0.5)
+    assert with_validation == f"{expected}, validation loss=0.50000"
+
+
+def test_a_report_shows_four_variables() -> None:
+    names = ("kernel/0", "kernel/1", "bias", "kernel_1", "bias_1", "kernel_2", "bias_2")
+    expected = "kernel = [1.00, 2.00], bias = 3.00, kernel_1 = 4.00, bias_1 = 5.00, loss=0.00000"
+    assert progress.report(names, np.arange(1, 8), 0) == expected
+
+
+def test_a_terminal_gets_a_live_line_that_the_next_replaces() -> None:
+    out = _Terminal()
+    printer = progress.Progress(_NAMES, steps_per_epoch=3000, last_step=30_000, out=out)
+    printer.after(_row(1000, 7.0))  # from here on the speed is taken
+    time.sleep(0.15)  # no line within a tenth of a second after another
+    printer.after(_row(1234, 6.506419))
+    printer.after(_row(1235, 6.5))  # too soon
+    live = out.getvalue()
+    assert live.startswith("\r")
+    assert "\n" not in live
+    assert "step 1,234 of 30,000, loss=6.50642" in live
+    assert "1,235" not in live
+    printer.line("A row")
+    assert out.getvalue() == f"{live}\r\033[KA row\n"
+
+
+def test_the_live_line_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    out = _Terminal()
+    printer = progress.Progress(_NAMES, steps_per_epoch=10**8, last_step=10**9, out=out)
+    printer.after(_row(1, 1e30))
+    time.sleep(0.15)
+    printer.after(_row(10**8, 1e30))
+    assert 0 < len(out.getvalue().removeprefix("\r\033[K")) < 20
+
+
+def test_a_pipe_gets_no_control_characters() -> None:
+    out = io.StringIO()
+    printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=3, out=out)
+    time.sleep(0.15)
+    printer.after(_row(1, 1.0))
+    printer.epochs(_ends(1))
+    printer.line("A row")
+    assert re.fullmatch(f"Starting: +{_GUIDE_ROW}\nEpoch 1: +{_GUIDE_ROW}\nA row\n", out.getvalue())

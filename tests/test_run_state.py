@@ -1,0 +1,55 @@
+"""The state of a run in a checkpoint comes back as it was."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import run_state
+from pipeline.training import evaluation, metrics
+
+
+def _state(num_values: int, steps: int) -> run_state.RunState:
+    """That of a run of 30,000 steps, of which the history keeps every 16th and the last."""
+    history = metrics.History(30_000, metrics.empty(num_values))
+    if steps:
+        random = np.random.default_rng(0)
+        numbers = random.normal(size=(steps, num_values + 1)).astype(np.float32)
+        history.add(metrics.StepMetrics(np.arange(steps), numbers[:, 1:], numbers[:, 0]))
+    return run_state.RunState(
+        step=steps,
+        last_step=10**15,
+        version=2,
+        fingerprint=datasets_lib.load(config_lib.Config()).fingerprint(),
+        best=evaluation.Best(step=4, loss=1 / 3) if steps else evaluation.Best(),
+        history=history.rows(),
+        event_files={"train/events.out.tfevents.1.5.größe": 2**40, "truth/events 2": 0},
+    )
+
+
+@pytest.mark.parametrize("num_values", [2, 101])
+@pytest.mark.parametrize("steps", [0, 1, 1_234])
+def test_state_comes_back_from_its_bytes(num_values: int, steps: int) -> None:
+    """Equal in each bit, type and shape, also where there is nothing yet."""
+    state = _state(num_values, steps)
+    restored = run_state.RunState.from_bytes(state.to_bytes())
+    assert restored._replace(history=state.history) == state
+    assert len(state.history.step) == (79 if steps == 1_234 else steps)
+    for column, expected in zip(restored.history, state.history, strict=True):
+        assert (column.dtype, column.shape) == (expected.dtype, expected.shape)
+        assert column.tobytes() == expected.tobytes()
+    for name in ("step", "last_step", "version", "fingerprint"):
+        assert type(getattr(restored, name)) is int
+    assert [type(value) for value in restored.best] == [int, float]
+
+
+def test_run_without_an_epoch_has_no_best() -> None:
+    restored = run_state.RunState.from_bytes(_state(2, 0).to_bytes())
+    assert restored.best == (-1, math.inf)
+
+
+def test_bytes_are_the_same_for_the_same_state() -> None:
+    assert _state(2, 100).to_bytes() == _state(2, 100).to_bytes()
+    assert _state(2, 100).to_bytes() != _state(2, 101).to_bytes()

@@ -1,0 +1,79 @@
+"""Tests of pipeline.reporting.scalar_records."""
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.reporting import scalar_records
+
+_WALL_TIME = 1_700_000_000.25
+_LONG = "W/" + "Größe in m² " * 20  # 282 bytes: its length, and the value's, take 2 bytes
+
+
+def _encode(steps: list[int], values: Mapping[str, np.ndarray]) -> bytes:
+    columns = {tag: array.astype(np.float32) for tag, array in values.items()}
+    parts = scalar_records.encode(np.array(steps, np.int64), _WALL_TIME, columns)
+    return b"".join(part.tobytes() for part in parts)
+
+
+def _written_by_tensorflow(
+    path: pathlib.Path, steps: list[int], values: Mapping[str, np.ndarray]
+) -> bytes:
+    """What protobuf and TFRecordWriter give."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for k, step in enumerate(steps):
+            event = tf.compat.v1.Event(wall_time=_WALL_TIME, step=step)
+            for tag, array in values.items():
+                event.summary.value.add(tag=tag, simple_value=float(np.float32(array[k])))
+            writer.write(event.SerializeToString())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [1],
+        [127, 128],
+        [126, 127, 128, 129],
+        [16383, 16384],
+        [2**21 - 1, 2**21],
+        [1, 2**35 - 1, 2**35],
+        [5, 2**49, 2**50 + 1, 2**56 - 1],
+        [*range(100, 300), *range(16300, 16500)],
+    ],
+    ids=lambda steps: f"{steps[0]}-{steps[-1]}",
+)
+@pytest.mark.parametrize("tags", [("a",), ("a", "b/c", "W/größe"), (_LONG, "x" * 127, "y" * 128)])
+def test_records_are_the_bytes_that_tensorflow_writes(
+    tmp_path: pathlib.Path, steps: list[int], tags: tuple[str, ...]
+) -> None:
+    numbers = np.random.default_rng(0).normal(size=(len(tags), len(steps)))
+    values = dict(zip(tags, numbers, strict=True))
+    expected = _written_by_tensorflow(tmp_path / "expected", steps, values)
+    assert _encode(steps, values) == expected
+
+
+def test_values_not_finite_or_not_exact_are_float32(tmp_path: pathlib.Path) -> None:
+    values = {"a": np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 0.1, 3.4e38, 7])}
+    steps = list(range(1, 9))
+    expected = _written_by_tensorflow(tmp_path / "expected", steps, values)
+    assert _encode(steps, values) == expected
+
+
+def test_step_0_is_read_as_0(tmp_path: pathlib.Path) -> None:
+    """Protobuf would leave it out, so these are other bytes of the same meaning."""
+    path = tmp_path / "records"
+    path.write_bytes(_encode([0, 0, 3], {"a": np.array([1, 2, 3])}))
+    read = [
+        tf.compat.v1.Event.FromString(record)
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
+    assert [event.step for event in read] == [0, 0, 3]
+    assert [event.summary.value[0].simple_value for event in read] == [1, 2, 3]
+
+
+def test_no_steps_give_no_records() -> None:
+    assert _encode([], {"a": np.zeros(0)}) == b""

@@ -1,0 +1,267 @@
+"""Tests of pipeline.reporting.summary_writer."""
+
+import contextlib
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams
+
+from pipeline.reporting import summary_writer
+from pipeline.training import metrics
+from tests import helpers
+
+_NAMES = ("W", "b")
+
+
+def _writer(
+    directory: pathlib.Path, names: tuple[str, ...] = _NAMES, *, first_step: int = 0
+) -> summary_writer.SummaryWriter:
+    return summary_writer.SummaryWriter(directory, names=names, first_step=first_step)
+
+
+def _rows(first: int, count: int, num_values: int = 2) -> metrics.StepMetrics:
+    """Rows whose numbers are all exact: value i of a step is step / 4 + 1024 i."""
+    step = np.arange(first, first + count)
+    values = step[:, None] / 4 + 1024 * np.arange(num_values)
+    return metrics.StepMetrics(step, values.astype(np.float32), (step / 8).astype(np.float32))
+
+
+def _values(directory: pathlib.Path) -> list[Any]:
+    return [value for _, value in helpers.values(directory)]
+
+
+def test_each_row_is_written_once(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        for first, count in ((0, 500), (500, 1), (501, 499)):
+            writer.steps("train", _rows(first, count))
+    assert helpers.scalars(tmp_path / "train") == {
+        "W": [(step, step / 4) for step in range(1000)],
+        "b": [(step, step / 4 + 1024) for step in range(1000)],
+        "loss": [(step, step / 8) for step in range(1000)],
+    }
+
+
+def test_no_rows_write_nothing(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.steps("train", _rows(0, 0))
+    assert helpers.scalars(tmp_path / "train") == {}
+
+
+def test_each_watched_value_has_a_tag_of_its_name(tmp_path: pathlib.Path) -> None:
+    names = ("W/rooms", "W/area", "b", "slope")
+    with contextlib.closing(_writer(tmp_path, names)) as writer:
+        writer.steps("train", _rows(0, 9, num_values=4))
+    curves = helpers.scalars(tmp_path / "train")
+    assert list(curves) == [*names, "loss"]
+    for i, name in enumerate(names):
+        assert curves[name] == [(step, step / 4 + 1024 * i) for step in range(9)]
+
+
+def test_each_curve_has_the_same_tags(tmp_path: pathlib.Path) -> None:
+    """So TensorBoard draws them into one chart."""
+    rows = _rows(3, 2)
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.steps("train", rows)
+        writer.steps("truth", rows.select(slice(0, 1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "truth"]
+    train, truth = (helpers.scalars(tmp_path / name) for name in ("train", "truth"))
+    assert truth == {tag: curve[:1] for tag, curve in train.items()}
+    assert list(truth) == ["W", "b", "loss"]
+
+
+def test_other_scalars_belong_to_train_or_a_named_curve(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.scalars([0, 3], {"gradient_norm": [1.5, 0.5]})
+        writer.scalars([0, 10], {"loss": [0.5, 0.25]}, curve="validation")
+    assert helpers.scalars(tmp_path / "train") == {"gradient_norm": [(0, 1.5), (3, 0.5)]}
+    assert helpers.scalars(tmp_path / "validation") == {"loss": [(0, 0.5), (10, 0.25)]}
+
+
+def test_each_tag_is_described_once(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(_writer(tmp_path, ("W/rooms", "W/area", "b", "slope"))) as writer:
+        writer.steps("train", _rows(0, 3, num_values=4))
+        writer.scalars([0, 1], {"gradient_norm": [1, 2], "distance_to_optimum": [3, 4]})
+        writer.scalars([2], {"final_loss": [1], "final_validation_loss": [2]})
+        writer.scalars([2], {"steps_per_second": [1], "examples_per_second": [2]})
+    values = _values(tmp_path / "train")
+    described = {v.tag: v.metadata for v in values if v.metadata.summary_description}
+    tags = {value.tag for value in values}
+    assert len(tags) == 11
+    assert sum(value.HasField("metadata") for value in values) == 11
+    assert described.keys() == tags
+    assert {metadata.plugin_data.plugin_name for metadata in described.values()} == {"scalars"}
+    assert "slope" in described["slope"].summary_description
+
+
+def test_an_image_is_written_as_it_is(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.image(4, "trained", b"\x89PNG\x00bytes")
+    ((step, value),) = helpers.values(tmp_path / "train")
+    assert (step, value.tag) == (4, "trained")
+    assert value.image.encoded_image_string == b"\x89PNG\x00bytes"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.random.default_rng(0).normal(size=1000),
+        np.array([-1.5, 2.0, 2.0, 7.0]),
+        np.zeros(5),
+        np.full(5, 1e9),  # float32 has no 30 numbers around these
+        1e9 + 64 * np.arange(5),
+        np.array([-3e38, 3e38]),  # their distance is no float32
+    ],
+    ids=["normal", "few", "zeros", "large and equal", "large and close", "large and far"],
+)
+def test_a_histogram_counts_each_number_in_its_bucket(
+    tmp_path: pathlib.Path, numbers: np.ndarray, dtype: type
+) -> None:
+    numbers = numbers.astype(dtype)
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.histogram(16, "residuals", numbers)
+    ((step, value),) = helpers.values(tmp_path / "train")
+    assert (step, value.tag) == (16, "residuals")
+    assert value.metadata.plugin_data.plugin_name == "histograms"
+    left, right, count = tf.make_ndarray(value.tensor).T
+    exact = numbers.astype(np.float64)
+    assert (left[0], right[-1]) == (exact.min(), exact.max())
+    np.testing.assert_array_equal(left[1:], right[:-1])
+    if exact.min() < exact.max():
+        np.testing.assert_array_equal(count, np.histogram(exact, [*left, right[-1]])[0])
+    else:  # all buckets have a width of 0
+        assert (count[-1], count[:-1].sum()) == (len(numbers), 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_have_no_histogram(tmp_path: pathlib.Path, bad: float) -> None:
+    """TensorBoard has no buckets for them; a run that nears divergence goes on."""
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.histogram(1, "residuals", np.array([1.0, bad, 2.0]))
+        writer.histogram(4, "residuals", np.array([1.0, 3.0, 2.0]))
+    assert helpers.steps(tmp_path / "train", "histograms") == {"residuals": [4]}
+
+
+def test_a_text_is_markdown_for_the_text_dashboard(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.text("settings", "| größe |\n|---|", step=3)
+    ((step, value),) = helpers.values(tmp_path / "train")
+    assert (step, value.tag) == (3, "settings")
+    assert value.metadata.plugin_data.plugin_name == "text"
+    assert tf.make_ndarray(value.tensor).tolist() == ["| größe |\n|---|".encode()]
+
+
+def test_a_graph_is_read_back_as_it_was(tmp_path: pathlib.Path) -> None:
+    with tf.Graph().as_default() as graph:
+        tf.add(tf.constant(1.0, name="one"), 2.0, name="sum")
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.graph(graph.as_graph_def())
+    *_, event = helpers.events(tmp_path / "train")
+    assert tf.compat.v1.GraphDef.FromString(event.graph_def) == graph.as_graph_def()
+
+
+@pytest.mark.parametrize(
+    ("names", "title", "expected"),
+    [
+        (_NAMES, "W, b and loss", {"W": ["W"], "b": ["b"], "loss": ["loss"]}),
+        (
+            ("W/rooms", "W/area", "slope"),
+            "W, slope and loss",
+            {"W": ["W/rooms", "W/area"], "slope": ["slope"], "loss": ["loss"]},
+        ),
+    ],
+)
+def test_the_layout_has_a_chart_of_each_variable_and_loss(
+    tmp_path: pathlib.Path, names: tuple[str, ...], title: str, expected: dict[str, list[str]]
+) -> None:
+    with contextlib.closing(_writer(tmp_path, names)) as writer:
+        writer.layout()
+    (value,) = _values(tmp_path / "train")
+    assert value.metadata.plugin_data.plugin_name == "custom_scalars"
+    (content,) = tf.make_ndarray(value.tensor).ravel()
+    (category,) = layout_pb2.Layout.FromString(content).category
+    assert category.title.startswith(title)
+    tags = [*names, "loss", "final_loss", "steps_per_second"]
+    found = {
+        chart.title: [t for t in tags for r in chart.multiline.tag if re.match(r, t)]
+        for chart in category.chart
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("has_validation", [True, False])
+@pytest.mark.parametrize("is_success", [True, False])
+def test_hparams_are_settings_metrics_and_how_it_ended(
+    tmp_path: pathlib.Path, has_validation: bool, is_success: bool
+) -> None:
+    given = {"model": "keras", "learning_rate": 0.25, "epochs": 10}
+    with contextlib.closing(_writer(tmp_path / "name")) as writer:
+        writer.hparams(given, has_validation=has_validation)
+        writer.end(is_success=is_success)
+    experiment, started, ended = (
+        value.metadata.plugin_data.content for value in _values(tmp_path / "name" / "train")
+    )
+    shown = hparams.parse_experiment_plugin_data(experiment)
+    assert [column.name for column in shown.hparam_infos] == list(given)
+    compared = [info.name.tag for info in shown.metric_infos]
+    assert compared == ["final_loss", *["final_validation_loss"] * has_validation]
+    session = hparams.parse_session_start_info_plugin_data(started)
+    assert session.group_name == "name"
+    values = {name: getattr(v, v.WhichOneof("kind")) for name, v in session.hparams.items()}
+    assert values == given
+    status = hparams.parse_session_end_info_plugin_data(ended).status
+    assert status == (api_pb2.STATUS_SUCCESS if is_success else api_pb2.STATUS_FAILURE)
+
+
+def test_cut_back_leaves_what_was_there_at_these_sizes(tmp_path: pathlib.Path) -> None:
+    """As after a crash: no step is written twice by the run that is resumed."""
+    writer = _writer(tmp_path)
+    writer.steps("train", _rows(0, 300))
+    sizes = writer.sizes()
+    (path,) = (tmp_path / "train").iterdir()
+    assert sizes == {f"train/{path.name}": path.stat().st_size}
+    writer.steps("train", _rows(300, 50))
+    writer.steps("truth", _rows(350, 1))
+    writer.close()
+    (tmp_path / "truth" / "notes.txt").touch()
+
+    summary_writer.cut_back(tmp_path, sizes)
+    curves = helpers.scalars(tmp_path / "train")
+    assert curves["W"] == [(step, step / 4) for step in range(300)]
+    assert [p.name for p in (tmp_path / "truth").iterdir()] == ["notes.txt"]
+
+
+def test_sizes_include_the_files_of_earlier_processes(tmp_path: pathlib.Path) -> None:
+    """Or the second resumption of a run would remove what the first process wrote."""
+    for first in (0, 10):
+        with contextlib.closing(_writer(tmp_path, first_step=first)) as writer:
+            writer.steps("train", _rows(first, 10))
+    with contextlib.closing(_writer(tmp_path, first_step=20)) as writer:
+        sizes = writer.sizes()
+        writer.steps("train", _rows(20, 10))
+    summary_writer.cut_back(tmp_path, sizes)
+    assert [step for step, _ in helpers.scalars(tmp_path / "train")["W"]] == list(range(20))
+
+
+def test_a_resumed_run_starts_a_file_that_says_where(tmp_path: pathlib.Path) -> None:
+    """Then TensorBoard forgets the later steps that it has read already."""
+    with contextlib.closing(_writer(tmp_path)) as writer:
+        writer.steps("train", _rows(0, 300))
+    (old,) = (tmp_path / "train").iterdir()
+    content = old.read_bytes()
+
+    with contextlib.closing(_writer(tmp_path, first_step=200)) as writer:
+        writer.steps("train", _rows(200, 100))
+    assert old.read_bytes() == content
+    assert old == min((tmp_path / "train").iterdir())
+    old.unlink()
+    _, start, *_ = helpers.events(tmp_path / "train")
+    assert (start.step, start.session_log.status) == (200, tf.compat.v1.SessionLog.START)
+    steps = [step for step, _ in helpers.scalars(tmp_path / "train")["W"]]
+    assert steps == list(range(200, 300))
