@@ -132,3 +132,11 @@ def test_divergence_after_resuming_knows_the_last_good_step(tmp_path: pathlib.Pa
     with _run(tmp_path, epochs=100, history=helpers.line(0, 20)) as run:
         message = _message(run, first=20, at=20)
     assert message.startswith("the loss is not finite at step 20; the last good step is 19: W = ")
+
+
+def test_a_batch_size_beyond_the_examples_is_a_full_batch(tmp_path: pathlib.Path) -> None:
+    with _run(tmp_path, epochs=100, num_examples=201, batch_size=500) as run:
+        run.after(helpers.line(0, 20))
+        message = _message(run)
+    assert "mini-batches" not in message
+    assert re.search(r"these data is [\d.]+; received", message)

@@ -28,7 +28,8 @@ _PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
 class Recorder(hooks.Hook):
     """Writes what TensorBoard shows; its `images` and `progress` are hooks of their own.
 
-    Its `history` is a selection of the rows so far, of those that are finite.
+    Its `history` is a selection of the rows so far, of those that are finite, and an epoch has
+    `steps_per_epoch`.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Recorder(hooks.Hook):
         """
         self._config, self._datasets, self._repeat_command = config, datasets, repeat_command
         count = len(datasets.train.y)
-        self._steps_per_epoch = config_lib.steps_per_epoch(count, config.batch_size)
+        self.steps_per_epoch = config_lib.steps_per_epoch(count, config.batch_size)
         self._last_step = config.last_step(count)
         self._names = trained.names
         self._reference = evaluator.least_squares
@@ -64,7 +65,7 @@ class Recorder(hooks.Hook):
             datasets, trained, evaluator, directory=directory / "figures", writer=self._writer
         )
         self.progress = progress.Progress(
-            trained.names, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step
+            trained.names, steps_per_epoch=self.steps_per_epoch, last_step=self._last_step
         )
         self._rates = hooks.Every(seconds=_SECONDS_BETWEEN_RATES)
         self._rated = first_step, time.monotonic()
@@ -98,8 +99,8 @@ class Recorder(hooks.Hook):
 
     def epochs(self, ends: evaluation.EpochMetrics) -> None:
         """Records the next evaluated epochs."""
-        epochs_between = max(1, self._every // self._steps_per_epoch)
-        due = ends.select(self._due(ends.step, epochs_between * self._steps_per_epoch))
+        epochs_between = max(1, self._every // self.steps_per_epoch)
+        due = ends.select(self._due(ends.step, epochs_between * self.steps_per_epoch))
         if due.validation_loss is not None:
             values = {"loss": due.validation_loss}
             self._writer.scalars(due.step, values, curve="validation")
@@ -150,7 +151,7 @@ class Recorder(hooks.Hook):
         (rated, rated_at), now = self._rated, time.monotonic()
         if self._rates.is_due() or step == self._last_step:
             rate = (step - rated) / (now - rated_at)
-            batch = len(self._datasets.train.y) / self._steps_per_epoch
+            batch = len(self._datasets.train.y) / self.steps_per_epoch
             values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
             self._writer.scalars([step - 1], values)  # a run resumed at `step` keeps it
             self._rated = step, now
@@ -186,7 +187,7 @@ class Recorder(hooks.Hook):
             "repeat": f"`{self._repeat_command}`",
             "examples": f"{count:,} to train on, "
             f"{0 if validation is None else len(validation.y):,} to validate",
-            "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
+            "steps": f"{self._last_step:,}, {self.steps_per_epoch:,} an epoch",
             **{name: f"`{value}`" for name, value in dataclasses.asdict(self._config).items()},
             "features": ", ".join(self._datasets.features[:20]),
             "python": f"{platform.python_version()} on {platform.platform()}",

@@ -123,7 +123,8 @@ class SaveCheckpoints(hooks.Hook):
         if self._stop or self._every.is_due(rows.end):
             self._save(rows.end)
             self._every.done(rows.end)
-        self._stop.check(self._how_to_resume)
+            # A signal that comes later than the save waits for the next one.
+            self._stop.check(self._how_to_resume)
 
 
 def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[np.float32]]:

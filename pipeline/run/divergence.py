@@ -36,6 +36,7 @@ class StopOnDivergence(hooks.Hook):
         message += f"; the last good step is {last.step[0]}: {report}; "
         if self._config.optimizer == "sgd" and self._evaluator.least_squares:
             largest = self._evaluator.least_squares.largest_stable_learning_rate()
-            few = ", for mini-batches it is less" if self._config.batch_size else ""
+            is_full_batch = self._recorder.steps_per_epoch == 1
+            few = "" if is_full_batch else ", for mini-batches it is less"
             message += f"the largest stable learning rate for these data is {largest:.4g}{few}; "
         return f"{message}received --learning_rate={self._config.learning_rate:g}"

@@ -98,7 +98,7 @@ class _Trainer:
             is_exported = (self.run_dir.export / str(state.version)).exists()
             if state.step == self._last_step and is_exported:
                 printing.say(f"{self.run_dir.path} is finished; raise --epochs to extend it")
-                return self._result()
+                return self._result(self._evaluator.losses())
         if self._task.is_linear_regression and not self._evaluator.least_squares:
             printing.say(
                 "Note: this model with this loss is not linear regression, so the losses come from "
@@ -111,14 +111,14 @@ class _Trainer:
                 self._train(first_step)
             self._save(self._last_step)
             self._stop.check(self.command)
-            self._finish()
+            losses = self._finish()
         self._stop.check(self.command)
         self._export()
         self._say_what_next()
-        return self._result()
+        return self._result(losses)
 
-    def _result(self) -> Result:
-        values, losses = self._task.values().numpy(), self._evaluator.losses()
+    def _result(self, losses: evaluation.Losses) -> Result:
+        values = self._task.values().numpy()
         return Result(losses, progress.report(self._task.names, values, *losses))
 
     def _prepare(self, state: run_state.RunState | None) -> None:
@@ -194,7 +194,7 @@ class _Trainer:
         )
         self._checkpoints.save(state, self._evaluator.best_variables)
 
-    def _finish(self) -> None:
+    def _finish(self) -> evaluation.Losses:
         """Evaluates and records the state after the last update."""
         step = self._last_step
         x, y = next(iter(self._batches.singly(step, step + 1)))  # of the next update
@@ -204,6 +204,7 @@ class _Trainer:
         losses = self._evaluator.evaluate(step)
         self._recorder.finish(last, losses)
         self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
+        return losses
 
     def _export(self) -> None:
         """Leaves the trained model; the last thing that a run does."""
