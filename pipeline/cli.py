@@ -52,8 +52,8 @@ def config_from_flags() -> config_lib.Config:
 
 def refuse(arguments: list[str]) -> None:
     """Raises where an entry point that takes only flags was given something else."""
-    if arguments:
-        raise errors.InputError(f"takes only flags; received {arguments[0]!r}; see --help")
+    received = " ".join(arguments)
+    errors.require(not arguments, f"takes only flags; received {received!r}; see --help")
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -106,14 +106,10 @@ def _complain(message: str) -> None:
 
 def command(module: str, *arguments: str) -> str:
     """A command line that starts an entry point from here, to be copied by people."""
-    interpreter = sys.executable
-    for name in ("python", "python3"):
-        on_path = shutil.which(name)
-        if on_path and os.path.samefile(os.path.dirname(on_path), os.path.dirname(interpreter)):
-            interpreter = name
-            break
-    else:
-        interpreter = os.path.relpath(interpreter)
+    folder = os.path.dirname(sys.executable)
+    on_path = {name: shutil.which(name) for name in ("python", "python3")}
+    names = (n for n, p in on_path.items() if p and os.path.samefile(os.path.dirname(p), folder))
+    interpreter = next(names, os.path.relpath(sys.executable))
     return shlex.join([interpreter, "-m", f"pipeline.{module}", *arguments])
 
 

@@ -9,18 +9,17 @@ from typing import Any
 
 from pipeline import errors
 
-_LARGEST_FLOAT32 = float.fromhex("0x1.fffffep127")
-_LARGEST_INT32 = 2**31 - 1
+_FLOAT32_MAX = float.fromhex("0x1.fffffep127")
+_INT32_MAX = 2**31 - 1
 _MOST_STEPS = 10**15  # exact in a float64, too
-
-
-_BOUNDS = ("above", "at_least", "at_most")
+_BOUNDS = ("above", "at_least", "at_most")  # the smallest and the largest value
 _OPTIONS: dict[str, Any] = {
     "may_change": False,  # on resume: the values of the training steps do not depend on it
     "may_sweep": True,  # pipeline.sweep takes several values, separated by commas
     "choices": (),  # or () for any
-    **dict.fromkeys(_BOUNDS),  # the smallest and the largest value
+    **dict.fromkeys(_BOUNDS),
 }
+_STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
 _PLACE = {"may_change": True, "may_sweep": False}
 
 
@@ -40,21 +39,15 @@ class Config:
     """
 
     model: str = _field(
-        "module",
-        "The model: 'module' is a tf.Module, 'keras' a keras.Model.",
-        choices=("module", "keras"),
+        "module", "'module' is a tf.Module, 'keras' a keras.Model.", choices=("module", "keras")
     )
     loop: str = _field(
         "custom",
-        "The training loop: 'custom' is the hand-written GradientTape loop, 'fit' is "
-        "Keras compile and fit.",
+        "'custom' is the hand-written GradientTape loop, 'fit' is Keras compile and fit.",
         choices=("custom", "fit"),
     )
     epochs: int = _field(
-        10,
-        "Passes over the training examples. May be raised to extend a run.",
-        at_least=1,
-        may_change=True,
+        10, "Passes over the training examples; more extend a run.", at_least=1, may_change=True
     )
     learning_rate: float = _field(0.1, "Step size of the optimizer.", above=0)
     batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)
@@ -64,70 +57,52 @@ class Config:
         "tf.keras.optimizers.get knows.",
     )
     run_eagerly: bool = _field(
-        False,
-        "Run the training step as plain Python, to debug it. Slow; draws no graph.",
-        may_sweep=False,
+        False, "Run the step as plain Python, to debug it; draws no graph.", may_sweep=False
     )
     seed: int = _field(
         0,
-        "Seed of the noise, of the order of the examples and of the choice of validation rows.",
+        "Seed of the noise, the order of the examples and the choice of validation rows.",
         at_least=0,
         at_most=2**32 - 1,
     )
     initial_w: float = _field(5.0, "W at the start of training.")
     initial_b: float = _field(0.0, "b at the start of training.")
-    num_examples: int = _field(
-        201, "Synthetic training examples.", at_least=2, at_most=_LARGEST_INT32
-    )
+    num_examples: int = _field(201, "Training examples to draw.", at_least=2, at_most=_INT32_MAX)
     validation_examples: int | None = _field(
         None,
-        "Validation examples: evaluated, but not trained on. Synthetic data: drawn "
-        "independently from the same line, 201 by default. A file: this many of its "
-        "rows, chosen by the seed, none by default.",
+        "Validation examples, which are not trained on: others from the same line (by default "
+        "201), or with --data this many of its rows, chosen by the seed (by default none).",
         at_least=0,
-        at_most=_LARGEST_INT32,
+        at_most=_INT32_MAX,
     )
     true_w: float = _field(3.0, "W of the line that synthetic data are drawn from.")
     true_b: float = _field(2.0, "b of the line that synthetic data are drawn from.")
-    noise_stddev: float = _field(
-        1.0, "Standard deviation of the Gaussian noise on synthetic y.", at_least=0
-    )
+    noise_stddev: float = _field(1.0, "Standard deviation of the noise on synthetic y.", at_least=0)
     x_min: float = _field(-2.0, "The smallest synthetic x.")
     x_max: float = _field(2.0, "The largest synthetic x.")
     data: str = _field(
-        "",
-        "A CSV file to train on in place of synthetic data: a header line, then numeric columns.",
-        may_sweep=False,
+        "", "A CSV file to train on: a header line, then numeric columns.", may_sweep=False
     )
     label: str = _field("", "The CSV column to predict; by default the last one.", may_sweep=False)
     features: str = _field(
-        "",
-        "The CSV columns to predict from, separated by commas; by default all others.",
-        may_sweep=False,
+        "", "The columns to predict from, separated by commas; by default all.", may_sweep=False
     )
     initialize_from: str = _field(
         "",
-        "Start from the W and b of another run (its directory), of a checkpoint or of an "
-        "export, in place of --initial_w and --initial_b.",
+        "Start from the W and b of a run (its directory), checkpoint or export.",
         may_sweep=False,
     )
     summary_every: int = _field(
         0,
         "Steps between the values of W, b and loss in TensorBoard; 0 records every step of a "
         "run of up to 10,000 steps and an even selection of a longer one.",
-        at_least=0,
-        at_most=_MOST_STEPS,
-        may_change=True,
+        **_STEPS,
     )
     profile_steps: str = _field(
-        "", "Profile training from a first to a last step, such as 100,200.", **_PLACE
+        "", "Profile from a first to a last step, such as 100,200.", **_PLACE
     )
     checkpoint_every: int = _field(
-        0,
-        "Steps between checkpoints; 0 goes by --checkpoint_secs.",
-        at_least=0,
-        at_most=_MOST_STEPS,
-        may_change=True,
+        0, "Steps between checkpoints, or 0 for --checkpoint_secs.", **_STEPS
     )
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
     logdir: str = _field("logs", "The directory that holds the directories of the runs.", **_PLACE)
@@ -137,9 +112,7 @@ class Config:
         "run of that name is resumed.",
         **_PLACE,
     )
-    overwrite: bool = _field(
-        False, "Start the run anew, and rename an earlier run of the same name.", **_PLACE
-    )
+    overwrite: bool = _field(False, "Start anew, and rename an earlier run of that name.", **_PLACE)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -170,13 +143,9 @@ class Config:
             f"received {self.profile_steps!r}",
         )
         errors.require(
-            not self.run_name or re.fullmatch(r"[\w.,=+-]+", self.run_name),
+            re.fullmatch(r"(?!\.{1,2}$)[\w.,=+-]*", self.run_name),
             "--run_name must be the plain name of a directory (letters, digits and ._,=+-); "
             f"received {self.run_name!r}; give its parent with --logdir",
-        )
-        errors.require(
-            self.run_name not in (".", ".."),
-            f"--run_name must name a directory of its own; received {self.run_name!r}",
         )
 
     @property
@@ -205,14 +174,8 @@ class Config:
     @property
     def profiled(self) -> tuple[int, int] | None:
         """The first and the last step to profile."""
-        if not self.profile_steps:
-            return None
-        first, last = self.profile_steps.split(",")
-        return int(first), int(last)
-
-    def with_changes(self, **changes: Any) -> "Config":
-        """A checked copy with some fields replaced."""
-        return dataclasses.replace(self, **changes)
+        first, _, last = self.profile_steps.partition(",")
+        return (int(first), int(last)) if last else None
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -237,7 +200,7 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
         f"--{field.name} must be one of {', '.join(choices)}; received {value!r}",
     )
     errors.require(
-        not isinstance(value, float) or abs(value) <= _LARGEST_FLOAT32,
+        not isinstance(value, float) or abs(value) <= _FLOAT32_MAX,
         f"--{field.name} must be a finite float32; received {value}",
     )
     errors.require(

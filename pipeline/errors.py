@@ -13,8 +13,6 @@ class PipelineError(Exception):
 class RunError(PipelineError):
     """Environment failure: a directory that can't be written to, a disk that is full."""
 
-    exit_code = 1
-
 
 class InputError(PipelineError):
     """A flag or an input file is wrong."""

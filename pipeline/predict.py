@@ -25,9 +25,7 @@ def _define_flags() -> None:
     exports = "A SavedModel, or a directory of numbered ones, of which the newest is taken."
     inputs = "Inputs, separated by commas. With D features, each D numbers are one input."
     csv_help = "A CSV file of inputs in place of --x: a header, then numeric columns."
-    results = (
-        "The CSV file to write inputs and predictions to, or replace; they are printed without."
-    )
+    results = "The CSV file to write inputs and predictions to; they are printed without."
     flags.DEFINE_string("export_dir", None, exports)
     flags.DEFINE_list("x", [], inputs)
     flags.DEFINE_string("input", "", csv_help)
@@ -39,8 +37,7 @@ def main(arguments: list[str]) -> None:
     cli.refuse(arguments)
     values = flags.FLAGS
     errors.require(values.export_dir, "say with --export_dir which SavedModel to load")
-    has_one_input = bool(values.x) != bool(values.input)
-    errors.require(has_one_input, "give the inputs either with --x or with --input")
+    errors.require(bool(values.x) != bool(values.input), "give the inputs with --x or --input")
     export_dir = pathlib.Path(values.export_dir)
     errors.require(export_dir.is_dir(), f"--export_dir={export_dir}: is not a directory")
     errors.require(
@@ -68,16 +65,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _numbers(texts: list[str]) -> csv_reader.Array:
-    try:
-        with np.errstate(over="ignore"):
-            numbers = np.array([float(text) for text in texts]).astype(np.float32)
-    except ValueError as error:
-        raise errors.InputError(f"--x must be numbers; received {','.join(texts)}") from error
     errors.require(
-        np.isfinite(numbers).all(),
+        all(map(csv_reader.is_number, texts)),
         f"--x must be numbers that are finite as float32; received {','.join(texts)}",
     )
-    return numbers
+    return np.array(texts, object).astype(np.float32)
 
 
 def _rows(x: csv_reader.Array, exported: "export.Exported") -> csv_reader.Array:

@@ -47,9 +47,7 @@ def combinations() -> list[config_lib.Config]:
     fields = dataclasses.fields(config_lib.Config)
     values = {field.name: _values(field) for field in fields}
     varied = [name for name, several in values.items() if len(several) > 1]
-    errors.require(
-        varied, "give at least one flag several values, such as --learning_rate=0.01,0.1"
-    )
+    errors.require(varied, "give at least one flag several values, as in --learning_rate=0.1,0.2")
     name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
     logdir = os.path.join(flags.FLAGS.logdir, name)
     configs = []
@@ -96,7 +94,6 @@ def main(arguments: list[str]) -> None:
 
     _prepare_tensorflow(configs)
     outcomes = _train_all(configs)
-    printing.say("")
     _print_table(outcomes)
     printing.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
 
@@ -107,9 +104,8 @@ def _prepare_tensorflow(configs: list[config_lib.Config]) -> None:
 
     from pipeline.training import models, optimizers
 
-    for name in {config.optimizer for config in configs}:
-        variables = models.LinearModel().trainable_variables
-        optimizers.create(name, 0.1, variables, hand_written=True)
+    for config in {config.optimizer: config for config in configs}.values():
+        optimizers.create(config, models.LinearModel().trainable_variables)
     # Each run traces its own step: no need to warn of it.
     tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
 
@@ -144,6 +140,7 @@ def _train(config: config_lib.Config, stop: "signals.StopRequest") -> Outcome:
 
 def _print_table(outcomes: list[Outcome]) -> None:
     """The results, the smallest loss first, and at the end what diverged."""
+    printing.say("")
     width = max(len(outcome.name) for outcome in outcomes)
     for outcome in sorted(outcomes, key=lambda o: o.result.losses.train if o.result else math.inf):
         report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"

@@ -60,6 +60,5 @@ def _without_start_up_noise() -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             held.seek(0)
-            sys.stderr.writelines(
-                line for line in held if line.strip() and not _START_UP_NOISE.match(line)
-            )
+            kept = (line for line in held if line.strip() and not _START_UP_NOISE.match(line))
+            sys.stderr.writelines(kept)

@@ -7,6 +7,8 @@ A run writes to <logdir>/<run_name>: event files for TensorBoard, plots, checkpo
 trained model as a SavedModel.
 """
 
+import dataclasses
+
 from pipeline import cli, printing, tf_runtime
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import run_dir
@@ -16,7 +18,8 @@ def main(arguments: list[str]) -> None:
     """Runs what the flags ask for."""
     cli.refuse(arguments)
     config = cli.config_from_flags()
-    config = config.with_changes(run_name=config.run_name or run_dir.name_from_time())
+    name = config.run_name or run_dir.name_from_time()
+    config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
     directory.check(config)
     datasets = datasets_lib.load(config)

@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> None:
         printing.say(__doc__)
         return
     logdir, *flags = arguments or ["logs"]
-    is_first = not logdir.startswith("-")
-    errors.require(is_first, f"the directory comes before the flags; received {logdir!r}")
+    errors.require(logdir[:1] != "-", f"the directory comes before the flags; received {logdir!r}")
     is_there = os.path.isdir(logdir)
     errors.require(is_there, f"{logdir}: is not a directory; give that of a run, or of runs")
 

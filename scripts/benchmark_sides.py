@@ -86,20 +86,14 @@ def pipeline(
             logdir=tempfile.mkdtemp(),
         )
         datasets = datasets_lib.load(config)
-        batches = batches_lib.Batches(datasets.train, batch_size=batch_size, seed=0)
+        batches = batches_lib.Batches(datasets.train, config)
         trained = task.linear(config, datasets.features)
-        optimizer = optimizers.create(
-            "sgd", _LEARNING_RATE, trained.model.trainable_variables, hand_written=loop == "custom"
-        )
-        evaluator = evaluation.Evaluator(
-            trained, datasets, steps_per_epoch=batches.steps_per_epoch, epochs=epochs
-        )
+        optimizer = optimizers.create(config, trained.model.trainable_variables)
+        evaluator = evaluation.Evaluator(trained, datasets, config)
         clock = Clock()
         with contextlib.redirect_stdout(io.StringIO()):
             records = recorder.Recorder(
                 config,
-                datasets,
-                trained,
                 evaluator,
                 directory=pathlib.Path(config.logdir, "run"),
                 repeat_command="",

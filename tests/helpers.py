@@ -202,17 +202,9 @@ class Recording:
         self.config = config_lib.Config(**settings)
         self.datasets = datasets_lib.load(self.config)
         self.task = trained or task_lib.linear(self.config, self.datasets.features)
-        count = len(self.datasets.train.y)
-        self.evaluator = evaluation.Evaluator(
-            self.task,
-            self.datasets,
-            steps_per_epoch=config_lib.steps_per_epoch(count, self.config.batch_size),
-            epochs=self.config.epochs,
-        )
+        self.evaluator = evaluation.Evaluator(self.task, self.datasets, self.config)
         self.recorder = recorder_lib.Recorder(
             self.config,
-            self.datasets,
-            self.task,
             self.evaluator,
             directory=directory,
             repeat_command="python -m pipeline.train --a_flag",

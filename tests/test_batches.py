@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets
 
@@ -16,14 +17,13 @@ def _batches(
     batch_size: int = 5,
     seed: int = 0,
     num_features: int = 1,
-    small_blocks: bool = False,
+    run_eagerly: bool = False,
 ) -> batches_lib.Batches:
     """Of n examples with y = 0 ... n-1, and x = -y in every feature."""
     y = np.arange(n, dtype=np.float32)
     examples = datasets.Examples(np.repeat(-y[:, None], num_features, axis=1), y)
-    return batches_lib.Batches(
-        examples, batch_size=batch_size, seed=seed, small_blocks=small_blocks
-    )
+    config = config_lib.Config(batch_size=batch_size, seed=seed, run_eagerly=run_eagerly)
+    return batches_lib.Batches(examples, config)
 
 
 def _numbers(batches: batches_lib.Batches, first: int, last: int) -> list[list[int]]:
@@ -98,7 +98,7 @@ def test_orders_do_not_repeat_in_a_long_run() -> None:
 @pytest.mark.parametrize("batch_size", [0, 5])
 @pytest.mark.parametrize("first", [1, 4, 5, 7, 16, 33])
 def test_starting_at_any_step_gives_the_same_batches(first: int, batch_size: int) -> None:
-    batches = _batches(batch_size=batch_size, small_blocks=True)  # blocks of 16 steps
+    batches = _batches(batch_size=batch_size, run_eagerly=True)  # blocks of 16 steps
     assert _numbers(batches, first, 41) == _numbers(batches, 0, 41)[first:]
 
 
@@ -111,14 +111,14 @@ def test_last_step_is_exclusive(first: int, batch_size: int) -> None:
 
 
 def test_block_size_does_not_change_the_batches() -> None:
-    small, large = _batches(small_blocks=True), _batches()
+    small, large = _batches(run_eagerly=True), _batches()
     assert small.block_steps < 100 < large.block_steps
     assert _numbers(small, 0, 101) == _numbers(large, 0, 101)
 
 
 @pytest.mark.parametrize("num_features", [1, 3])
 def test_blocks_hold_the_batches_and_have_one_shape(num_features: int) -> None:
-    batches = _batches(num_features=num_features, small_blocks=True)
+    batches = _batches(num_features=num_features, run_eagerly=True)
     rows = []
     for block in batches.blocks(3, 41):
         assert block.x.shape == (16, 5, num_features)
@@ -133,7 +133,7 @@ def test_blocks_hold_the_batches_and_have_one_shape(num_features: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, 5])
 def test_a_block_gives_the_batch_of_each_of_its_steps(batch_size: int) -> None:
-    batches = _batches(batch_size=batch_size, num_features=2, small_blocks=True)
+    batches = _batches(batch_size=batch_size, num_features=2, run_eagerly=True)
     (block,) = batches.blocks(3, 19)
     for step, (x, y) in enumerate(batches.singly(3, 19)):
         block_x, block_y, size = block.batch(tf.constant(step))
@@ -145,7 +145,7 @@ def test_a_block_gives_the_batch_of_each_of_its_steps(batch_size: int) -> None:
 @pytest.mark.parametrize("batch_size", [0, _N, _N + 1, 10**9])
 @pytest.mark.parametrize("num_features", [1, 2])
 def test_full_batch_is_all_examples_in_their_order(batch_size: int, num_features: int) -> None:
-    batches = _batches(batch_size=batch_size, num_features=num_features, small_blocks=True)
+    batches = _batches(batch_size=batch_size, num_features=num_features, run_eagerly=True)
     assert (batches.batch_size, batches.steps_per_epoch) == (_N, 1)
     assert _numbers(batches, 0, 3) == [list(range(_N))] * 3
 

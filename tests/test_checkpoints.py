@@ -23,9 +23,9 @@ class _Run:
 
     def __init__(self, directory: pathlib.Path, *, model: str = "module", optimizer: str = "adam"):
         self.directory = directory
-        self.task = task.linear(config_lib.Config(model=model), ("x",))
-        trainable = self.task.model.trainable_variables
-        self.optimizer = optimizers.create(optimizer, 0.1, trainable, hand_written=True)
+        config = config_lib.Config(model=model, optimizer=optimizer)
+        self.task = task.linear(config, ("x",))
+        self.optimizer = optimizers.create(config, self.task.model.trainable_variables)
         self.checkpoints = checkpoints.Checkpoints(directory, self.task, self.optimizer)
 
     def train(self, steps: int) -> list[bytes]:

@@ -20,7 +20,7 @@ MISTAKES = {
     ("--run_name=a/b",): "'a/b'",
     ("--flagfile=nowhere.txt",): "nowhere.txt",
     ("--data=nowhere.csv",): "nowhere.csv: can't be read",
-    ("--data=points.csv", "--label=z"): "has no column 'z' (--label); its columns are x, y",
+    ("--data=points.csv", "--label=z"): "has no column 'z' (--label); its columns are ['x', 'y']",
     ("--run_name=taken",): "taken exists already and is no run of this pipeline",
     ("--run_name=taken", "--overwrite"): "taken exists already and is no run of this pipeline",
     ("epochs=3",): "'epochs=3'",

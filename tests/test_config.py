@@ -97,11 +97,6 @@ def test_a_contradiction_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_with_changes_is_checked_too() -> None:
-    with pytest.raises(errors.InputError, match=r"--epochs .*received 0"):
-        config_lib.Config().with_changes(epochs=0)
-
-
 def test_profiled_gives_the_two_steps() -> None:
     assert config_lib.Config().profiled is None
     assert config_lib.Config(profile_steps="9,100").profiled == (9, 100)

@@ -126,8 +126,8 @@ def test_some_columns_are_checked_as_strictly(
 @pytest.mark.parametrize(
     ("names", "flag", "words"),
     [
-        (["z"], "label", ["data.csv", "'z'", "(--label)", "a, b, y"]),
-        (["a", "z"], "features", ["data.csv", "'z'", "(--features)", "a, b, y"]),
+        (["z"], "label", ["data.csv", "'z'", "(--label)", "['a', 'b', 'y']"]),
+        (["a", "z"], "features", ["data.csv", "'z'", "(--features)", "['a', 'b', 'y']"]),
         (["a", "a"], "features", ["--features", "once", "['a', 'a']"]),
     ],
 )
@@ -144,7 +144,9 @@ def test_columns_of_the_header_pass_the_check() -> None:
 
 
 def test_unknown_column_is_not_read(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(errors.InputError, match="has no column 'z'; its columns are a, b, y"):
+    with pytest.raises(
+        errors.InputError, match=r"has no column 'z'; its columns are \['a', 'b', 'y'\]"
+    ):
         csv_reader.read_columns(_file(tmp_path, _GOOD), ["a", "z"])
 
 

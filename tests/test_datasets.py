@@ -153,9 +153,14 @@ _GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
     ("content", "flags", "words"),
     [
         pytest.param("a,b,y\n1,2,3\n", {}, ["2 rows", "1 row"], id="one row"),
-        pytest.param(_GOOD, {"label": "z"}, ["'z'", "--label", "a, b, y"], id="unknown label"),
         pytest.param(
-            _GOOD, {"features": "a,z"}, ["'z'", "--features", "a, b, y"], id="unknown feature"
+            _GOOD, {"label": "z"}, ["'z'", "--label", "['a', 'b', 'y']"], id="unknown label"
+        ),
+        pytest.param(
+            _GOOD,
+            {"features": "a,z"},
+            ["'z'", "--features", "['a', 'b', 'y']"],
+            id="unknown feature",
         ),
         pytest.param(_GOOD, {"features": "a,a"}, ["--features", "['a', 'a']"], id="feature twice"),
         pytest.param(

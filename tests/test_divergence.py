@@ -24,7 +24,7 @@ class _Run:
     def __init__(self, recording: helpers.Recording):
         self._recording = recording
         self._stop = divergence.StopOnDivergence(
-            recording.config, recording.task, recording.evaluator, recording.recorder
+            recording.config, recording.evaluator, recording.recorder
         )
 
     def after(self, rows: metrics.StepMetrics) -> None:

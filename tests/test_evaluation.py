@@ -107,9 +107,7 @@ def _claims(
 def _evaluator(
     evaluated: task.Task, datasets: datasets_lib.Datasets, **changes: Any
 ) -> evaluation.Evaluator:
-    return evaluation.Evaluator(
-        evaluated, datasets, **{"steps_per_epoch": 1, "epochs": 10, **changes}
-    )
+    return evaluation.Evaluator(evaluated, datasets, config_lib.Config(**changes))
 
 
 def _mean_squares(examples: datasets_lib.Examples, values: Any) -> float:
@@ -308,8 +306,11 @@ def _train(
     learning_rate: float = 0.1,
 ) -> tuple[evaluation.Evaluator, evaluation.EpochMetrics, metrics.StepMetrics]:
     """Trains through a real loop as the trainer does; returns what was reported, and the rows."""
-    batches = batches_lib.Batches(datasets.train, batch_size=batch_size, seed=0)
-    evaluator = _evaluator(made, datasets, steps_per_epoch=batches.steps_per_epoch, epochs=epochs)
+    config = config_lib.Config(
+        model="keras", loop=loop, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+    )
+    batches = batches_lib.Batches(datasets.train, config)
+    evaluator = evaluation.Evaluator(made, datasets, config)
     reported: list[evaluation.EpochMetrics] = []
     evaluator.report = reported.append
     rows = _Recorded(len(made.names))
@@ -317,9 +318,7 @@ def _train(
     loops.LOOPS[loop](
         made,
         batches,
-        optimizer=optimizers.create(
-            "sgd", learning_rate, made.model.trainable_variables, hand_written=loop == "custom"
-        ),
+        optimizer=optimizers.create(config, made.model.trainable_variables),
         first_step=0,
         last_step=last_step,
         hook=hooks.Hooks([rows, evaluator]),
@@ -427,9 +426,9 @@ def _rows(steps: list[int], W: list[float]) -> metrics.StepMetrics:
 
 def _symmetric() -> evaluation.Evaluator:
     """Of a loss that is W² at b = 0, for x = ±1 and y = 0."""
-    x = np.array([[1], [-1]], np.float32)
-    train = datasets_lib.Examples(x, np.zeros(2, np.float32))
-    return _evaluator(_linear(), _datasets(train), steps_per_epoch=10, epochs=100)
+    x = np.tile(np.float32([[1], [-1]]), (10, 1))
+    train = datasets_lib.Examples(x, np.zeros(20, np.float32))
+    return _evaluator(_linear(), _datasets(train), batch_size=2, epochs=100)  # 10 steps an epoch
 
 
 @pytest.mark.parametrize("parts", [[slice(None)], [slice(0, 2), slice(2, None)]])

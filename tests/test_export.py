@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline import errors
+from pipeline.data import datasets as datasets_lib
 from pipeline.run import export
 from pipeline.training import losses, models, task
 
@@ -38,8 +39,10 @@ def _sample(num_features: int = 1, count: int = 7) -> Array:
 
 
 def _publish(version: pathlib.Path, trained: task.Task, num_features: int = 1) -> pathlib.Path:
-    features, sample = _NAMES[num_features], _sample(num_features)
-    export.publish(trained, version, features=features, label="price", sample=sample)
+    x = _sample(num_features)
+    examples = datasets_lib.Examples(x, x[:, 0])
+    datasets = datasets_lib.Datasets(examples, None, _NAMES[num_features], "price")
+    export.publish(trained, datasets, version)
     return version
 
 

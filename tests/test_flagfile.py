@@ -1,5 +1,6 @@
 """The flagfile of a run gives its config again, and tells it from another one."""
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_absl_reads_the_config_again_from_anywhere(
     printed = subprocess.run(command, cwd="/", check=True, text=True, capture_output=True).stdout
     paths = {name: getattr(config, name) for name in ("logdir", "data", "initialize_from")}
     absolute = {name: path and str(tmp_path / path) for name, path in paths.items()}
-    assert printed.strip() == str(config.with_changes(**absolute, overwrite=False))
+    assert printed.strip() == str(dataclasses.replace(config, **absolute, overwrite=False))
 
 
 @_CONFIGS
@@ -92,16 +93,24 @@ def test_write_replaces_the_file(tmp_path: pathlib.Path) -> None:
 
 def test_flags_that_may_change_make_no_difference() -> None:
     config = config_lib.Config()
-    changed = config.with_changes(
-        epochs=20, summary_every=3, checkpoint_every=5, checkpoint_secs=1.0
-    ).with_changes(logdir="other", run_name="a", profile_steps="1,2", overwrite=True)
+    changed = dataclasses.replace(
+        config,
+        epochs=20,
+        summary_every=3,
+        checkpoint_every=5,
+        checkpoint_secs=1.0,
+        logdir="other",
+        run_name="a",
+        profile_steps="1,2",
+        overwrite=True,
+    )
     flags = flagfile.from_config(config), flagfile.from_config(changed)
     assert flagfile.differences(*flags) == []
 
 
 def test_differences_name_flags_that_shape_the_training() -> None:
     config = config_lib.Config(validation_examples=7)
-    changed = config.with_changes(seed=1, learning_rate=0.2, validation_examples=None)
+    changed = dataclasses.replace(config, seed=1, learning_rate=0.2, validation_examples=None)
     saved, given = flagfile.from_config(config), flagfile.from_config(changed)
     assert flagfile.differences(saved, given) == [
         "--learning_rate=0.1 (now 0.2)",

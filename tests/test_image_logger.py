@@ -38,11 +38,9 @@ class _Images:
         self.task = drawn or task.linear(config, self.datasets.features)
         self.writer = summary_writer.SummaryWriter(directory, names=self.task.names, first_step=0)
         self.logger = image_logger.ImageLogger(
-            self.datasets,
-            self.task,
-            evaluation.Evaluator(self.task, self.datasets, steps_per_epoch=1, epochs=100),
-            directory=directory / "figures",
-            writer=self.writer,
+            evaluation.Evaluator(self.task, self.datasets, config),
+            directory / "figures",
+            self.writer,
         )
 
     def finish(self, rows: metrics.StepMetrics) -> None:

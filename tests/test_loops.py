@@ -74,10 +74,16 @@ def train(
     stops: tuple[int, ...] = (),
 ) -> Trained:
     """Trains from the first to the last of `steps`."""
-    batches = batches_lib.Batches(examples, batch_size=batch_size, seed=3, small_blocks=run_eagerly)
-    made = optimizers.create(
-        optimizer, 0.1, trained.model.trainable_variables, hand_written=loop == "custom"
+    config = config_lib.Config(
+        model="keras",
+        loop=loop,
+        batch_size=batch_size,
+        seed=3,
+        optimizer=optimizer,
+        run_eagerly=run_eagerly,
     )
+    batches = batches_lib.Batches(examples, config)
+    made = optimizers.create(config, trained.model.trainable_variables)
     hook = Recorded(trained, *stops)
     loops.LOOPS[loop](
         trained,
@@ -266,7 +272,7 @@ def test_shorter_and_resumed_runs_have_the_same_bits(kind: str, loop: str, batch
 
 
 def test_one_executable_serves_every_number_of_steps() -> None:
-    batches = batches_lib.Batches(sample(), batch_size=32, seed=0)
+    batches = batches_lib.Batches(sample(), config_lib.Config(batch_size=32))
     optimizer = optimizers.GradientDescent(0.1)
     training_loop: Any = custom_loop.make_training_loop(linear("module"), batches, optimizer)
     for block in batches.blocks(0, 3 * batches.block_steps):
@@ -287,13 +293,12 @@ def test_a_hook_ends_training_by_raising(loop: str, method: str) -> None:
     hook = hooks.Hook()
     setattr(hook, method, end)
     trained = linear("keras")
-    optimizer = optimizers.create(
-        "sgd", 0.1, trained.model.trainable_variables, hand_written=loop == "custom"
-    )
+    config = config_lib.Config(model="keras", loop=loop)
+    optimizer = optimizers.create(config, trained.model.trainable_variables)
     with pytest.raises(EnoughError):
         loops.LOOPS[loop](
             trained,
-            batches_lib.Batches(sample(), batch_size=0, seed=0),
+            batches_lib.Batches(sample(), config),
             optimizer=optimizer,
             first_step=0,
             last_step=10,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.data import datasets as datasets_lib
 from pipeline.run import export
 from pipeline.training import losses, models, task
 from tests import helpers
@@ -48,8 +49,9 @@ def _publish(
     model = models.LinearModel(len(W), initial_b=b)
     model.W.assign(W)
     trained = task.Task(model, losses.squared_error, features=features, is_linear_regression=True)
-    sample = np.ones((3, len(W)), np.float32)
-    export.publish(trained, version, features=features, label=label, sample=sample)
+    examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
+    datasets = datasets_lib.Datasets(examples, None, features, label)
+    export.publish(trained, datasets, version)
 
 
 @pytest.fixture(scope="module")

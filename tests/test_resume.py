@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
+from pipeline import flagfile
 from pipeline.run import checkpoints, run_dir
 from tests import helpers
 
@@ -319,7 +320,7 @@ def test_run_of_an_earlier_version_is_refused(tmp_path: pathlib.Path) -> None:
     config = config_lib.Config(logdir=str(tmp_path / "logs"), run_name="run")
     run = run_dir.RunDir.of(config)
     run.checkpoints.mkdir(parents=True)
-    run.write_flags(config)
+    flagfile.write(run.flags, flagfile.from_config(config))
     for number in (0, 11):
         old = tf.train.Checkpoint(W=tf.Variable(3.14), b=tf.Variable(1.79))
         old.write(str(run.checkpoints / f"ckpt-{number}"))

@@ -1,5 +1,6 @@
 """A run directory belongs to one process, and only what a run makes is ever removed."""
 
+import dataclasses
 import fcntl
 import pathlib
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, flagfile
 from pipeline.run import run_dir
 
 
@@ -20,7 +21,7 @@ def _start(config: config_lib.Config) -> run_dir.RunDir:
     run = run_dir.RunDir.of(config)
     with run.opened(config) as resumes:
         assert not resumes
-        run.write_flags(config)
+        flagfile.write(run.flags, flagfile.from_config(config))
     return run
 
 
@@ -30,7 +31,7 @@ def _fail(config: config_lib.Config, *, is_resumable: bool) -> None:
     with run.opened(config):
         (run.path / "checkpoints").mkdir()
         if is_resumable:
-            run.write_flags(config)
+            flagfile.write(run.flags, flagfile.from_config(config))
         raise KeyError
 
 
@@ -112,7 +113,7 @@ def test_failed_run_that_can_be_resumed_stays(tmp_path: pathlib.Path) -> None:
 def test_run_moved_aside_is_resumed_under_its_new_name(tmp_path: pathlib.Path) -> None:
     config = _config(tmp_path)
     run = _start(config)
-    with run.opened(config.with_changes(overwrite=True)) as resumes:
+    with run.opened(dataclasses.replace(config, overwrite=True)) as resumes:
         assert not resumes
         (aside,) = (path for path in tmp_path.iterdir() if path != run.path)
         flags = (aside / "flags.txt").read_text().splitlines()

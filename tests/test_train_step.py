@@ -67,7 +67,9 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
     kind: str, num_features: int, optimizer: str
 ) -> None:
     trained = _task(kind, num_features)
-    made = optimizers.create(optimizer, 0.1, trained.model.trainable_variables, hand_written=True)
+    made = optimizers.create(
+        config_lib.Config(optimizer=optimizer), trained.model.trainable_variables
+    )
     definition = train_step.graph(trained, made, num_features=num_features)
 
     graph = tf.Graph()
@@ -90,7 +92,8 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_making_the_graph_changes_no_variable(kind: str, optimizer: str) -> None:
     trained = _task(kind, 1, initial_b=0.25)
-    made = optimizers.create(optimizer, 0.1, trained.model.trainable_variables, hand_written=False)
+    config = config_lib.Config(model="keras", loop="fit", optimizer=optimizer)
+    made = optimizers.create(config, trained.model.trainable_variables)
     before = [variable.numpy() for variable in made.variables]
     train_step.graph(trained, made, num_features=1)
     assert trained.values().numpy().tolist() == [5.0, 0.25]

@@ -11,7 +11,7 @@ from pipeline.data import datasets, shuffle
 # milliseconds. The size of a block does not depend on the length of the run, so that a longer
 # run repeats the steps of a shorter one.
 _BLOCK_STEPS = 2**16
-_SMALL_BLOCK_STEPS = 2**4
+_EAGER_BLOCK_STEPS = 2**4
 _FULL_BATCH_NUMBERS = 2**24  # elements of x that the steps of a block read, with one full batch
 _MINI_BATCH_NUMBERS = 2**18  # elements of x that are gathered into a block of mini-batches
 
@@ -52,27 +52,20 @@ class Batches:
       block_steps: Steps in a block.
     """
 
-    def __init__(
-        self, examples: datasets.Examples, *, batch_size: int, seed: int, small_blocks: bool = False
-    ):
-        """Copies the examples to TensorFlow.
-
-        Their order depends on the seed. A batch_size of 0, or of more than the N examples, stands
-        for N. small_blocks is for slow steps, of which a block should hold few.
-        """
+    def __init__(self, examples: datasets.Examples, config: config_lib.Config):
+        """Copies the N examples to TensorFlow; --batch_size, if more than N or 0, stands for N."""
         # tf.constant holds a second copy until the next operation: one array at a time.
         self._x, self._y = (tf.identity(tf.constant(array)) for array in examples)
-        self._seed = seed
+        self._seed = config.seed
         self._count = len(examples.y)
-        self.batch_size = min(batch_size or self._count, self._count)
-        self.steps_per_epoch = config_lib.steps_per_epoch(self._count, batch_size)
+        self.batch_size = min(config.batch_size or self._count, self._count)
+        self.steps_per_epoch = config_lib.steps_per_epoch(self._count, config.batch_size)
         self.has_short_batch = self._count % self.batch_size != 0
         self._compiled_block = tf.function(self._block, jit_compile=True)
         numbers = self.batch_size * self._x.shape[1]
         limit = _FULL_BATCH_NUMBERS if self.steps_per_epoch == 1 else _MINI_BATCH_NUMBERS
-        steps = limit // numbers
-        most = _SMALL_BLOCK_STEPS if small_blocks else _BLOCK_STEPS
-        self.block_steps = max(1, min(steps, most))
+        most = _EAGER_BLOCK_STEPS if config.run_eagerly else _BLOCK_STEPS
+        self.block_steps = max(1, min(limit // numbers, most))
 
     def blocks(self, first_step: int, last_step: int) -> "tf.data.Dataset[Block]":
         """The batches of the updates first_step + 1 to last_step, in blocks.

@@ -6,6 +6,7 @@ So that a mistake in a file is reported before TensorFlow is imported.
 import csv
 import math
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,9 @@ def read_header(path: str) -> list[str]:
             header = [name.strip() for name in next(csv.reader(file), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from error
-    errors.require(
-        any(header), f"{path}: the first line is empty; expected a header and rows of numbers"
-    )
+    errors.require(any(header), f"{path}: the first line is empty; it must be a header")
     received = f"received {','.join(header)!r}"
-    is_names = not all(_is_number(name) for name in header)
+    is_names = not all(is_number(name) for name in header)
     errors.require(is_names, f"{path}: the first line must name the columns; {received}")
     is_unique = len(set(header)) == len(header) and "" not in header
     errors.require(
@@ -50,8 +49,7 @@ def check_columns(path: str, header: list[str], names: list[str], *, flag: str =
     asked_by = f" (--{flag})" if flag else ""
     for name in names:
         errors.require(
-            name in header,
-            f"{path}: has no column {name!r}{asked_by}; its columns are {', '.join(header)}",
+            name in header, f"{path}: has no column {name!r}{asked_by}; its columns are {header}"
         )
     is_unique = len(set(names)) == len(names)
     errors.require(is_unique, f"--{flag} must name each column once; received {names}")
@@ -76,18 +74,10 @@ def read_columns(path: str, names: list[str]) -> Array:
         if not reads_all and (problem := _bad_cell(path, header, [])):
             raise problem  # loadtxt does not count the cells of rows that it reads in part
         table = _load(path, None if reads_all else columns)
-    except ValueError as error:  # UnicodeDecodeError is one
+        if not np.isfinite(table).all() or table.shape[1] != len(columns):
+            raise ValueError("a number is not finite as float32, or a row has another length")
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is one
         raise _bad_cell(path, header, columns) or _unreadable(path, error) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not np.isfinite(table).all():
-        raise _bad_cell(path, header, columns) or errors.InputError(
-            f"{path}: has a number that is not finite as float32"
-        )
-    if reads_all and table.shape[1] != len(header):
-        raise _bad_cell(path, header, columns) or errors.InputError(
-            f"{path}: has rows of {table.shape[1]} cells below {len(header)} column names"
-        )
     is_in_order = not reads_all or columns == list(range(len(header)))
     return table if is_in_order else table[:, columns]
 
@@ -97,17 +87,8 @@ def _load(path: str, columns: list[int] | None) -> Array:
 
     numpy.loadtxt is as fast here as pandas, pyarrow or polars, in half their memory.
     """
-    return np.loadtxt(
-        path,
-        dtype=np.float32,
-        delimiter=",",
-        comments=None,
-        quotechar='"',
-        skiprows=1,
-        usecols=columns,
-        ndmin=2,
-        encoding="utf-8-sig",
-    )
+    format_: Any = {"delimiter": ",", "comments": None, "quotechar": '"', "encoding": "utf-8-sig"}
+    return np.loadtxt(path, np.float32, skiprows=1, usecols=columns, ndmin=2, **format_)
 
 
 def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputError | None:
@@ -124,7 +105,7 @@ def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputE
                         f"{path}: line {reader.line_num} has {len(cells)} cells; the "
                         f"header names {len(header)} columns"
                     )
-                bad = (column for column in columns if not _is_number(cells[column]))
+                bad = (column for column in columns if not is_number(cells[column]))
                 if (column := next(bad, None)) is not None:
                     return errors.InputError(
                         f"{path}: line {reader.line_num}, column {header[column]!r}: expected a "
@@ -135,7 +116,8 @@ def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputE
     return None
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a text is a number that is finite as float32."""
     if "_" in cell or not cell.isascii():
         return False  # Python would take them for numbers, numpy doesn't
     try:

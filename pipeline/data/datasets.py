@@ -98,10 +98,7 @@ def _load_csv(config: config_lib.Config) -> Datasets:
     features = given or [name for name in header if name != label]
     csv_reader.check_columns(config.data, header, features, flag="features")
     errors.require(label not in features, f"--features must not contain the label {label!r}")
-    errors.require(
-        features,
-        f"{config.data}: needs a feature column beside the label {label!r}, its only column",
-    )
+    errors.require(features, f"{config.data}: needs a feature beside the label {label!r}")
     table = csv_reader.read_columns(config.data, [*features, label])
     x, y = (np.ascontiguousarray(part) for part in (table[:, :-1], table[:, -1]))
     train, validation = _split(Examples(x, y), config)

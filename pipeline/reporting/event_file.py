@@ -38,8 +38,7 @@ class EventFile:
         self._described: set[str] = set()
         self._flushing = hooks.Every(seconds=_SECONDS_BETWEEN_FLUSHES)
         self.write(file_version="brain.Event:2")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self.write(step=first_step, session_log=start)
+        self.write(step=first_step, session_log={"status": event_pb2.SessionLog.START})
 
     def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> None:
         """Appends K values [K] of each tag, at ascending steps [K].

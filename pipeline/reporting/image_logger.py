@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import plots, summary_writer
-from pipeline.training import evaluation, hooks, metrics, task
+from pipeline.training import evaluation, hooks, metrics
 
 _SECONDS_BETWEEN_DRAWINGS = 5.0
 _MOST_RESIDUALS = 10_000
@@ -23,21 +23,19 @@ class ImageLogger(hooks.Hook):
 
     def __init__(
         self,
-        datasets: datasets_lib.Datasets,
-        drawn: task.Task,
         evaluator: evaluation.Evaluator,
-        *,
         directory: pathlib.Path,
         writer: summary_writer.SummaryWriter,
     ):
-        """Prepares to draw the model of a task; PNG files go into the directory."""
-        self._sample = plots.Sample.of(datasets)
-        every = -(-len(datasets.train.y) // _MOST_RESIDUALS)
-        self._some = datasets_lib.Examples(*(array[::every] for array in datasets.train))
-        self._task, self._evaluator = drawn, evaluator
+        """Prepares to draw the model that is evaluated; PNG files go into the directory."""
+        train = evaluator.datasets.train
+        self._sample = plots.Sample.of(evaluator.datasets)
+        every = -(-len(train.y) // _MOST_RESIDUALS)
+        self._some = datasets_lib.Examples(*(array[::every] for array in train))
+        self._task, self._evaluator = evaluator.task, evaluator
         self._directory, self._writer = directory, writer
         self._drawing = hooks.Every(seconds=_SECONDS_BETWEEN_DRAWINGS)
-        self._pending = metrics.empty(len(drawn.names))
+        self._pending = metrics.empty(len(self._task.names))
 
     def start(self) -> None:
         """Draws the data, and the fit of the untrained model."""
@@ -80,9 +78,8 @@ class ImageLogger(hooks.Hook):
 
     def _fit(self, title: str) -> Figure:
         predictions = self._task.predict(self._sample.inputs).numpy()
-        return plots.fit(
-            self._sample, predictions, loss=self._evaluator.losses().train, title=title
-        )
+        loss = self._evaluator.losses().train
+        return plots.fit(self._sample, predictions, loss=loss, title=title)
 
     def _residuals(self, step: int) -> None:
         """Writes the distribution of the residuals of an even selection of examples."""

@@ -18,6 +18,7 @@ _GRID = 60
 _CURVE = 201  # inputs that a curve is drawn through
 
 Array = npt.NDArray[np.float32]
+Values = npt.NDArray[Any]
 
 
 class Sample(NamedTuple):
@@ -84,9 +85,7 @@ def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figur
     return figure
 
 
-def values(
-    rows: metrics.StepMetrics, names: tuple[str, ...], *, truth: npt.NDArray[Any] | None
-) -> Figure:
+def values(rows: metrics.StepMetrics, names: tuple[str, ...], *, truth: Values | None) -> Figure:
     """The watched values over the steps, of a variable with many elements the first few.
 
     `names` are those of the M values, `truth` [M] their true values, if known.
@@ -109,15 +108,14 @@ def loss_surface(
     names: tuple[str, ...],
     reference: least_squares.LeastSquares,
     *,
-    truth: npt.NDArray[Any] | None,
+    truth: Values | None,
 ) -> Figure:
     """The optimization path on the loss surface of two values; `truth` [2] are their true ones."""
     figure, axes = _axes(f"Path of ({', '.join(names)}) on the loss surface")
     optimum = reference.solution
     grid = np.meshgrid(*map(_around, np.vstack([rows.values, optimum]).T))
-    surface = reference.loss(np.column_stack([axis.ravel() for axis in grid])).reshape(
-        grid[0].shape
-    )
+    losses = reference.loss(np.column_stack([axis.ravel() for axis in grid]))
+    surface = losses.reshape(grid[0].shape)
     levels = np.geomspace(max(surface.min(), 1e-12), max(surface.max(), 2e-12), 15)
     if (np.diff(levels) > 0).all():  # else the loss is the same wherever training went
         lines = axes.contour(*grid, surface, levels=levels, cmap="viridis", linewidths=0.8)
@@ -132,7 +130,7 @@ def loss_surface(
     return figure
 
 
-def _around(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _around(values: Values) -> Values:
     """[M] even steps through the range of some values and a quarter beyond."""
     low, high = values.min(), values.max()
     margin = 0.25 * (high - low) or 1.0

@@ -16,15 +16,12 @@ class Profiler(hooks.Hook):
 
         The directory is the run in TensorBoard that the profile belongs to.
         """
-        self._first: float
-        self._last: float
-        self._first, self._last = steps or (math.inf, math.inf)
-        self._directory = directory
-        self._is_running = False
+        self._first, self._last = map(float, steps or (math.inf, math.inf))
+        self._directory, self._is_running = directory, False
 
     def next_stop(self, step: int) -> float:
         """The next step after this one where the profiler starts or stops."""
-        return min(s for s in (self._first, self._last, math.inf) if s > step)
+        return min((s for s in (self._first, self._last) if s > step), default=math.inf)
 
     def before(self, step: int) -> None:
         """Starts the profiler at the first step, or in a run resumed after it."""

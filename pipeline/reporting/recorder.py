@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
-from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import image_logger, progress, summary_writer
-from pipeline.training import evaluation, hooks, metrics, task
+from pipeline.training import evaluation, hooks, metrics
 
 _MOST_RECORDED = 10_000  # steps of a run
 _SECONDS_BETWEEN_RATES = 1.0
@@ -28,47 +27,40 @@ _PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
 class Recorder(hooks.Hook):
     """Writes what TensorBoard shows; its `images` and `progress` are hooks of their own.
 
-    Its `history` is a selection of the rows so far, of those that are finite, and an epoch has
-    `steps_per_epoch`.
+    Its `history` is a selection of the rows so far, of those that are finite.
     """
 
     def __init__(
         self,
         config: config_lib.Config,
-        datasets: datasets_lib.Datasets,
-        trained: task.Task,
         evaluator: evaluation.Evaluator,
         *,
         directory: pathlib.Path,
         repeat_command: str,
         history: metrics.StepMetrics,
     ):
-        """Prepares to record the training of a task.
+        """Prepares to record the training of the model that is evaluated.
 
         Event files go into the directory, PNG files into its figures/. repeat_command is a command
         line that trains the run again. `history` is what `history.rows()` gave in an earlier
         process, from whose end training goes on.
         """
-        self._config, self._datasets, self._repeat_command = config, datasets, repeat_command
-        count = len(datasets.train.y)
-        self.steps_per_epoch = config_lib.steps_per_epoch(count, config.batch_size)
-        self._last_step = config.last_step(count)
-        self._names = trained.names
+        self._config, self._datasets = config, evaluator.datasets
+        self._repeat_command = repeat_command
+        self._steps_per_epoch = evaluator.steps_per_epoch
+        self._last_step = config.last_step(len(self._datasets.train.y))
+        self._names = evaluator.task.names
         self._reference = evaluator.least_squares
         self._every = config.summary_every or metrics.stride(self._last_step, _MOST_RECORDED)
         self.history = metrics.History(self._last_step, history)
-        first_step = history.end if len(history.step) else 0
-        self._writer = summary_writer.SummaryWriter(
-            directory, names=trained.names, first_step=first_step
-        )
-        self.images = image_logger.ImageLogger(
-            datasets, trained, evaluator, directory=directory / "figures", writer=self._writer
-        )
+        step = history.end if len(history.step) else 0
+        self._writer = summary_writer.SummaryWriter(directory, names=self._names, first_step=step)
+        self.images = image_logger.ImageLogger(evaluator, directory / "figures", self._writer)
         self.progress = progress.Progress(
-            trained.names, steps_per_epoch=self.steps_per_epoch, last_step=self._last_step
+            self._names, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step
         )
         self._rates = hooks.Every(seconds=_SECONDS_BETWEEN_RATES)
-        self._rated = first_step, time.monotonic()
+        self._rated = step, time.monotonic()
 
     def start(self, graph: Any | None) -> None:
         """Writes what is known before training; `graph` is the GraphDef of the step, if any."""
@@ -99,8 +91,8 @@ class Recorder(hooks.Hook):
 
     def epochs(self, ends: evaluation.EpochMetrics) -> None:
         """Records the next evaluated epochs."""
-        epochs_between = max(1, self._every // self.steps_per_epoch)
-        due = ends.select(self._due(ends.step, epochs_between * self.steps_per_epoch))
+        epochs_between = max(1, self._every // self._steps_per_epoch)
+        due = ends.select(self._due(ends.step, epochs_between * self._steps_per_epoch))
         if due.validation_loss is not None:
             values = {"loss": due.validation_loss}
             self._writer.scalars(due.step, values, curve="validation")
@@ -151,7 +143,7 @@ class Recorder(hooks.Hook):
         (rated, rated_at), now = self._rated, time.monotonic()
         if self._rates.is_due() or step == self._last_step:
             rate = (step - rated) / (now - rated_at)
-            batch = len(self._datasets.train.y) / self.steps_per_epoch
+            batch = len(self._datasets.train.y) / self._steps_per_epoch
             values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
             self._writer.scalars([step - 1], values)  # a run resumed at `step` keeps it
             self._rated = step, now
@@ -187,7 +179,7 @@ class Recorder(hooks.Hook):
             "repeat": f"`{self._repeat_command}`",
             "examples": f"{count:,} to train on, "
             f"{0 if validation is None else len(validation.y):,} to validate",
-            "steps": f"{self._last_step:,}, {self.steps_per_epoch:,} an epoch",
+            "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
             **{name: f"`{value}`" for name, value in dataclasses.asdict(self._config).items()},
             "features": ", ".join(self._datasets.features[:20]),
             "python": f"{platform.python_version()} on {platform.platform()}",

@@ -26,21 +26,17 @@ from tensorboard.summary.writer import record_writer
 
 # Bytes of a record before its data, the length and its checksum, and after, its checksum.
 _HEADER, _FOOTER = 12, 4
+Values = Mapping[str, npt.NDArray[np.float32]]
 _MASK = np.uint32(0xA282EAD8)
 
 
 def encode(
-    steps: npt.NDArray[np.int64], wall_time: float, values: Mapping[str, npt.NDArray[np.float32]]
+    steps: npt.NDArray[np.int64], wall_time: float, values: Values
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Encodes K records, each an Event with a step and a value for each tag.
 
-    Args:
-      steps: [K], ascending, at least 0 and less than 2**56.
-      wall_time: Seconds since the epoch, of all records.
-      values: [K] for each tag.
-
-    Yields:
-      The content of an event file, in parts [k, L], k records of L bytes.
+    The steps [K] are ascending, at least 0 and less than 2**56; all records have the wall time in
+    seconds since the epoch. Yields the records in parts [k, L], k records of L bytes.
     """
     # A step takes a byte for each seven bits.
     bounds = np.searchsorted(steps, [0, *(1 << 7 * width for width in range(1, 9))])
@@ -51,10 +47,7 @@ def encode(
 
 
 def _encode_equally_long(
-    steps: npt.NDArray[np.int64],
-    width: int,
-    wall_time: float,
-    values: Mapping[str, npt.NDArray[np.float32]],
+    steps: npt.NDArray[np.int64], width: int, wall_time: float, values: Values
 ) -> npt.NDArray[np.uint8]:
     """Encodes records whose steps all take `width` bytes."""
     # Protobuf leaves a step of 0 out, so the template has another of that width.

@@ -88,11 +88,11 @@ class SummaryWriter:
 
     def layout(self) -> None:
         """Writes which curves belong into one custom chart."""
-        lines = [
-            layout_pb2.MultilineChartContent(tag=[f"{title}$|{title}/"]) for title in self._layout
+        line = layout_pb2.MultilineChartContent
+        charts = [
+            layout_pb2.Chart(title=title, multiline=line(tag=[f"{title}$|{title}/"]))
+            for title in self._layout
         ]
-        pairs = zip(self._layout, lines, strict=True)
-        charts = [layout_pb2.Chart(title=title, multiline=line) for title, line in pairs]
         title = f"{', '.join(self._layout[:-1])} and {self._layout[-1]} with their references"
         category = layout_pb2.Category(title=title, chart=charts)
         self._write(custom_scalar.pb(layout_pb2.Layout(category=[category])))

@@ -135,8 +135,7 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[np.float32]]:
     """
     # What the shell completes is the name of a checkpoint's file.
     prefix = path.with_suffix("") if path.suffix == ".index" else path
-    candidates = _newest_first(path) if path.is_dir() else [prefix]
-    for candidate in candidates:
+    for candidate in _newest_first(path) if path.is_dir() else [prefix]:
         is_there = candidate.with_name(f"{candidate.name}.index").exists()
         if is_there and (reader := _verify(candidate)):
             keys = [key for key in reader.get_variable_to_shape_map() if key.startswith(_MODEL)]

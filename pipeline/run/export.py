@@ -10,8 +10,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import errors, files
+from pipeline.data import datasets as datasets_lib
 from pipeline.training import task
 
+_SAMPLE = 100  # examples on which a reloaded model must agree with the live one
 _TOLERANCE = 1e-5
 Array = npt.NDArray[np.float32]
 
@@ -79,26 +81,16 @@ def newest_version(directory: pathlib.Path) -> int:
     return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=0)
 
 
-def publish(
-    trained: task.Task,
-    version: pathlib.Path,
-    *,
-    features: tuple[str, ...],
-    label: str,
-    sample: Array,
-) -> None:
-    """Writes the model as a version of an export directory, after it was verified.
-
-    The names of the D features and of the label are saved with it. The path of the version must
-    not exist. sample is [N, D], inputs on which the reloaded model must agree with the live one.
+def publish(trained: task.Task, datasets: datasets_lib.Datasets, version: pathlib.Path) -> None:
+    """Writes the model, with the names in the data, as a new version of an export directory.
 
     Raises:
-      errors.RunError: the reloaded model predicts something else.
+      errors.RunError: reloaded, it predicts something else than the live model.
     """
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(version) as unfinished:
-        _save(trained, unfinished, features=features, label=label)
-        _verify(unfinished, trained, sample)
+        _save(trained, unfinished, features=datasets.features, label=datasets.label)
+        _verify(unfinished, trained, datasets.train.x[:_SAMPLE])
 
 
 def _save(trained: task.Task, path: pathlib.Path, *, features: tuple[str, ...], label: str) -> None:
@@ -125,9 +117,8 @@ def _save(trained: task.Task, path: pathlib.Path, *, features: tuple[str, ...], 
             for name, variable in trained.variables.items()
         }
 
-    tf.saved_model.save(
-        served, str(path), signatures={"serving_default": predict, "parameters": parameters}
-    )
+    signatures = {"serving_default": predict, "parameters": parameters}
+    tf.saved_model.save(served, str(path), signatures=signatures)
 
 
 def _verify(path: pathlib.Path, trained: task.Task, sample: Array) -> None:

@@ -89,10 +89,6 @@ class RunDir:
                     self._remove()
                 raise
 
-    def write_flags(self, config: config_lib.Config) -> None:
-        """Records the settings; from now on the run can be resumed."""
-        flagfile.write(self.flags, flagfile.from_config(config))
-
     def _is_run(self) -> bool:
         """Whether the directory holds a run, or what a killed start of one left, or nothing."""
         names = {path.name for path in self.path.iterdir()}

@@ -7,15 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline import cli, errors, files, printing
+from pipeline import cli, errors, files, flagfile, printing
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import profiler, progress, recorder, summary_writer
 from pipeline.run import checkpoints, divergence, export, run_dir, run_state, signals
 from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task, train_step
-
-_EXPORT_SAMPLE = 100  # examples on which a reloaded export must agree
 
 
 class Result(NamedTuple):
@@ -62,27 +60,13 @@ class _Trainer:
         self._fingerprint = datasets.fingerprint()
         self.run_dir = run_dir.RunDir.of(config)
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
-        self._batches = batches_lib.Batches(
-            datasets.train,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            small_blocks=config.run_eagerly,
-        )
+        self._batches = batches_lib.Batches(datasets.train, config)
         self._last_step = config.last_step(len(datasets.train.y))
         self._task = task.linear(config, datasets.features)
         if config.initialize_from and not self.run_dir.resumes(config):
             _initialize(self._task, config.initialize_from)
-        variables, is_custom = self._task.model.trainable_variables, config.loop == "custom"
-        self._optimizer = optimizers.create(
-            config.optimizer, config.learning_rate, variables, hand_written=is_custom
-        )
-        self._evaluator = evaluation.Evaluator(
-            self._task,
-            datasets,
-            steps_per_epoch=self._batches.steps_per_epoch,
-            epochs=config.epochs,
-            run_eagerly=config.run_eagerly,
-        )
+        self._optimizer = optimizers.create(config, self._task.model.trainable_variables)
+        self._evaluator = evaluation.Evaluator(self._task, datasets, config)
         directory = self.run_dir.checkpoints
         self._checkpoints = checkpoints.Checkpoints(directory, self._task, self._optimizer)
 
@@ -118,8 +102,7 @@ class _Trainer:
         return self._result(losses)
 
     def _result(self, losses: evaluation.Losses) -> Result:
-        values = self._task.values().numpy()
-        return Result(losses, progress.report(self._task.names, values, *losses))
+        return Result(losses, progress.report(self._task.names, self._task.values(), *losses))
 
     def _prepare(self, state: run_state.RunState | None) -> None:
         """Prepares to go on from a checkpoint, or to start."""
@@ -131,8 +114,6 @@ class _Trainer:
             self._evaluator.best = state.best
         self._recorder = recorder.Recorder(
             self._config,
-            self._datasets,
-            self._task,
             self._evaluator,
             directory=self.run_dir.path,
             repeat_command=cli.repeat_command(self.run_dir.flags),
@@ -140,7 +121,7 @@ class _Trainer:
         )
         self._evaluator.report = self._recorder.epochs
         self._divergence = divergence.StopOnDivergence(
-            self._config, self._task, self._evaluator, self._recorder
+            self._config, self._evaluator, self._recorder
         )
 
     def _begin(self, state: run_state.RunState | None) -> int:
@@ -152,7 +133,7 @@ class _Trainer:
         else:
             printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
         if state is None or is_extended:
-            self.run_dir.write_flags(self._config)
+            flagfile.write(self.run_dir.flags, flagfile.from_config(self._config))
         if first_step == 0:
             graph, count = None, len(self._datasets.features)
             if not self._config.run_eagerly:  # there nothing may trace the step before training
@@ -164,9 +145,8 @@ class _Trainer:
 
     def _train(self, first_step: int) -> None:
         config = self._config
-        every = hooks.Every(
-            steps=config.checkpoint_every, seconds=config.checkpoint_secs, step=first_step
-        )
+        steps, seconds = config.checkpoint_every, config.checkpoint_secs
+        every = hooks.Every(steps=steps, seconds=seconds, step=first_step)
         save = checkpoints.SaveCheckpoints(self._save, every, self._stop, self.command)
         profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
         records = [self._recorder, self._evaluator, self._divergence]
@@ -212,13 +192,7 @@ class _Trainer:
         if isinstance(model, tf.keras.Model):
             with files.replacing(self.run_dir.weights) as unfinished:
                 model.save_weights(unfinished)
-        export.publish(
-            self._task,
-            self.run_dir.export / str(self._version),
-            features=self._datasets.features,
-            label=self._datasets.label,
-            sample=self._datasets.train.x[:_EXPORT_SAMPLE],
-        )
+        export.publish(self._task, self._datasets, self.run_dir.export / str(self._version))
 
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""

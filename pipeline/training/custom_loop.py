@@ -66,8 +66,7 @@ def train(
             hook.before(step)
             stop = int(min(block_end, hook.next_stop(step)))
             first, steps = tf.constant(step - block_start), tf.constant(stop - step)
-            values, loss = (
-                array.numpy()[: stop - step] for array in training_loop(block, first, steps)
-            )
+            arrays = training_loop(block, first, steps)
+            values, loss = (array.numpy()[: stop - step] for array in arrays)
             hook.after(metrics.StepMetrics(np.arange(step, stop), values, loss))
             step = stop

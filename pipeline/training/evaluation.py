@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import hooks, least_squares, metrics, task
 
@@ -55,6 +56,8 @@ class Evaluator(hooks.Hook):
     chosen. For linear regression by the closed form, at every epoch, if that agrees with a pass.
 
     Attributes:
+      task, datasets: What is evaluated, and on what.
+      steps_per_epoch: Steps between the ends of epochs.
       least_squares: The closed form over the training examples, None where passes are used.
       best: The best epoch so far.
       best_variables: Its variables by name, None if an earlier process found it.
@@ -62,22 +65,17 @@ class Evaluator(hooks.Hook):
     """
 
     def __init__(
-        self,
-        evaluated: task.Task,
-        datasets: datasets_lib.Datasets,
-        *,
-        steps_per_epoch: int,
-        epochs: int,
-        run_eagerly: bool = False,
+        self, evaluated: task.Task, datasets: datasets_lib.Datasets, config: config_lib.Config
     ):
-        """Prepares to evaluate the model of a task in a run of so many epochs."""
-        self._task = evaluated
-        self._datasets = datasets
-        self._steps_per_epoch = steps_per_epoch
-        self._steps_between_passes = metrics.stride(epochs, _MOST_PASSES) * steps_per_epoch
+        """Prepares to evaluate the model of a task in the run of a config."""
+        self.task, self.datasets = evaluated, datasets
+        count = len(datasets.train.y)
+        self.steps_per_epoch = config_lib.steps_per_epoch(count, config.batch_size)
+        epochs_between = metrics.stride(config.epochs, _MOST_PASSES)
+        self._steps_between_passes = epochs_between * self.steps_per_epoch
         x, y = (tf.TensorSpec([None, *a.shape[1:]], tf.float32) for a in datasets.train)
         compiled = tf.function(self._sum_of_losses, input_signature=[x, y])
-        self._compute = self._sum_of_losses if run_eagerly else compiled
+        self._compute = self._sum_of_losses if config.run_eagerly else compiled
         self.least_squares: least_squares.LeastSquares | None = None
         self._validation: least_squares.LeastSquares | None = None
         if evaluated.is_linear_regression and len(evaluated.names) == len(datasets.features) + 1:
@@ -93,11 +91,11 @@ class Evaluator(hooks.Hook):
     def losses(self) -> Losses:
         """The losses of the model as it is now."""
         if self.least_squares:
-            train, validation = self._closed_form(self._task.values().numpy()[None])
+            train, validation = self._closed_form(self.task.values().numpy()[None])
             return Losses(float(train[0]), None if validation is None else float(validation[0]))
-        validation_set = self._datasets.validation
+        validation_set = self.datasets.validation
         validation_loss = self._pass(validation_set, self._compute) if validation_set else None
-        return Losses(self._pass(self._datasets.train, self._compute), validation_loss)
+        return Losses(self._pass(self.datasets.train, self._compute), validation_loss)
 
     def next_stop(self, step: int) -> float:
         """The next step with a pass."""
@@ -111,7 +109,7 @@ class Evaluator(hooks.Hook):
 
     def after(self, rows: metrics.StepMetrics) -> None:
         """Evaluates the ends of epochs among the rows by the closed form."""
-        rows = rows.until_divergence().every(self._steps_per_epoch)
+        rows = rows.until_divergence().every(self.steps_per_epoch)
         if self.least_squares and len(rows.step):
             self._receive(EpochMetrics(*rows[:2], *self._closed_form(rows.values)))
 
@@ -119,7 +117,7 @@ class Evaluator(hooks.Hook):
         """Evaluates and reports the model as it is now, at the end of an epoch."""
         losses = self.losses()
         validation = None if losses.validation is None else np.array([losses.validation])
-        values = self._task.values().numpy()[None]
+        values = self.task.values().numpy()[None]
         self._receive(EpochMetrics(np.array([step]), values, np.array([losses.train]), validation))
         return losses
 
@@ -129,9 +127,9 @@ class Evaluator(hooks.Hook):
         if losses[i] < self.best.loss:
             self.best = Best(int(epochs.step[i]), float(losses[i]))
             if self.least_squares:
-                self.best_variables = self._task.by_variable(epochs.values[i])
+                self.best_variables = self.task.by_variable(epochs.values[i])
             else:
-                variables = self._task.variables.items()
+                variables = self.task.variables.items()
                 self.best_variables = {name: variable.numpy() for name, variable in variables}
         self.report(epochs)
 
@@ -141,7 +139,7 @@ class Evaluator(hooks.Hook):
         return self.least_squares.loss(values), self._validation and self._validation.loss(values)
 
     def _sum_of_losses(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(tf.cast(self._task.losses(x, y), tf.float64))
+        return tf.reduce_sum(tf.cast(self.task.losses(x, y), tf.float64))
 
     def _pass(self, examples: datasets_lib.Examples, compute: Callable[..., tf.Tensor]) -> float:
         """The mean loss of the model over some examples."""
@@ -156,7 +154,7 @@ class Evaluator(hooks.Hook):
 
         The values make predictions about as large as the labels, so that float32 is exact enough.
         """
-        y = self._datasets.train.y
+        y = self.datasets.train.y
         some = y[:: -(-len(y) // _MOST_LABELS)]
         size = float(np.sqrt(np.mean(np.square(some, dtype=np.float64)))) or 1.0
         scale = np.append(np.sqrt(np.diagonal(closed_form.covariance) + closed_form.mean**2), 1.0)
@@ -167,7 +165,7 @@ class Evaluator(hooks.Hook):
             return True
         found = []
         for probe in probes:
-            with self._task.at(probe):
+            with self.task.at(probe):
                 # Not compiled: that takes longer than the pass.
-                found.append(self._pass(self._datasets.train, self._sum_of_losses))
+                found.append(self._pass(self.datasets.train, self._sum_of_losses))
         return bool(np.allclose(found, expected, rtol=_TOLERANCE, atol=0))

@@ -93,9 +93,7 @@ def _solve(covariance: Float64, with_y: Float64) -> Float64:
     return np.asarray(np.linalg.lstsq(correlation, with_y / scale, rcond=None)[0] / scale)
 
 
-def _chunks(
-    x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
-) -> Iterator[tuple[Float64, Float64]]:
+def _chunks(x: datasets.Array, y: datasets.Array) -> Iterator[tuple[Float64, Float64]]:
     """Converts x and y to float64, a bounded number of rows at a time."""
     rows = max(1, _CHUNK // x.shape[1])
     for first in range(0, len(x), rows):

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipeline import config as config_lib
 from pipeline import errors
 
 
@@ -24,28 +25,25 @@ class GradientDescent(tf.Module):  # type: ignore[misc]
 Optimizer = Any  # GradientDescent or a keras.optimizers.Optimizer, which has no stubs
 
 
-def create(
-    name: str, learning_rate: float, variables: list[tf.Variable], *, hand_written: bool
-) -> Optimizer:
-    """Makes an optimizer whose own variables exist, so that a compiled function can use it.
+def create(config: config_lib.Config, variables: list[tf.Variable]) -> Optimizer:
+    """Makes the optimizer of some variables; in the custom loop 'sgd' is the guide's update.
 
-    `name` is one that tf.keras.optimizers.get knows, `variables` are those that it will update;
-    with hand_written, 'sgd' is the guide's update instead of the one of Keras.
+    Its own variables exist, so that a compiled function can use it.
 
     Raises:
       errors.InputError: Keras knows no optimizer of that name.
     """
-    if name == "sgd" and hand_written:
-        return GradientDescent(learning_rate)
+    rate = {"learning_rate": config.learning_rate}
+    if config.optimizer == "sgd" and config.loop == "custom":
+        return GradientDescent(**rate)
     try:
-        config = {"class_name": name, "config": {"learning_rate": learning_rate}}
-        optimizer = tf.keras.optimizers.get(config)
+        optimizer = tf.keras.optimizers.get({"class_name": config.optimizer, "config": rate})
         if type(optimizer) is tf.keras.optimizers.Optimizer:
             raise TypeError("it is the base of the others")
     except (KeyError, TypeError, ValueError) as error:
         raise errors.InputError(
             "--optimizer must be a name that tf.keras.optimizers.get knows, such as sgd, "
-            f"adam or rmsprop; received {name!r}"
+            f"adam or rmsprop; received {config.optimizer!r}"
         ) from error
     optimizer.build(variables)
     return optimizer

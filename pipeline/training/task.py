@@ -37,8 +37,7 @@ class Task:
         is_linear_regression: bool,
     ):
         """Puts a model whose variables exist and a loss together; `features` are D names."""
-        self.model = model
-        self.loss = loss
+        self.model, self.loss = model, loss
         self.is_linear_regression = is_linear_regression
         self.variables = _by_name(model.variables)
         self._trainable = _by_name(model.trainable_variables)

@@ -16,12 +16,8 @@ def train(
 ) -> tf.Tensor:
     """Updates the model once, in place, and returns the scalar loss of the batch before that.
 
-    Args:
-      trained: The task.
-      optimizer: Applies the gradients.
-      x: [B, D] float32.
-      y: [B] float32.
-      count: Scalar int32, how many of the B examples count, or None for all.
+    The batch is x [B, D] and y [B], both float32; the first `count` examples of it count (scalar
+    int32, None for all).
     """
     variables = trained.model.trainable_variables
     with tf.name_scope("loss_and_gradients"):
