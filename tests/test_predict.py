@@ -25,7 +25,7 @@ _PRINTED = {
 }
 _MISTAKES = {
     (): ("--export_dir", 2),
-    ("--export_dir=line",): ("either with --x or with --input", 2),
+    ("--export_dir=line",): ("with --x or --input", 2),
     ("--export_dir=nowhere", "--x=1"): ("--export_dir=nowhere: is not a directory", 2),
     ("--export_dir=line", "--x=1,one"): ("received 1,one", 2),
     ("--export_dir=line", "--x=1,nan"): ("received 1,nan", 2),
