@@ -3,17 +3,19 @@
 import dataclasses
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import app, flags
 
 from pipeline import config as config_lib
-from pipeline import errors, printing
+from pipeline import errors, flagfile, printing
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -59,13 +61,29 @@ def refuse(arguments: list[str]) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     """Parses flags; a mistake costs one line and exit code 2."""
     try:
-        return flags.FLAGS(arguments)
-    except flags.Error as error:
+        return flags.FLAGS(_with_settings_of_runs(arguments))
+    except (flags.Error, errors.InputError, UnicodeDecodeError) as error:
         _complain(f"{' '.join(str(error).split())}; see --help")
         sys.exit(2)
     except SystemExit:
         # absl ends --help with 1, as if asking for help had failed.
         sys.exit(0)
+
+
+def _with_settings_of_runs(arguments: list[str]) -> list[str]:
+    """Puts its flags in the place of a run's flagfile, and where the run is now."""
+    result, rest = [], iter(arguments)
+    for argument in rest:
+        if argument in ("-flagfile", "--flagfile"):
+            argument = f"{argument}={next(rest, '')}"
+        path = pathlib.Path(os.path.abspath(re.sub("^--?flagfile=", "", argument)))
+        if argument.startswith(("-flagfile=", "--flagfile=")) and flagfile.is_of_run(path):
+            place = {"logdir": str(path.parent.parent), "run_name": path.parent.name}
+            settings = flagfile.read(path) | place
+            result += [f"--{name}={value}" for name, value in settings.items()]
+        else:
+            result.append(argument)
+    return result
 
 
 def parse_nothing(arguments: list[str]) -> list[str]:
@@ -78,30 +96,37 @@ def start(
     main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = _parse
 ) -> NoReturn:
     """Parses the flags, runs `main` on the other arguments, and exits with its code."""
-
-    def guarded_main(arguments: list[str]) -> int:
-        try:
-            main(arguments[1:])
-        except errors.PipelineError as error:
-            _complain(str(error))
-            return error.exit_code
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            _complain(f"{place}{error.strerror or error}")
-            return 1
-        except MemoryError as error:
-            _complain(f"there is not enough memory: {error}")
-            return 1
-        return 0
-
+    printing.open_streams()
+    # What a library warns of does not end the work, as PYTHONWARNINGS=error would have it.
+    warnings.filters = [each for each in warnings.filters if each[0] != "error"]
     # Ctrl-C ends the process without a traceback, unless something is to be saved first.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    app.run(guarded_main, flags_parser=flags_parser)
+    try:
+        _run(main, flags_parser)
+    except errors.PipelineError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}{error.strerror or error}")
+    except MemoryError as error:
+        _complain(f"there is not enough memory: {error}")
+    sys.exit(1)
+
+
+def _run(
+    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]]
+) -> NoReturn:
+    try:
+        app.run(lambda arguments: main(arguments[1:]), flags_parser=flags_parser)
+    except SystemExit:
+        sys.stdout.flush()  # or Python does it after the exit code is settled
+        raise
 
 
 def _complain(message: str) -> None:
     program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    printing.say(f"{program}: {message}", sys.stderr)
+    printing.say(printing.printable(f"{program}: {message}"), sys.stderr)
 
 
 def command(module: str, *arguments: str) -> str:

@@ -21,6 +21,10 @@ _OPTIONS: dict[str, Any] = {
 }
 _STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
 _PLACE = {"may_change": True, "may_sweep": False}
+_OPTIMIZERS = (  # of Keras 3.15, but for those that wrap others
+    *("sgd", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb"),
+    *("lion", "muon", "nadam", "rmsprop", "schedulefreeadamw"),
+)
 
 
 def _field(default: Any, help_text: str, **options: Any) -> Any:
@@ -53,8 +57,8 @@ class Config:
     batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)
     optimizer: str = _field(
         "sgd",
-        "'sgd' (in the custom loop the hand-written assign_sub) or another name that "
-        "tf.keras.optimizers.get knows.",
+        "In the custom loop 'sgd' is the hand-written assign_sub; the others are those of Keras.",
+        choices=_OPTIMIZERS,
     )
     run_eagerly: bool = _field(
         False, "Run the step as plain Python, to debug it; draws no graph.", may_sweep=False
@@ -130,6 +134,12 @@ class Config:
             f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
             f"--x_max={self.x_max:g}",
         )
+        for name in ("data", "initialize_from", "logdir"):
+            path = getattr(self, name)
+            errors.require(
+                not re.match(r"\w+://", path),
+                f"--{name} must be a path on this machine; received {path!r}",
+            )
         for name in ("label", "features"):
             errors.require(
                 not getattr(self, name) or not self.is_synthetic,
@@ -198,6 +208,10 @@ def _check_bounds(field: dataclasses.Field[Any], value: Any) -> None:
     errors.require(
         not choices or value in choices,
         f"--{field.name} must be one of {', '.join(choices)}; received {value!r}",
+    )
+    errors.require(
+        not re.search("[\ud800-\udfff]", str(value)),  # which stand for other bytes
+        f"--{field.name} must be UTF-8; received {value!r}",
     )
     errors.require(
         not isinstance(value, float) or abs(value) <= _FLOAT32_MAX,

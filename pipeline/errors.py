@@ -3,6 +3,8 @@
 Every message is one line: what was wrong, the value received, what to do.
 """
 
+import signal
+
 
 class PipelineError(Exception):
     """Ends the program with one line on stderr, without a traceback."""
@@ -23,9 +25,10 @@ class InputError(PipelineError):
 class StoppedError(PipelineError):
     """A signal stopped the run after it had saved a checkpoint."""
 
-    def __init__(self, message: str, *, signal_number: int):
-        super().__init__(message)
-        self.exit_code = 128 + signal_number
+    def __init__(self, signal_number: int, how_to_resume: str):
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}; resume with: {how_to_resume}")
+        self.signal_number, self.exit_code = signal_number, 128 + signal_number
 
 
 class DivergedError(PipelineError):

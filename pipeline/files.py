@@ -1,30 +1,94 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear whole or not at all, and paths that are never patterns."""
 
 import contextlib
 import os
 import pathlib
+import re
+import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
+
+_UNFINISHED = ".unfinished-"
 
 
 @contextlib.contextmanager
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to write a file or a directory to, which is renamed to the target at the end.
+    """Gives a new file to write to, which takes the place of the target at the end.
 
-    A file is replaced; a directory must not exist. If the block raises, what it wrote is removed
-    and the target is as it was. What a killed process left is removed by the next one.
+    It has the owner and the mode of a file that it replaces. If the block raises, the target is
+    as it was and nothing is left beside it.
+
+    Raises:
+      OSError: the file can't be made here, or not for that owner.
     """
-    unfinished = target.with_name(f".unfinished.{target.name}")
-    _remove(unfinished)
+    unfinished = _unfinished(target)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        if target.exists():
+            replaced = target.stat()
+            os.chown(unfinished, replaced.st_uid, replaced.st_gid)
+            os.chmod(unfinished, stat.S_IMODE(replaced.st_mode))
         yield unfinished
         os.replace(unfinished, target)
     finally:
-        _remove(unfinished)
+        unfinished.unlink(missing_ok=True)
 
 
-def _remove(path: pathlib.Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+@contextlib.contextmanager
+def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to make a directory at, which is renamed to the target at the end.
+
+    The target must not exist. If the block raises, nothing is left.
+    """
+    unfinished = _unfinished(target)
+    try:
+        yield unfinished
+        os.rename(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _unfinished(target: pathlib.Path) -> pathlib.Path:
+    """A name that nobody can foresee, and so put something else under."""
+    return target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}-{target.name}")
+
+
+def is_unfinished(path: pathlib.Path) -> bool:
+    """Whether it is what a killed process left unfinished (or another one is just writing)."""
+    return re.match(f"{re.escape(_UNFINISHED)}[0-9a-f]{{16}}-", path.name) is not None
+
+
+def remove_unfinished(directory: pathlib.Path) -> None:
+    """Removes what killed processes left in a directory that nobody else writes to."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if is_unfinished(path) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif is_unfinished(path):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def without_pattern(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a path to the same files that TensorFlow can read.
+
+    When it reads checkpoints and SavedModels, TensorFlow takes their path for a pattern. Where it
+    could be one, the path given is a link without such characters.
+
+    Args:
+      path: A directory, or what the names of several files begin with, up to a dot.
+    """
+    if not re.search(r"[][*?\\]", str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = pathlib.Path(folder, "link")
+        if path.is_dir():
+            link.symlink_to(path.absolute())
+        else:
+            for file in path.parent.iterdir():
+                if file.name.startswith(f"{path.name}."):
+                    suffix = file.name.removeprefix(path.name)
+                    link.with_name(f"link{suffix}").symlink_to(file.absolute())
+        yield link

@@ -1,18 +1,25 @@
-"""The flagfile of a run: one `--name=value` a line, which absl reads with --flagfile."""
+"""The flagfile of a run: the settings of the run in the directory where it lies.
+
+A first line that says so, then one `--name=value` a line, quoted as for a shell where needed. It
+does not say where the run is, so that a run can be moved and copied.
+"""
 
 import dataclasses
 import os
 import pathlib
+import shlex
 
 from pipeline import config as config_lib
-from pipeline import files
+from pipeline import errors, files
 
-_PATHS = ("data", "initialize_from", "logdir")
+_FIRST_LINE = "# The settings of the run in this directory, to resume it with --flagfile."
+_PATHS = ("data", "initialize_from")
 
 
 def from_config(config: config_lib.Config) -> dict[str, str]:
     """The flags that give a config again, by name, from whatever directory they are read."""
     values = dataclasses.asdict(config)
+    del values["logdir"], values["run_name"]
     del values["overwrite"]  # to read the flags again is to resume
     for name in _PATHS:
         values[name] = values[name] and os.path.abspath(values[name])
@@ -25,14 +32,38 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
 
 def write(path: pathlib.Path, flags: dict[str, str]) -> None:
     """Writes a flagfile, whole or not at all; raises OSError."""
+    lines = [shlex.quote(f"--{name}={value}") for name, value in flags.items()]
     with files.replacing(path) as unfinished:
-        unfinished.write_text("".join(f"--{name}={value}\n" for name, value in flags.items()))
+        unfinished.write_bytes("\n".join([_FIRST_LINE, *lines, ""]).encode())
+
+
+def is_of_run(path: pathlib.Path) -> bool:
+    """Whether a file is the flagfile of a run."""
+    try:
+        with open(path, "rb") as file:
+            return file.readline().strip() == _FIRST_LINE.encode()
+    except OSError:
+        return False
 
 
 def read(path: pathlib.Path) -> dict[str, str]:
-    """The flags in a flagfile that `write` has written; raises OSError."""
-    lines = (line[2:].partition("=") for line in path.read_text().splitlines())
-    return {name: value for name, _, value in lines}
+    """The flags in the flagfile of a run.
+
+    Raises:
+      errors.InputError: it was changed by something else.
+    """
+    names = {field.name for field in dataclasses.fields(config_lib.Config)}
+    try:
+        lines = shlex.split(path.read_bytes().decode(), comments=True)
+    except ValueError as error:
+        raise errors.InputError(f"{path}: can't be read as a flagfile: {error}") from error
+    flags = {}
+    for line in lines:
+        name, _, value = line.removeprefix("--").partition("=")
+        is_flag = line.startswith("--") and name in names
+        errors.require(is_flag, f"{path}: {line!r} is no --flag=value of pipeline.train")
+        flags[name] = value
+    return flags
 
 
 def differences(saved: dict[str, str], given: dict[str, str]) -> list[str]:

@@ -5,10 +5,12 @@ Examples:
   python -m pipeline.predict --export_dir=logs/<run>/export --input=points.csv --output=y.csv
 """
 
+import contextlib
 import csv
 import os
 import pathlib
 import sys
+import textwrap
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> None:
     exported = export.load(export_dir)
     count = exported.num_features
     features = exported.features or (tuple(f"x{i}" for i in range(count)) if count else ("x",))
-    x = _read(values.input, exported, features) if values.input else _rows(numbers, exported)
+    x = _read(values.input, exported, features) if values.input else _rows(numbers, features)
     y = exported.predict(x)
     table = np.column_stack([x, y])
     header = [*features, exported.label or "y"]
@@ -72,15 +74,14 @@ def _numbers(texts: list[str]) -> csv_reader.Array:
     return np.array(texts, object).astype(np.float32)
 
 
-def _rows(x: csv_reader.Array, exported: "export.Exported") -> csv_reader.Array:
+def _rows(x: csv_reader.Array, features: tuple[str, ...]) -> csv_reader.Array:
     """The inputs [N, D]."""
-    num_features = exported.num_features or 1
     errors.require(
-        len(x) % num_features == 0,
-        f"--x must be {num_features} numbers for each input, one a feature "
-        f"({', '.join(exported.features)}); received {len(x)}",
+        len(x) % len(features) == 0,
+        f"--x must be {len(features)} numbers for each input, one a feature "
+        f"({textwrap.shorten(', '.join(features), 200)}); received {len(x)}",
     )
-    return x.reshape(-1, num_features)
+    return x.reshape(-1, len(features))
 
 
 def _read(path: str, exported: "export.Exported", features: tuple[str, ...]) -> csv_reader.Array:
@@ -107,12 +108,10 @@ def _is_stdout(path: str) -> bool:
 def _write(table: csv_reader.Array, header: list[str], path: str) -> None:
     """Writes a CSV file; whole or not at all, unless it is a device or a pipe."""
     target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
-    if target.exists() and not target.is_file():
-        with open(target, "w", encoding="utf-8") as pipe:
-            _print(table, header, pipe)
-        return
+    is_pipe = target.exists() and not target.is_file()
+    place = contextlib.nullcontext(target) if is_pipe else files.replacing(target)
     try:
-        with files.replacing(target) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        with place as writable, open(writable, "w", encoding="utf-8") as file:
             _print(table, header, file)
     except OSError as error:
         raise errors.RunError(f"--output={path} can't be written: {error.strerror}") from error

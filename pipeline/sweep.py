@@ -25,7 +25,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.run import run_dir
 
 if TYPE_CHECKING:
-    from pipeline.run import signals, trainer
+    from pipeline.run import trainer
 
 _PARSE: dict[Any, Callable[[str], Any]] = {int: int, int | None: int, float: float, str: str}
 
@@ -49,6 +49,7 @@ def combinations() -> list[config_lib.Config]:
     varied = [name for name, several in values.items() if len(several) > 1]
     errors.require(varied, "give at least one flag several values, as in --learning_rate=0.1,0.2")
     name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
+    config_lib.Config(run_name=name)  # raises where it is no name of a directory
     logdir = os.path.join(flags.FLAGS.logdir, name)
     configs = []
     for combination in itertools.product(*values.values()):
@@ -89,51 +90,39 @@ def main(arguments: list[str]) -> None:
     for config in configs:
         run_dir.RunDir.of(config).check(config)
         datasets_lib.load(config)
-    printing.say(f"Sweeping {configs[0].logdir}: {len(configs)} combinations")
+    how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
+    printing.say(
+        f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
+    )
     tf_runtime.import_tensorflow()
 
-    _prepare_tensorflow(configs)
-    outcomes = _train_all(configs)
+    try:
+        outcomes = _train_all(configs)
+    except errors.StoppedError as error:
+        raise errors.StoppedError(error.signal_number, how_to_resume) from None
     _print_table(outcomes)
     printing.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
 
 
-def _prepare_tensorflow(configs: list[config_lib.Config]) -> None:
-    """Raises before the first training where the last would not know its optimizer."""
+def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
     import tensorflow as tf
 
-    from pipeline.training import models, optimizers
-
-    for config in {config.optimizer: config for config in configs}.values():
-        optimizers.create(config, models.LinearModel().trainable_variables)
     # Each run traces its own step: no need to warn of it.
     tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
-
-
-def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
-    from pipeline.run import signals
-
-    name = os.path.basename(configs[0].logdir)
-    how_to_resume = f"the same command with --run_name={name}"
     outcomes = []
-    with signals.StopRequest() as stop:
-        for number, config in enumerate(configs, 1):
-            stop.check(how_to_resume)
-            printing.say(f"{number} of {len(configs)}: {config.run_name}")
-            try:
-                outcomes.append(_train(config, stop))
-            except errors.StoppedError:
-                stop.check(how_to_resume)
+    for number, config in enumerate(configs, 1):
+        printing.say(f"{number} of {len(configs)}: {config.run_name}")
+        outcomes.append(_train(config))
     return outcomes
 
 
-def _train(config: config_lib.Config, stop: "signals.StopRequest") -> Outcome:
+def _train(config: config_lib.Config) -> Outcome:
     """Trains one combination, without the report of its epochs."""
     from pipeline.run import trainer
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            return Outcome(config.run_name, trainer.train(config, datasets_lib.load(config), stop))
+            return Outcome(config.run_name, trainer.train(config, datasets_lib.load(config)))
     except errors.DivergedError as error:
         return Outcome(config.run_name, None, str(error).partition(";")[0])
 

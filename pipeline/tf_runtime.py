@@ -1,14 +1,18 @@
-"""How TensorFlow is imported and started: quietly, and with the XLA option of the loop."""
+"""How TensorFlow is imported and started: quietly, and with the XLA option of the loop.
+
+Taken from the environment: devices, threads, logs and compilation (CUDA_*, TF_*, XLA_FLAGS).
+Not taken: what would change the numbers or the pictures of a run.
+"""
 
 import contextlib
 import gc
+import logging
 import os
-import re
+import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 
-from absl import logging
+from absl import logging as absl_logging
 
 # XLA compiles the body of a loop to one piece of machine code if a step touches less memory
 # than this. Above it, a step goes through a list of kernels, which costs most of a
@@ -16,25 +20,37 @@ from absl import logging
 _XLA_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 XLA_FLAG = f"--xla_backend_extra_options={_XLA_OPTION}={2**16}"
 
+# What other projects of the user need, but this one does not.
+_OWN_SETTINGS = {
+    "KERAS_HOME": os.devnull,  # so ~/.keras/keras.json is neither read nor written
+    "MATPLOTLIBRC": os.devnull,  # plots.py ignores one in the current directory
+    "MPLBACKEND": "agg",
+    "TF_USE_LEGACY_KERAS": "0",
+}
+
 # What TensorFlow's C++ side logs at every start on a machine without a GPU.
-_START_UP_NOISE = re.compile(
+_START_UP_NOISE = (
     r"I\d{4} |WARNING: All log messages before absl::InitializeLog"
     r"|E\d{4} .*failed call to cuInit"
 )
+_FILTER = """
+import re, sys
+for line in sys.stdin.buffer:
+    if not re.match(sys.argv[1].encode(), line):
+        sys.stderr.buffer.write(line)
+"""
 
 
 def import_tensorflow() -> None:
     """Imports and starts TensorFlow (seconds) without its start-up notes; warnings are kept."""
-    logging.set_verbosity(logging.WARNING)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's other projects set
-    xla_flags = os.environ.get("XLA_FLAGS", "").strip()
-    names_a_file = xla_flags and not xla_flags.startswith("-")  # a file that holds flags
-    if not names_a_file and _XLA_OPTION not in xla_flags:
-        os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
+    _settle_environment()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    # It warns of its own settings, which do not count here, and of a home without a cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Hundreds of thousands of objects that stay: no need to look for garbage among them.
     gc.disable()
-    with _without_start_up_noise():
+    wants_notes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0"
+    with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
         import tensorflow as tf
 
         tf.config.list_logical_devices()
@@ -42,23 +58,33 @@ def import_tensorflow() -> None:
     gc.enable()
 
 
+def _settle_environment() -> None:
+    for name in [name for name in os.environ if name.startswith("KERAS_")]:
+        del os.environ[name]
+    os.environ.update(_OWN_SETTINGS)
+    xla_flags = os.environ.get("XLA_FLAGS", "").strip()
+    names_a_file = xla_flags and not xla_flags.startswith("-")  # a file that holds flags
+    if not names_a_file and _XLA_OPTION not in xla_flags:
+        os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
+
+
 @contextlib.contextmanager
 def _without_start_up_noise() -> Iterator[None]:
-    """Holds stderr back, then lets through what is not known noise.
+    """Lets through to stderr what is not known noise.
 
-    The notes are printed by C++ before any of its log settings apply, so only the
-    file descriptor can hold them.
+    The notes are printed by C++ before any of its log settings apply, so only the file
+    descriptor can catch them; and only another process can pass on the last words of this one.
     """
     sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile("w+", errors="replace") as held:
-        os.dup2(held.fileno(), 2)
+    command = [sys.executable, "-I", "-S", "-c", _FILTER, _START_UP_NOISE]
+    # In a session of its own, Ctrl-C does not end it before it has passed on everything.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdin
+        stderr = os.dup(2)
+        os.dup2(child.stdin.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)
             os.close(stderr)
-            held.seek(0)
-            kept = (line for line in held if line.strip() and not _START_UP_NOISE.match(line))
-            sys.stderr.writelines(kept)

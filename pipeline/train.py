@@ -28,10 +28,9 @@ def main(arguments: list[str]) -> None:
         f"{len(datasets.train.y):,} examples, {config.epochs:,} epochs"
     )
     tf_runtime.import_tensorflow()
-    from pipeline.run import signals, trainer
+    from pipeline.run import trainer
 
-    with signals.StopRequest() as stop:
-        trainer.train(config, datasets, stop)
+    trainer.train(config, datasets)
 
 
 if __name__ == "__main__":

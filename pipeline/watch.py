@@ -68,7 +68,7 @@ def _assets() -> BinaryIO:
 def main(arguments: list[str]) -> None:
     """Serves until Ctrl-C."""
     if {"--help", "-h"} & set(arguments):
-        printing.say(__doc__)
+        print(__doc__ or "usage: watch [<directory>] [flags of the program tensorboard]")
         return
     logdir, *flags = arguments or ["logs"]
     errors.require(logdir[:1] != "-", f"the directory comes before the flags; received {logdir!r}")
@@ -78,6 +78,8 @@ def main(arguments: list[str]) -> None:
     tf_runtime.import_tensorflow()
     from tensorboard import program
 
+    # TensorBoard asks another process on this machine for the data, never through a proxy.
+    os.environ["no_grpc_proxy"] = "localhost"  # noqa: SIM112 (as gRPC spells it)
     server = program.TensorBoard(assets_zip_provider=_assets)
     server.configure(["tensorboard", "--logdir", logdir, *_SETTINGS, *flags])
     try:

@@ -1,13 +1,13 @@
 """Measures the pipeline against what would be used instead, and prints the ratios.
 
-Usage: .venv/bin/python scripts/benchmark.py [--quick] [--markdown=table.md]
+Usage: .venv/bin/python scripts/benchmark.py [--quick] [--peers] [--markdown=table.md]
 
 The sides run in turn, round by round, each in a process that stays: a machine that is busy
 for a while slows all of them. What counts are the ratios of the medians. Times are those of
 training alone, after compilation; beside them stands how long it took from the start of the
 process to the end of a first round, imports and compilation included. JAX, PyTorch and
-scikit-learn get an environment of their own, made once in .venv-peers; where they can't be
-installed they are left out.
+scikit-learn have an environment of their own, .venv-peers, which --peers makes; without it they
+are left out. Exits with 1 where a goal is missed.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ _MILLION = 1_000_000
 SCRIPTS = pathlib.Path(__file__).parent
 PEERS = SCRIPTS.parent / ".venv-peers"
 PEER_PACKAGES = {"jax": "jax", "torch": "torch", "sklearn": "scikit-learn"}
+PEER_REQUIREMENTS = "jax torch==2.13.0 scikit-learn"
 
 
 class Goal(NamedTuple):
@@ -44,9 +46,10 @@ class Goal(NamedTuple):
 
 
 _INTRODUCTION = (
-    "What `scripts/benchmark.py --markdown=.github/BENCHMARK.md` printed: medians, both sides in "
-    "turn. Training alone, after compilation, for each step of the full batch or each example of "
-    "mini-batches; and the time from the start of the process to the end of a first round."
+    "What `scripts/benchmark.py --peers --markdown=.github/BENCHMARK.md` printed: medians, both "
+    "sides in turn. Training alone, after compilation, for each step of the full batch or each "
+    "example of mini-batches; and the time from the start of the process to the end of a first "
+    "round."
 )
 FULL, RECORDED = "full batch, 201 points", "every step recorded"
 GOALS = (
@@ -75,13 +78,13 @@ class Side:
     def __init__(self, name: str, python: pathlib.Path):
         from pipeline import tf_runtime
 
+        self._name = name
         ours = {"XLA_FLAGS": tf_runtime.XLA_FLAG} if name.endswith("our XLA flag") else {}
         self._process = subprocess.Popen(
             [str(python), str(SCRIPTS / "benchmark_sides.py"), name],
             env={**os.environ, **ours},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         self.seconds: list[float] = []
@@ -90,36 +93,46 @@ class Side:
     def start(self) -> None:
         """Waits until it is compiled and warm."""
         begin = time.perf_counter()
-        assert self._process.stdout is not None
-        if self._process.stdout.readline().strip() != "ready":
-            sys.exit(f"benchmark: {self._process.args!r} did not start")
+        self._answer()  # "ready"
         self.start_up = time.perf_counter() - begin
 
     def run(self) -> None:
         """One more round."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        self.seconds.append(float(self._process.stdout.readline()))
+        self.seconds.append(float(self._answer()))
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"benchmark: the side {self._name!r} failed")
+        return line
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
 
 
-def peers_python() -> pathlib.Path | None:
-    """The interpreter with the peers' packages, made if needed; None where it can't be."""
-    python = PEERS / "bin" / "python"
-    if not (PEERS / ".installed").exists():
-        print(f"Installing {', '.join(PEER_PACKAGES.values())} into {PEERS} (once)...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS)], check=True)
-        packages = ["torch==2.13.0" if name == "torch" else name for name in PEER_PACKAGES.values()]
-        install = [str(python), "-m", "pip", "install", "--quiet", *packages]
-        if subprocess.run(install, stderr=subprocess.DEVNULL, check=False).returncode:
-            print("They can't be installed here: the comparisons with them are left out.")
-            return None
-        (PEERS / ".installed").touch()
+def peers_python(*, may_install: bool) -> pathlib.Path | None:
+    """The interpreter with the peers' packages; None where they are not installed."""
+    python, stamp = PEERS / "bin" / "python", PEERS / ".installed"
+    if python.exists() and stamp.exists() and stamp.read_text() == PEER_REQUIREMENTS:
+        return python
+    if not may_install:
+        return None
+    print(
+        f"Installing {PEER_REQUIREMENTS} into {PEERS} (once; up to 5 GB, as PyTorch can come with "
+        "CUDA; pip's settings can name a place that has it without)...",
+        flush=True,
+    )
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += [f"--constraint={SCRIPTS / 'constraints.txt'}", *PEER_REQUIREMENTS.split()]
+    for command in ([sys.executable, "-m", "venv", "--clear", str(PEERS)], pip):
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"benchmark: failed: {shlex.join(command)}")
+    stamp.write_text(PEER_REQUIREMENTS)
     return python
 
 
@@ -151,8 +164,27 @@ def measure(
     }
 
 
-def commands(rounds: int) -> list[tuple[str, str, str]]:
-    """Start-up and whole runs against `import tensorflow`, in turn: rows of the table."""
+class Row(NamedTuple):
+    """A row of the table of whole commands."""
+
+    work: str
+    measured: str
+    goal: str = ""
+    met: bool | None = None
+
+
+def took(command: list[str], directory: str, *, code: int = 0) -> float:
+    """The seconds that a command takes; ends the benchmark where its exit code is another."""
+    start = time.perf_counter()
+    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if result.returncode != code:
+        sys.exit(f"{result.stderr}benchmark: failed: {shlex.join(command)}")
+    return seconds
+
+
+def commands(rounds: int) -> list[Row]:
+    """Start-up and whole runs against `import tensorflow`, in turn."""
     train = [sys.executable, "-m", "pipeline.train"]
     kinds = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
@@ -165,27 +197,25 @@ def commands(rounds: int) -> list[tuple[str, str, str]]:
         for number in range(rounds):
             for name, command in kinds.items():
                 more = [f"--run_name=run{number}"] if name == "default run" else []
-                start = time.perf_counter()
-                subprocess.run([*command, *more], cwd=directory, capture_output=True, check=False)
-                seconds[name].append(time.perf_counter() - start)
+                code = 2 if name == "wrong flag" else 0
+                seconds[name].append(took([*command, *more], directory, code=code))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = median["default run"] / median["import tensorflow"]
+    measured = (
+        f"{median['default run']:.2f} s, {ratio:.2f} times `import tensorflow` "
+        f"({median['import tensorflow']:.2f} s)"
+    )
     return [
-        (
-            "default run, everything included",
-            f"{median['default run']:.2f} s, {ratio:.2f} times `import tensorflow` "
-            f"({median['import tensorflow']:.2f} s)",
-            "at most 1.3 times",
-        ),
+        Row("default run, everything included", measured, "at most 1.3 times", ratio <= 1.3),
         *(
-            (f"`{name}`", f"{median[name]:.2f} s", "at most 0.3 s")
+            Row(f"`{name}`", f"{median[name]:.2f} s", "at most 0.3 s", median[name] <= 0.3)
             for name in ("--help", "wrong flag")
         ),
     ]
 
 
-def checkpoints(rounds: int) -> tuple[str, str, str]:
-    """What checkpoints at the default interval cost: a row of the table."""
+def checkpoints(rounds: int) -> Row:
+    """What checkpoints at the default interval cost."""
     from pipeline import config
 
     steps, saves = 400_000, 200
@@ -197,17 +227,16 @@ def checkpoints(rounds: int) -> tuple[str, str, str]:
                     *(sys.executable, "-m", "pipeline.train", f"--epochs={steps}"),
                     *(f"--run_name={number}-{every}", f"--checkpoint_every={every}"),
                 ]
-                start = time.perf_counter()
-                subprocess.run(command, cwd=directory, capture_output=True, check=True)
-                taken.append(time.perf_counter() - start)
+                taken.append(took(command, directory))
     without, with_saves = map(statistics.median, seconds.values())
     each = (with_saves - without) / saves
     share = each / config.Config().checkpoint_secs
-    return "a checkpoint", f"{each * 1e3:.1f} ms, {share:.2%} of the time", "at most 2%"
+    measured = f"{each * 1e3:.1f} ms, {share:.2%} of the time"
+    return Row("a checkpoint", measured, "at most 2%", share <= 0.02)
 
 
-def memory(quick: bool) -> list[tuple[str, str, str]]:
-    """The largest memory of runs of growing length and size: rows of the table."""
+def memory(quick: bool) -> list[Row]:
+    """The largest memory of runs of growing length and size."""
     runs = {
         "100,000 steps recorded": ("--epochs=100000", "--summary_every=1"),
         "10 million steps recorded": ("--epochs=10000000", "--summary_every=1"),
@@ -216,7 +245,7 @@ def memory(quick: bool) -> list[tuple[str, str, str]]:
             *("--learning_rate=0.01", "--summary_every=1"),
         ),
     }
-    rows: list[tuple[str, str, str]] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         for name, flags in list(runs.items())[: 1 if quick else None]:
             script = (
@@ -233,8 +262,8 @@ def memory(quick: bool) -> list[tuple[str, str, str]]:
                 text=True,
                 check=True,
             )
-            took = time.perf_counter() - start
-            rows.append((name, f"{int(result.stdout) / 1e6:.2f} GB, {took:.1f} s in all", ""))
+            seconds = time.perf_counter() - start
+            rows.append(Row(name, f"{int(result.stdout) / 1e6:.2f} GB, {seconds:.1f} s in all"))
     return rows
 
 
@@ -296,6 +325,11 @@ def machine(peers: pathlib.Path | None) -> str:
     )
 
 
+def verdict(met: bool | None) -> str:
+    """How a goal went; None for what has no goal."""
+    return "" if met is None else "met" if met else "**missed**"
+
+
 def row(goal: Goal, side: Measured, other: Measured | None) -> str:
     """A row of the table; other=None for a peer that is not there."""
     wanted = "" if goal.factor is None else f"{goal.factor:g}"
@@ -304,7 +338,7 @@ def row(goal: Goal, side: Measured, other: Measured | None) -> str:
         ratio = other.round / side.round
         fields[2] = f"{ratio:,.4g}"
         if goal.factor is not None:
-            fields[4] = "met" if ratio >= goal.factor else "**missed**"
+            fields[4] = verdict(ratio >= goal.factor)
         fields[5] = f"{side.round * 1e9:,.0f} ns and {other.round * 1e9:,.0f} ns"
         fields[6] = f"{side.start_up:.1f} s and {other.start_up:.1f} s"
     return f"| {' | '.join(fields)} |"
@@ -314,11 +348,27 @@ def main() -> None:
     """Measures, prints and perhaps writes the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, in two minutes")
-    parser.add_argument("--markdown", help="also write the tables to this file")
+    parser.add_argument(
+        "--peers", action="store_true", help="install JAX, PyTorch and scikit-learn (up to 5 GB)"
+    )
+    parser.add_argument("--markdown", type=pathlib.Path, help="also write the tables to this file")
     chosen = parser.parse_args()
-    rounds = 1 if chosen.quick else 5
-    peers = peers_python()
+    if chosen.markdown and not chosen.markdown.parent.is_dir():
+        parser.error(f"--markdown: {chosen.markdown.parent} is not a directory")
+    peers = peers_python(may_install=chosen.peers)
+    with tempfile.TemporaryDirectory() as directory:
+        tempfile.tempdir = os.environ["TMPDIR"] = directory  # of the processes too
+        lines = tables(quick=chosen.quick, peers=peers)
+    if chosen.markdown:
+        chosen.markdown.write_text("\n".join(lines) + "\n")
+    missed = sum(verdict(False) in line for line in lines)
+    if missed:
+        sys.exit(f"benchmark: {missed} of the goals missed")
 
+
+def tables(*, quick: bool, peers: pathlib.Path | None) -> list[str]:
+    """Measures all, and prints and returns the lines of the tables."""
+    rounds = 1 if quick else 5
     lines = [
         *("# Benchmark", "", _INTRODUCTION, "", machine(peers), ""),
         "| work | against | times as fast | goal | | time each | start-up and compilation |",
@@ -331,13 +381,12 @@ def main() -> None:
         for goal in goals:
             lines.append(row(goal, measured[goal.side], measured.get(goal.other)))
             print(lines[-1], flush=True)
-    rows = [*commands(rounds), checkpoints(rounds), *memory(chosen.quick)]
-    more = ["", "| whole commands | measured | goal |", "|---|---|---|"]
-    more += [f"| {work} | {measured} | {goal} |" for work, measured, goal in rows]
-    more += ["", *growth(chosen.quick)]
+    more = ["", "| whole commands | measured | goal | |", "|---|---|---|---|"]
+    for command in [*commands(rounds), checkpoints(rounds), *memory(quick)]:
+        more.append(f"| {' | '.join([*command[:3], verdict(command.met)])} |")
+    more += ["", *growth(quick)]
     print("\n".join(more))
-    if chosen.markdown:
-        pathlib.Path(chosen.markdown).write_text("\n".join([*lines, *more]) + "\n")
+    return lines + more
 
 
 if __name__ == "__main__":

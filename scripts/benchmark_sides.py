@@ -98,6 +98,7 @@ def pipeline(
                 directory=pathlib.Path(config.logdir, "run"),
                 repeat_command="",
                 history=metrics.empty(len(trained.names)),
+                event_files={},
             )
             evaluator.report = records.epochs
             recording = [records, evaluator, records.progress, records.images]

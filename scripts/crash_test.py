@@ -1,22 +1,36 @@
-"""Kills training runs at random moments and checks that nothing is lost.
+"""Kills training at random moments and checks that nothing is lost.
 
 Usage: .venv/bin/python scripts/crash_test.py [flags]
 
-Trains one run undisturbed, then the same run again and again, killed at random moments
-(while TensorFlow starts, in training steps, event writes, checkpoint saves, pictures and the
-export) and restarted with the same command until it ends. Then W, b and the optimizer's
-slots, the events, the pictures and the export must equal those of the undisturbed run, bit
-for bit; wall times and measured rates aside. Prints a line per kill and a verdict.
+Starts a command undisturbed, then the same again and again, killed at random moments (while
+TensorFlow starts, in training steps, event writes, checkpoint saves, plots and the export) and
+restarted until it ends. Then W, b and the optimizer's slots, the events, the plots, the exports
+and what both readers of TensorBoard show must equal those of the undisturbed command, bit for
+bit; wall times and measured rates aside. The command is, by --scenario:
+
+  train      a training run
+  extension  more epochs for a finished run
+  overwrite  a run of the name of a finished one, which must be kept under another name
+  sweep      a sweep of three runs
+
+Prints a line per kill and a verdict.
 """
 
+import contextlib
+import json
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,52 +41,75 @@ from pipeline import tf_runtime
 flags.DEFINE_integer("kills", 30, "How many times to kill.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the moments.")
 flags.DEFINE_enum("loop", "custom", ["custom", "fit"], "The training loop.")
-flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT"], "The signal to kill with.")
+flags.DEFINE_enum("scenario", "train", ["train", "extension", "overwrite", "sweep"], "See above.")
+flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT", "HUP"], "The signal to kill with.")
 flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by commas.")
 
 # Enough steps for a second or two of training, with a checkpoint every few dozen milliseconds.
-_WORK = {
-    "custom": ("--model=keras", "--epochs=2500", "--batch_size=32", "--checkpoint_every=500"),
-    "fit": ("--model=keras", "--epochs=60", "--batch_size=32", "--checkpoint_every=50"),
-}
+_EPOCHS = {"custom": 2500, "fit": 60}
+_CHECKPOINT_EVERY = {"custom": 500, "fit": 50}
+_OF_THE_CLOCK = ("_per_second", "session_start_info", "session_end_info")  # tags
 
 
-def command(logdir: pathlib.Path) -> list[str]:
-    """The command that starts the run, and resumes it."""
-    values = flags.FLAGS
+def command(logdir: pathlib.Path, *more: str) -> list[str]:
+    """The command that starts, and resumes, what the scenario is about."""
+    loop, is_sweep = flags.FLAGS.loop, flags.FLAGS.scenario == "sweep"
+    module = "pipeline.sweep" if is_sweep else "pipeline.train"
     return [
-        *(sys.executable, "-m", "pipeline.train", f"--logdir={logdir}", "--run_name=run"),
-        *(f"--loop={values.loop}", "--optimizer=adam", *_WORK[values.loop], *values.flags),
+        *(sys.executable, "-m", module, f"--logdir={logdir}", "--run_name=run", f"--loop={loop}"),
+        *("--model=keras", "--optimizer=adam", "--batch_size=32", f"--epochs={_EPOCHS[loop]}"),
+        f"--checkpoint_every={_CHECKPOINT_EVERY[loop]}",
+        *(["--learning_rate=0.01,0.03,0.1"] if is_sweep else []),
+        *(["--overwrite"] if flags.FLAGS.scenario == "overwrite" else []),
+        *flags.FLAGS.flags,
+        *more,
     ]
+
+
+def earlier(logdir: pathlib.Path) -> None:
+    """Trains what the scenario finds at its start."""
+    more = {"extension": "--epochs=20", "overwrite": "--seed=1"}.get(flags.FLAGS.scenario)
+    if more:
+        subprocess.run(command(logdir, more), check=True, stdout=subprocess.DEVNULL)
+
+
+def runs(logdir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The runs that are compared: that of the command, and one that it must have kept."""
+    if flags.FLAGS.scenario == "sweep":
+        return {path.name: path for path in (logdir / "run").iterdir()}
+    found = {"run": logdir / "run"}
+    for path in logdir.glob("run.*"):
+        flagfile = path / "flags.txt"
+        if flagfile.exists() and "--seed=1\n" in flagfile.read_text():
+            found["the earlier run"] = path
+    return found
 
 
 def content(run: pathlib.Path) -> dict[str, Any]:
     """All that a run leaves, without the times at which it did."""
+    return {
+        "figures": {path.name: path.read_bytes() for path in run.glob("figures/*.png")},
+        "events": events(run),
+        "checkpoint": checkpoint(run),
+        "exports": exports(run),
+        "leftovers": [str(path) for path in run.rglob("*") if "unfinished" in path.name],
+        **{f"TensorBoard, load_fast={value}": shown(run, value) for value in ("true", "false")},
+    }
+
+
+def events(run: pathlib.Path) -> dict[Any, list[bytes]]:
+    """The values in the event files, by curve, tag and step."""
     import tensorflow as tf
 
-    found: dict[str, Any] = {"figures": {}, "events": {}, "checkpoint": {}}
-    for path in run.glob("figures/*.png"):
-        found["figures"][path.name] = path.read_bytes()
+    found: dict[Any, list[bytes]] = {}
     for path in sorted(run.glob("*/events.out.tfevents.*")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
-                if not value.tag.endswith(
-                    ("_per_second", "session_start_info", "session_end_info")
-                ):
+                if not value.tag.endswith(_OF_THE_CLOCK):
                     key = (path.parent.name, value.tag, event.step)
-                    found["events"].setdefault(key, []).append(bits(value))
-    newest = max(run.glob("checkpoints/ckpt-*.index"), key=lambda path: int(path.stem[5:]))
-    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
-    for name in reader.get_variable_to_shape_map():
-        if "save_counter" not in name and "run_state" not in name and "OBJECT_GRAPH" not in name:
-            found["checkpoint"][name] = np.asarray(reader.get_tensor(name)).tobytes()
-    versions = [path.name for path in run.glob("export/*")]
-    export = tf.saved_model.load(str(run / "export" / "1"))
-    values = export.signatures["parameters"]()
-    parameters = {name: value.numpy().tobytes() for name, value in values.items()}
-    leftovers = [str(path.relative_to(run)) for path in run.rglob("*") if "unfinished" in path.name]
-    return found | {"export": parameters, "versions": versions, "leftovers": leftovers}
+                    found.setdefault(key, []).append(bits(value))
+    return found
 
 
 def bits(value: Any) -> bytes:
@@ -86,18 +123,102 @@ def bits(value: Any) -> bytes:
     return bytes(value.SerializeToString())
 
 
+def checkpoint(run: pathlib.Path) -> dict[str, bytes]:
+    """The variables of model and optimizer in the newest checkpoint."""
+    import tensorflow as tf
+
+    newest = max(run.glob("checkpoints/ckpt-*.index"), key=lambda path: int(path.stem[5:]))
+    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    variables = [name for name in names if not name.startswith("run_state")]
+    return {name: np.asarray(reader.get_tensor(name)).tobytes() for name in variables}
+
+
+def exports(run: pathlib.Path) -> dict[str, Any]:
+    """The model in each version of the export."""
+    import tensorflow as tf
+
+    found = {}
+    for path in run.glob("export/*"):
+        values = tf.saved_model.load(str(path)).signatures["parameters"]()
+        found[path.name] = {name: value.numpy().tobytes() for name, value in values.items()}
+    return found
+
+
+def shown(run: pathlib.Path, load_fast: str) -> dict[str, Any]:
+    """The text, the layout, and the steps of curves, images and histograms in TensorBoard."""
+    with tensorboard(run, load_fast) as url:
+        end = time.monotonic() + 60
+        while "final_loss" not in get(url, "plugin/scalars/tags").get("train", {}):
+            if time.monotonic() > end:
+                return {"read": "never to its end"}
+            time.sleep(0.2)
+        found = {
+            "text": get(url, "plugin/text/text", run="train", tag="settings")[0]["text"],
+            "layout": get(url, "plugin/custom_scalars/layout"),
+        }
+        for plugin, path in (
+            ("scalars", "scalars"),
+            ("images", "images"),
+            ("histograms", "histograms"),
+        ):
+            for curve, tags in get(url, f"plugin/{plugin}/tags").items():
+                for tag in tags:
+                    if not tag.endswith(_OF_THE_CLOCK):
+                        points = get(url, f"plugin/{plugin}/{path}", run=curve, tag=tag, sample="0")
+                        found[f"{plugin} {curve} {tag}"] = [step_of(point) for point in points]
+        return found
+
+
+def step_of(point: Any) -> Any:
+    """The step in an answer of TensorBoard."""
+    return point["step"] if isinstance(point, dict) else point[1]
+
+
+def get(url: str, path: str, **query: str) -> Any:
+    """An answer of TensorBoard; an error instead of one is an answer, too."""
+    try:
+        address = f"{url}/data/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(address, timeout=30) as response:
+            return json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return {"error": error.code}
+
+
+@contextlib.contextmanager
+def tensorboard(run: pathlib.Path, load_fast: str) -> Iterator[str]:
+    """Serves a run; gives the address."""
+    server = [sys.executable, "-m", "pipeline.watch", str(run), "--port=0"]
+    process = subprocess.Popen(
+        [*server, f"--load_fast={load_fast}", "--samples_per_plugin=scalars=1000000,images=1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # where TensorBoard says that it has read a restart
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        output = process.stdout.readline() + process.stdout.readline()
+        found = re.search(r"http://localhost:\d+", output)
+        assert found, output
+        yield found[0]
+    finally:
+        process.terminate()
+        process.communicate()
+
+
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The parts in which two runs differ."""
     found = []
-    for part in one:
-        if one[part] == other[part]:
+    for part in one.keys() | other.keys():
+        left, right = one.get(part), other.get(part)
+        if left == right:
             continue
         names = ""
-        if isinstance(one[part], dict):
-            keys = one[part].keys() | other[part].keys()
-            wrong = [key for key in keys if one[part].get(key) != other[part].get(key)]
+        if isinstance(left, dict) and isinstance(right, dict):
+            keys = left.keys() | right.keys()
+            wrong = [key for key in keys if left.get(key) != right.get(key)]
             names = f" ({len(wrong)} of {len(keys)}, such as {min(wrong, key=str)})"
-        found.append(part + names)
+        found.append(f"{part}{names}")
     return found
 
 
@@ -130,29 +251,38 @@ def main(arguments: list[str]) -> None:
     del arguments
     chance = random.Random(flags.FLAGS.seed)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="crash_test"))
+    # All have the same path while they run, as it is part of what they record.
+    logdir, prepared = folder / "logs", folder / "prepared"
+    earlier(logdir)
+    logdir.mkdir(exist_ok=True)
+    shutil.copytree(logdir, prepared)
     start = time.monotonic()
-    # All runs have the same path while they run, as it is part of what they record.
-    logdir = folder / "logs"
     subprocess.run(command(logdir), check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - start
     tf_runtime.import_tensorflow()
-    expected = content((logdir / "run").rename(folder / "undisturbed"))
-    print(f"undisturbed: {seconds:.1f} s, {len(expected['events'])} events", flush=True)
-    done = runs = failed = 0
+    expected = {name: content(run) for name, run in runs(logdir).items()}
+    print(f"undisturbed: {seconds:.1f} s; compared: {', '.join(expected)}", flush=True)
+    done = rounds = failed = 0
     while done < flags.FLAGS.kills:
-        runs += 1
-        done += kill_until_done(logdir, seconds, chance, flags.FLAGS.kills - done)
-        run = (logdir / "run").rename(folder / str(runs))
-        wrong = differences(expected, content(run))
-        failed += bool(wrong)
-        print(
-            f"run {runs}: {'differs in ' + ', '.join(wrong) if wrong else 'the same bits'}",
-            flush=True,
-        )
-        if not wrong:
-            shutil.rmtree(run)
-    verdict = "FAILED" if failed else "passed"
-    print(f"{verdict}: {done} kills, {runs} runs, {failed} of them differ")
+        rounds += 1
+        shutil.rmtree(logdir)
+        shutil.copytree(prepared, logdir)
+        start = time.monotonic()
+        kills = kill_until_done(logdir, seconds, chance, flags.FLAGS.kills - done)
+        if not kills:  # it was faster than the first time
+            seconds = min(seconds, time.monotonic() - start)
+        done += kills
+        found = {name: content(run) for name, run in runs(logdir).items()}
+        wrong = [
+            f"{name}: {', '.join(differences(expected[name], found.get(name, {})))}"
+            for name in expected
+            if expected[name] != found.get(name)
+        ]
+        print(f"round {rounds}: {'; '.join(wrong) or 'the same bits'}", flush=True)
+        if wrong:
+            failed += 1
+            shutil.copytree(logdir, folder / f"round_{rounds}")
+    print(f"{'FAILED' if failed else 'passed'}: {done} kills, {rounds} rounds, {failed} differ")
     if failed:
         sys.exit(f"see {folder}")
     shutil.rmtree(folder)

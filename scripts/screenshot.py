@@ -117,7 +117,10 @@ def tensorboard(logdir: str) -> Iterator[str]:
     assert server.stdout is not None
     try:
         server.stdout.readline()
-        yield server.stdout.readline().strip()
+        url = server.stdout.readline().strip()
+        if not url:
+            sys.exit("screenshot: TensorBoard did not start")
+        yield url
     finally:
         server.terminate()
         server.wait()

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Sets up once, then checks everything: scripts/test.sh [flags of pytest]
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-set_up test
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+. "$(dirname -- "$(readlink -f -- "$0" 2>/dev/null || echo "$0")")/environment.sh"
+set_up
 cd "$checkout"
 "$python" -m ruff check .
 "$python" -m ruff format --check .

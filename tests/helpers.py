@@ -131,7 +131,7 @@ def events(directory: pathlib.Path) -> list["tf.compat.v1.Event"]:
     """All events in the event files of a directory, file by file; checks their checksums."""
     return [
         tf.compat.v1.Event.FromString(record)
-        for path in sorted(directory.glob("events.out.tfevents.*"))
+        for path in sorted(directory.glob("events.out.tfevents.*.pipeline"))
         for batch in tf.data.TFRecordDataset(str(path)).batch(1024).as_numpy_iterator()
         for record in batch
     ]
@@ -196,6 +196,7 @@ class Recording:
         *,
         trained: task_lib.Task | None = None,
         history: metrics.StepMetrics | None = None,
+        event_files: dict[str, int] | None = None,
         **settings: Any,
     ):
         """Prepares to record a run of these settings, by default of the guide's task."""
@@ -209,6 +210,7 @@ class Recording:
             directory=directory,
             repeat_command="python -m pipeline.train --a_flag",
             history=history or metrics.empty(len(self.task.names)),
+            event_files=event_files or {},
         )
         self.evaluator.report = self.recorder.epochs
 

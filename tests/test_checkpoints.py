@@ -21,10 +21,17 @@ _Y = np.array([0.25, 3.0, 8.5], np.float32)
 class _Run:
     """What one process has of a run: a model, its optimizer and the checkpoints."""
 
-    def __init__(self, directory: pathlib.Path, *, model: str = "module", optimizer: str = "adam"):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        model: str = "module",
+        optimizer: str = "adam",
+        features: tuple[str, ...] = ("x",),
+    ):
         self.directory = directory
         config = config_lib.Config(model=model, optimizer=optimizer)
-        self.task = task.linear(config, ("x",))
+        self.task = task.linear(config, features)
         self.optimizer = optimizers.create(config, self.task.model.trainable_variables)
         self.checkpoints = checkpoints.Checkpoints(directory, self.task, self.optimizer)
 
@@ -41,12 +48,11 @@ class _Run:
         result: bytes = self.task.values().numpy().tobytes()
         return result
 
-    def save(self, step: int, *, version: int = 1, best: int = -1) -> None:
+    def save(self, step: int, *, last_step: int = 100, best: int = -1) -> None:
         """Saves the model as it is, and as that of the best epoch if one is given."""
         state = run_state.RunState(
             step=step,
-            last_step=100,
-            version=version,
+            last_step=last_step,
             fingerprint=7,
             best=evaluation.Best(best, 0.5),
             history=metrics.empty(2),
@@ -73,13 +79,13 @@ def test_restored_training_goes_on_with_the_same_bits(
     """The model, what the optimizer remembers and the state of the run come back."""
     run = _Run(tmp_path, model=model, optimizer=optimizer)
     saved = run.train(3)[-1]
-    run.save(3, version=2, best=2)
+    run.save(3, last_step=2, best=2)
     expected = run.train(4)
 
     resumed = _Run(tmp_path, model=model, optimizer=optimizer)
     assert resumed.values() != saved
     state = resumed.checkpoints.restore()
-    assert (state.step, state.version, state.event_files) == (3, 2, {"train/events": 30})
+    assert (state.step, state.last_step, state.event_files) == (3, 2, {"train/events": 30})
     assert state.best == (2, 0.5)
     assert resumed.values() == saved
     assert resumed.train(4) == expected
@@ -110,8 +116,8 @@ def test_step_that_is_saved_is_not_saved_again(tmp_path: pathlib.Path) -> None:
     resumed.checkpoints.restore()
     for saver in (run, resumed):
         saver.train(1)
-        saver.save(10, version=2)
-        saver.save(9, version=2)
+        saver.save(10, last_step=2)
+        saver.save(9, last_step=2)
     assert _files(tmp_path) == before
 
 
@@ -222,7 +228,7 @@ def test_newest_undamaged_checkpoint_is_restored(
     np.testing.assert_array_equal(W, resumed.task.variables["W"].numpy())
     # A checkpoint without its index is not there at all, so nothing is skipped.
     is_gone = damage is pathlib.Path.unlink and suffix == ".index"
-    assert ("skipping the damaged checkpoint" in caplog.text) != is_gone
+    assert ("which is damaged" in caplog.text) != is_gone
     assert ("ckpt-1000" in caplog.text) != is_gone
 
 
@@ -275,30 +281,81 @@ def test_all_damaged_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
     assert _files(tmp_path) == before
 
 
-def test_what_a_killed_save_left_is_removed(tmp_path: pathlib.Path) -> None:
+def test_only_what_a_killed_save_left_is_removed(tmp_path: pathlib.Path) -> None:
+    """And nothing that a person has put beside it, whatever its name."""
     run = _Run(tmp_path)
     run.save(1)
+    own = (
+        "ckpt-1.txt",
+        "ckpt-1.index.bak",
+        "notes.data-1",
+        "x_temp",
+        "ckpt-2.tempstate1",
+        "best-1",
+    )
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "my_temp").mkdir()
     before = _files(tmp_path)
     (tmp_path / "ckpt-2_temp").mkdir()
     (tmp_path / "ckpt-2_temp" / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"half")
     (tmp_path / "ckpt-2.index.tempstate123").write_bytes(b"half")
-    assert _Run(tmp_path).checkpoints.restore().step == 1
+    (tmp_path / "ckpt-3.data-00000-of-00001").write_bytes(b"without its index")
+    resumed = _Run(tmp_path)
+    resumed.checkpoints.remove_unfinished()
     assert _files(tmp_path) == before
-    assert not list(tmp_path.glob("*_temp"))
+    assert [path.name for path in tmp_path.glob("*_temp") if path.is_dir()] == ["my_temp"]
+    assert resumed.checkpoints.restore().step == 1
+    for step in range(2, 6):
+        resumed.save(step, best=step)
+    assert {name: _files(tmp_path).get(name) for name in own} == dict.fromkeys(own, b"mine")
+    assert _names(tmp_path, "ckpt-?") == ["ckpt-3", "ckpt-4", "ckpt-5"]
 
 
-def test_checkpoint_of_an_earlier_version_is_refused(tmp_path: pathlib.Path) -> None:
-    """Such as had W and b at its top, and no state of this form."""
+def _of_adam(directory: pathlib.Path) -> None:
+    _Run(directory, optimizer="adam").save(9)
+
+
+def _of_other_features(directory: pathlib.Path) -> None:
+    _Run(directory, features=("a", "b")).save(9)
+
+
+def _best_renamed(directory: pathlib.Path) -> None:
+    _Run(directory).save(9, best=8)
+    for path in directory.glob("best-8.*"):
+        path.replace(directory / path.name.replace("best-8", "ckpt-9"))
+
+
+def _of_another_program(directory: pathlib.Path) -> None:
     old = tf.train.Checkpoint(W=tf.Variable(3.14), b=tf.Variable(1.79))
-    old.write(str(tmp_path / "ckpt-11"))
-    before = _files(tmp_path)
-    with pytest.raises(errors.RunError) as caught:
-        _Run(tmp_path).checkpoints.restore()
-    assert str(caught.value) == (
-        f"{tmp_path}/ckpt-11 was written by an earlier version of this pipeline, whose runs can't "
-        "be resumed; to start anew and keep it under another name: --overwrite"
+    old.write(str(directory / "ckpt-9"))
+
+
+def _of_strings(directory: pathlib.Path) -> None:
+    model = {"W": tf.Variable(["a"]), "b": tf.Variable("b")}
+    tf.train.Checkpoint(model=model, run_state=tf.Variable("no state")).write(
+        str(directory / "ckpt-9")
     )
-    assert _files(tmp_path) == before
+
+
+_OTHERS = [_of_adam, _of_other_features, _best_renamed, _of_another_program, _of_strings]
+
+
+@pytest.mark.parametrize("make", _OTHERS, ids=lambda make: make.__name__)
+def test_whole_checkpoint_of_another_run_is_skipped(
+    tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest of this run is restored; where there is none, one line says so."""
+    make(tmp_path)
+    with pytest.raises(errors.RunError, match=r"no undamaged checkpoint of this run.*--overwrite"):
+        _Run(tmp_path, optimizer="sgd").checkpoints.restore()
+    run = _Run(tmp_path, optimizer="sgd")
+    run.train(3)
+    run.save(3)
+    resumed = _Run(tmp_path, optimizer="sgd")
+    assert resumed.checkpoints.restore().step == 3
+    assert resumed.values() == run.values()
+    assert "ckpt-9, which belongs to another run" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["", "ckpt-20", "ckpt-20.index"])
@@ -355,7 +412,7 @@ def test_checkpoint_is_saved_when_seconds_have_passed() -> None:
     assert saved == [3, 6]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_training_after_a_checkpoint(number: signal.Signals) -> None:
     """A real one, to this process."""
     saved: list[int] = []
@@ -370,3 +427,15 @@ def test_signal_ends_training_after_a_checkpoint(number: signal.Signals) -> None
     assert str(caught.value) == f"stopped by {number.name}; resume with: train --x"
     assert caught.value.exit_code == 128 + number
     assert signal.getsignal(number) == before
+
+
+def test_ignored_hangup_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

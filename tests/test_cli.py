@@ -1,6 +1,7 @@
 """Mistakes in flags: answered at once, in one line, with nothing left behind."""
 
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ MISTAKES = {
     ("--run_name=taken",): "taken exists already and is no run of this pipeline",
     ("--run_name=taken", "--overwrite"): "taken exists already and is no run of this pipeline",
     ("epochs=3",): "'epochs=3'",
+    ("--data=\x1b[31mred\n.csv",): r"\x1b[31mred\n.csv: can't be read",
 }
 
 
@@ -68,15 +70,35 @@ def test_help_lists_each_flag_with_its_bounds(tmp_path: pathlib.Path) -> None:
     assert "Bounds: at least 1." in " ".join(out.split())
 
 
-def test_only_known_noise_is_kept_from_stderr(tmp_path: pathlib.Path) -> None:
-    """What other libraries write to stderr while TensorFlow is imported is let through."""
-    script = """
-import os
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        ("", 0),
+        ("os._exit(1)", 1),
+        ("os.abort()", -signal.SIGABRT),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("os.killpg(0, signal.SIGINT)", -signal.SIGINT),  # Ctrl-C
+    ],
+)
+def test_only_known_noise_is_kept_from_stderr(last: str, code: int, tmp_path: pathlib.Path) -> None:
+    """Whatever else is written there while TensorFlow is imported is shown, also at a crash."""
+    script = f"""
+import os, signal
 from pipeline import tf_runtime
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 with tf_runtime._without_start_up_noise():
     os.write(2, b"I0000 00:00:1 1 port.cc:153] oneDNN custom operations are on.\\n")
-    os.write(2, b"W0000 00:00:1 1 something.cc:1] a real warning\\n")
+    os.write(2, b"W0000 00:00:1 1 something.cc:1] a real warning\\n\\n")
+    os.write(2, b"F0000 00:00:1 1 something.cc:2] last words\\xff")
+    {last}
+os.write(2, b", and what follows")
 """
     command = [sys.executable, "-c", script]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert result.stderr == "W0000 00:00:1 1 something.cc:1] a real warning\n"
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, timeout=60, start_new_session=True
+    )
+    expected = b"W0000 00:00:1 1 something.cc:1] a real warning\n\n"
+    expected += b"F0000 00:00:1 1 something.cc:2] last words\xff"
+    assert result.stderr == expected + b", and what follows" * (not last)
+    assert result.returncode == code

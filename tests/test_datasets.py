@@ -59,6 +59,24 @@ def test_noise_has_mean_0_and_the_stddev_asked_for(count: int) -> None:
     assert abs(noise.std() - 0.5) < 5 * 0.5 / np.sqrt(2 * count)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"true_w": 3e38},
+        {"true_w": 1e20, "x_max": 1e20},
+        {"true_b": 3e38, "noise_stddev": 1e38},
+        {"noise_stddev": 3e38},
+        {"x_min": -3e38},
+        {"true_w": 1e38, "x_max": 1e38, "true_b": -3e38},
+    ],
+)
+def test_synthetic_y_beyond_float32_are_refused(changes: dict[str, float]) -> None:
+    """As those of a file are, with the numbers that make them."""
+    with pytest.raises(errors.InputError, match="y are too large for float32") as caught:
+        datasets.load(config_lib.Config(**changes))
+    assert all(f"--{name}={value:g}" in str(caught.value) for name, value in changes.items())
+
+
 def test_validation_noise_is_independent_of_training_noise() -> None:
     data = datasets.load(config_lib.Config(num_examples=5000, validation_examples=5000))
     assert data.validation is not None

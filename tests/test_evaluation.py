@@ -191,6 +191,8 @@ def test_other_tasks_are_evaluated_by_passes(name: str, run_eagerly: bool) -> No
     make, expected = _OTHERS[name]
     evaluator = _evaluator(make(), _datasets(_TRAIN, _VALIDATION), run_eagerly=run_eagerly)
     assert evaluator.least_squares is None
+    is_said = evaluator.why_passes == "this model with this loss is not linear regression"
+    assert is_said == evaluator.task.is_linear_regression
     numbers = [
         expected(part.y.astype(np.float64), part.x[:, 0].astype(np.float64)).mean()
         for part in (_TRAIN, _VALIDATION)
@@ -213,6 +215,7 @@ def test_model_of_ones_own_uses_the_closed_form_where_it_fits() -> None:
     datasets = _datasets(_TRAIN)
     evaluator = _evaluator(_claims(), datasets)
     assert evaluator.least_squares is not None
+    assert evaluator.why_passes == ""
     assert evaluator.losses().train == pytest.approx(_mean_squares(_TRAIN, [5, 0.5]), rel=1e-9)
 
 
@@ -254,7 +257,6 @@ _ODD = {
     "a year": _examples(scale=30, offset=1990),
     "large y": _with_y(_TRAIN, _TRAIN.y * 1e6),
     "very large y": _with_y(_TRAIN, _TRAIN.y * 1e15),
-    "y beyond a square in float32": _with_y(_TRAIN, _TRAIN.y * 1e25),
     "small y": _with_y(_TRAIN, _TRAIN.y * 1e-6),
     "y far from zero": _with_y(_TRAIN, _TRAIN.y + 1e6),
     "no y but zero": _with_y(_TRAIN, _TRAIN.y * 0),
@@ -282,6 +284,62 @@ def test_oddly_scaled_data_still_use_the_closed_form(name: str) -> None:
     assert evaluator.least_squares is not None
     expected = _mean_squares(examples, made.values())
     assert evaluator.losses().train == pytest.approx(expected, rel=1e-6)
+
+
+_UNCHECKED = {
+    "y whose squares are too large": _with_y(_TRAIN, _TRAIN.y * 1e20),
+    "the largest y": _with_y(_TRAIN, np.sign(_TRAIN.y) * 3.4e38),
+    "one y whose square is too large": _with_y(_TRAIN, np.append(_TRAIN.y[:-1], 1e25)),
+    "y whose squares are zero": _with_y(_TRAIN, _TRAIN.y * 1e-30),
+    "the largest x": datasets_lib.Examples(np.sign(_TRAIN.x) * np.float32(3.4e38), _TRAIN.y),
+    "one very large x": datasets_lib.Examples(
+        np.append(_TRAIN.x[:-1], [[3.4e38]], 0).astype("f4"), _TRAIN.y
+    ),
+    "x too small for any W": datasets_lib.Examples(_TRAIN.x * np.float32(1e-40), _TRAIN.y),
+    "a solution that float32 can't hold": datasets_lib.Examples(
+        np.append(_TRAIN.x, _TRAIN.x + 1e-6 * _TRAIN.y[:, None], 1).astype("f4")
+        * np.float32(1e-32),
+        np.square(_TRAIN.y) * 100,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _UNCHECKED)
+def test_passes_take_over_where_float32_can_prove_nothing(name: str) -> None:
+    """And the reason is not that the model is another one."""
+    examples = _UNCHECKED[name]
+    evaluator = _evaluator(_linear(num_features=examples.x.shape[1]), _datasets(examples))
+    assert evaluator.least_squares is None
+    assert evaluator.why_passes == (
+        "least squares of these examples can't be checked in the range of float32"
+    )
+    assert not math.isfinite(evaluator.losses().train) or evaluator.losses().train == pytest.approx(
+        _mean_squares(examples, evaluator.task.values()), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "train", "validation", "reason"),
+    [
+        (1500, 5, 0, "1,500 features of 5 examples take too long to solve for"),
+        (1100, 5, 3, "1,100 features of 5 examples take too long to solve for"),
+        (300, 120_000, 0, "300 features of 120,000 examples take too long to solve for"),
+        (300, 2000, 2000, ""),
+    ],
+)
+def test_the_closed_form_is_left_where_it_takes_too_long(
+    columns: int, train: int, validation: int, reason: str
+) -> None:
+    """By the number of examples, of both sets, or by that of features."""
+    names = tuple(map(str, range(columns)))
+    parts = [
+        datasets_lib.Examples(*(np.ones(shape, np.float32) for shape in ((count, columns), count)))
+        for count in (train, validation)
+    ]
+    datasets = datasets_lib.Datasets(parts[0], parts[1] if validation else None, names, "y")
+    evaluator = _evaluator(task.linear(config_lib.Config(), names), datasets)
+    assert evaluator.why_passes == reason
+    assert (evaluator.least_squares is None) == bool(reason)
 
 
 def test_pass_over_many_examples_counts_each_once() -> None:

@@ -16,7 +16,8 @@ _DESCRIPTIONS = {"a": "What a is.", "b/c": "What b/c is."}
 
 
 def _open(directory: pathlib.Path, *, first_step: int = 0) -> event_file.EventFile:
-    return event_file.EventFile(directory, first_step=first_step, descriptions=_DESCRIPTIONS)
+    path = directory / event_file.file_name(1)
+    return event_file.EventFile(path, first_step=first_step, descriptions=_DESCRIPTIONS)
 
 
 def _events(directory: pathlib.Path) -> list["tf.compat.v1.Event"]:

@@ -38,11 +38,13 @@ def _sample(num_features: int = 1, count: int = 7) -> Array:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def _publish(version: pathlib.Path, trained: task.Task, num_features: int = 1) -> pathlib.Path:
+def _publish(
+    version: pathlib.Path, trained: task.Task, num_features: int = 1, *, step: int = 10
+) -> pathlib.Path:
     x = _sample(num_features)
     examples = datasets_lib.Examples(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, _NAMES[num_features], "price")
-    export.publish(trained, datasets, version)
+    export.publish(trained, datasets, version, step=step)
     return version
 
 
@@ -55,10 +57,12 @@ def _expected(x: Array) -> Array:
 def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> None:
     """And leaves nothing else."""
     directory = tmp_path / "export"
-    assert export.newest_version(directory) == 0
+    assert (export.newest_version(directory), export.newest_step(directory)) == (0, None)
     for number, kind in enumerate(("module", "keras", "module"), start=1):
-        _publish(directory / str(number), _trained(kind))
+        assert export.next_version(directory) == directory / str(number)
+        _publish(directory / str(number), _trained(kind), step=7 * number)
         assert export.newest_version(directory) == number
+        assert export.newest_step(directory) == 7 * number
     assert sorted(directory.iterdir()) == [directory / "1", directory / "2", directory / "3"]
 
 
@@ -173,15 +177,12 @@ def test_export_that_predicts_something_else_is_withheld(tmp_path: pathlib.Path)
     assert list(tmp_path.iterdir()) == [tmp_path / "1"]
 
 
-def test_remains_of_a_killed_export_do_no_harm(tmp_path: pathlib.Path) -> None:
-    """They are no version and no hindrance."""
-    remains = tmp_path / ".unfinished.2"
-    shutil.copytree(_publish(tmp_path / "1", _trained()), remains)
-    (remains / "left").touch()
-    assert export.load(tmp_path).path == tmp_path / "1"
-    _publish(tmp_path / "2", _trained())
-    assert not (tmp_path / "2" / "left").exists()
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "1", tmp_path / "2"]
+def test_next_version_comes_after_all_that_is_there(tmp_path: pathlib.Path) -> None:
+    """A server that knows a number never sees it change; a foreign directory is left alone."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / ".unfinished-2").mkdir()
+    (tmp_path / "notes").touch()
+    assert export.next_version(tmp_path) == tmp_path / "8"
 
 
 def _empty(path: pathlib.Path) -> None:

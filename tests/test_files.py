@@ -1,16 +1,18 @@
 """Files and directories appear whole or not at all, whatever ends the writer."""
 
+import os
 import pathlib
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from pipeline import files
-
-Write = Callable[[pathlib.Path], object]
 
 
 def _write_file(path: pathlib.Path) -> None:
@@ -20,13 +22,6 @@ def _write_file(path: pathlib.Path) -> None:
 def _write_directory(path: pathlib.Path) -> None:
     (path / "inner").mkdir(parents=True)
     (path / "inner" / "file").write_text("new")
-
-
-def _fail(target: pathlib.Path, write: Write) -> None:
-    """Raises in the block, after it has written."""
-    with files.replacing(target) as unfinished:
-        write(unfinished)
-        raise KeyError
 
 
 def _content(directory: pathlib.Path) -> dict[str, str | None]:
@@ -39,67 +34,90 @@ def _content(directory: pathlib.Path) -> dict[str, str | None]:
 
 _FILE = {"target": "new"}
 _DIRECTORY = {"target": None, "target/inner": None, "target/inner/file": "new"}
-_both_kinds = pytest.mark.parametrize(
-    ("write", "expected"),
-    [(_write_file, _FILE), (_write_directory, _DIRECTORY)],
-    ids=["file", "directory"],
-)
+_KINDS = [(files.replacing, _write_file, _FILE), (files.making, _write_directory, _DIRECTORY)]
 
 
-@_both_kinds
+@pytest.mark.parametrize(("appear", "write", "expected"), _KINDS, ids=["file", "directory"])
 def test_target_appears_at_the_end_of_the_block(
-    tmp_path: pathlib.Path, write: Write, expected: dict[str, str | None]
+    tmp_path: pathlib.Path, appear: Any, write: Callable[[pathlib.Path], None], expected: Any
 ) -> None:
-    with files.replacing(tmp_path / "target") as unfinished:
+    with appear(tmp_path / "target") as unfinished:
         write(unfinished)
         assert not (tmp_path / "target").exists()
     assert _content(tmp_path) == expected
 
 
-def test_file_is_replaced_at_the_end_of_the_block(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "target").write_text("old")
-    with files.replacing(tmp_path / "target") as unfinished:
-        unfinished.write_text("new")
-        assert (tmp_path / "target").read_text() == "old"
-    assert _content(tmp_path) == {"target": "new"}
-
-
-@_both_kinds
+@pytest.mark.parametrize(
+    ("appear", "write"), [kind[:2] for kind in _KINDS], ids=["file", "directory"]
+)
 def test_nothing_appears_when_the_block_raises(
-    tmp_path: pathlib.Path, write: Write, expected: dict[str, str | None]
+    tmp_path: pathlib.Path, appear: Any, write: Callable[[pathlib.Path], None]
 ) -> None:
-    del expected
+    def fail() -> None:
+        with appear(tmp_path / "target") as unfinished:
+            write(unfinished)
+            raise KeyError
+
     with pytest.raises(KeyError):
-        _fail(tmp_path / "target", write)
+        fail()
     assert _content(tmp_path) == {}
-
-
-def test_old_file_stays_when_the_block_raises(tmp_path: pathlib.Path) -> None:
     (tmp_path / "target").write_text("old")
     with pytest.raises(KeyError):
-        _fail(tmp_path / "target", _write_file)
-    assert _content(tmp_path) == {"target": "old"}
-
-
-def test_old_file_stays_when_nothing_was_written(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "target").write_text("old")
-    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "target"):
-        pass
+        fail()
     assert _content(tmp_path) == {"target": "old"}
 
 
 def test_directory_that_exists_is_not_replaced(tmp_path: pathlib.Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "old").write_text("old")
-    with pytest.raises(OSError, match="not empty"), files.replacing(tmp_path / "target") as path:
+    with pytest.raises(OSError, match="not empty"), files.making(tmp_path / "target") as path:
         _write_directory(path)
     assert _content(tmp_path) == {"target": None, "target/old": "old"}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_owner_and_mode_of_a_replaced_file_are_kept(tmp_path: pathlib.Path, mode: int) -> None:
+    """And nobody else can read the new one while it is written."""
+    target = tmp_path / "target"
+    target.write_text("old")
+    target.chmod(mode)
+    if os.getuid() == 0:  # or one can't give files away
+        os.chown(target, 12345, 54321)
+    before = target.stat()
+    with files.replacing(target) as unfinished:
+        assert stat.S_IMODE(unfinished.stat().st_mode) == mode
+        unfinished.write_text("new")
+    after = target.stat()
+    assert target.read_text() == "new"
+    assert after.st_ino != before.st_ino
+    assert after[stat.ST_MODE] == before[stat.ST_MODE]
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+
+
+def test_new_file_has_the_mode_that_the_umask_gives(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "usual").touch()
+    with files.replacing(tmp_path / "target"):
+        pass
+    assert (tmp_path / "target").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_two_writers_at_once_do_not_disturb_each_other(tmp_path: pathlib.Path) -> None:
+    """The last one to end is the one whose file stays, and it is whole."""
+    target = tmp_path / "target"
+    with files.replacing(target) as first:
+        first.write_text("first ")
+        with files.replacing(target) as second:
+            second.write_text("second")
+        with open(first, "a") as file:
+            file.write("one")
+    assert _content(tmp_path) == {"target": "first one"}
 
 
 _KILLED = """
 import os, pathlib, signal, sys
 from pipeline import files
-with files.replacing(pathlib.Path("target")) as unfinished:
+appear = files.replacing if sys.argv[1] == "file" else files.making
+with appear(pathlib.Path("target")) as unfinished:
     if sys.argv[1] == "directory":
         unfinished.mkdir()
         unfinished = unfinished / "left"
@@ -109,38 +127,39 @@ with files.replacing(pathlib.Path("target")) as unfinished:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-@_both_kinds
-def test_what_a_killed_writer_left_is_removed_by_the_next(
-    tmp_path: pathlib.Path, kind: str, write: Write, expected: dict[str, str | None]
-) -> None:
-    """What it left has another name, and may be of the other kind."""
-    killed = subprocess.run([sys.executable, "-c", _KILLED, kind], cwd=tmp_path)
-    assert killed.returncode == -signal.SIGKILL
-    assert "half" in _content(tmp_path).values()
-    assert not (tmp_path / "target").exists()
-    with files.replacing(tmp_path / "target") as unfinished:
-        assert not unfinished.exists()
-        write(unfinished)
-    assert _content(tmp_path) == expected
-
-
-def test_killed_writer_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "target").write_text("old")
-    subprocess.run([sys.executable, "-c", _KILLED, "file"], cwd=tmp_path)
-    assert (tmp_path / "target").read_text() == "old"
-
-
-def test_link_in_the_place_of_the_unfinished_is_not_followed(tmp_path: pathlib.Path) -> None:
+def test_only_what_a_killed_writer_left_is_removed(tmp_path: pathlib.Path, kind: str) -> None:
+    """And not a link to something else, nor a file of a name that is only like it."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("kept")
     directory = tmp_path / "directory"
     directory.mkdir()
-    with files.replacing(directory / "target") as unfinished:
-        name = unfinished.name
-        unfinished.write_text("first")
-    (directory / name).symlink_to(elsewhere)
-    with files.replacing(directory / "target") as unfinished:
-        unfinished.write_text("second")
-    assert _content(directory) == {"target": "second"}
+    (directory / "target").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", _KILLED, kind], cwd=directory)
+    assert killed.returncode == -signal.SIGKILL
+    assert "half" in _content(directory).values()
+    assert (directory / "target").read_text() == "old"
+    (directory / ".unfinished-notes.txt").write_text("mine")
+    (directory / f".unfinished-{16 * 'a'}-link").symlink_to(elsewhere)
+    files.remove_unfinished(directory)
+    assert _content(directory) == {"target": "old", ".unfinished-notes.txt": "mine"}
     assert _content(elsewhere) == {"kept": "kept"}
+
+
+_PATTERNS = ["g[1]", "a*b", "q?", "{x,y}", "back\\slash", "[!a]", "plain"]
+
+
+@pytest.mark.parametrize("name", _PATTERNS)
+def test_tensorflow_reads_a_path_that_could_be_a_pattern(tmp_path: pathlib.Path, name: str) -> None:
+    """And what it reads is there, not what the pattern would match."""
+    for neighbour, number in (("g1", 1.0), ("ab", 1.0), ("axb", 1.0), ("qq", 1.0), (name, 2.0)):
+        module = tf.Module()
+        module.v = tf.Variable(number)
+        directory = tmp_path / neighbour
+        tf.train.Checkpoint(v=module.v).write(str(directory / "ckpt-1"))
+        tf.saved_model.save(module, str(directory / "saved"))
+    with files.without_pattern(tmp_path / name / "ckpt-1") as path:
+        reader = tf.train.load_checkpoint(str(path))
+        assert reader.get_tensor("v/.ATTRIBUTES/VARIABLE_VALUE") == 2
+    with files.without_pattern(tmp_path / name / "saved") as path:
+        assert tf.saved_model.load(str(path)).v.numpy() == 2

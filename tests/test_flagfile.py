@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import flagfile
+from pipeline import errors, flagfile
 
 _EVERY_FIELD_CHANGED = config_lib.Config(
     model="keras",
@@ -45,13 +45,16 @@ _CONFIGS = pytest.mark.parametrize(
 )
 
 _PRINT_CONFIG = """
-import sys
-from absl import flags
 from pipeline import cli
 cli.define_flags()
-flags.FLAGS(sys.argv)
-print(cli.config_from_flags())
+cli.start(lambda arguments: print(cli.config_from_flags()))
 """
+
+_HARD_VALUES = [
+    *("a b", " ends with a space ", "two\nlines", "a\r\nb", "tab\t", "a\u2028b\u2029c\x85d"),
+    *("# no comment", "a#b", "'single'", '"double"', "back\\slash\\", "--seed=3", "größe,面积"),
+    *("$HOME", "`ls`", "\x1b[31mred", "%41", "a=b", "=", "-", "--", "\U0001f600"),
+]
 
 
 def test_changed_config_changes_every_field() -> None:
@@ -61,18 +64,86 @@ def test_changed_config_changes_every_field() -> None:
 
 
 @_CONFIGS
-def test_absl_reads_the_config_again_from_anywhere(
+def test_the_config_is_read_again_from_anywhere(
     config: config_lib.Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paths become absolute; --overwrite is left out, so that the run is resumed."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "flags.txt"
     flagfile.write(path, flagfile.from_config(config))
-    command = [sys.executable, "-c", _PRINT_CONFIG, f"--flagfile={path}"]
-    printed = subprocess.run(command, cwd="/", check=True, text=True, capture_output=True).stdout
-    paths = {name: getattr(config, name) for name in ("logdir", "data", "initialize_from")}
+    paths = {name: getattr(config, name) for name in ("data", "initialize_from")}
     absolute = {name: path and str(tmp_path / path) for name, path in paths.items()}
-    assert printed.strip() == str(dataclasses.replace(config, **absolute, overwrite=False))
+    place = {"logdir": str(tmp_path.parent), "run_name": tmp_path.name}
+    expected = dataclasses.replace(config, **absolute, **place, overwrite=False)
+    assert _printed(f"--flagfile={path}") == str(expected)
+
+
+def _printed(*arguments: str, cwd: pathlib.Path | str = "/") -> str:
+    """What an entry point that prints its config says on stdout or stderr."""
+    command = [sys.executable, "-c", _PRINT_CONFIG, *arguments]
+    result = subprocess.run(command, cwd=cwd, text=True, capture_output=True)
+    return (result.stdout or result.stderr).rstrip("\n")
+
+
+def test_a_run_is_where_its_flagfile_is(tmp_path: pathlib.Path) -> None:
+    """Also after the run was moved or copied; what comes later on the command line counts."""
+    run = tmp_path / "logs" / "run"
+    run.mkdir(parents=True)
+    flagfile.write(run / "flags.txt", flagfile.from_config(config_lib.Config(epochs=7)))
+    run.rename(tmp_path / "moved")
+    moved = config_lib.Config(epochs=7, logdir=str(tmp_path), run_name="moved")
+    for form in (("--flagfile=flags.txt",), ("--flagfile", "flags.txt"), ("-flagfile=flags.txt",)):
+        assert _printed(*form, cwd=tmp_path / "moved") == str(moved)
+    printed = _printed("--flagfile=moved/flags.txt", "--run_name=", "--epochs=9", cwd=tmp_path)
+    assert printed == str(dataclasses.replace(moved, epochs=9, run_name=""))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"--epochs=9\n", "epochs=9"),  # a person's own flagfile, read by absl
+        (b"\x00\xff\xfe binary", "can't decode"),
+        (b"--epochs=\n", "flag --epochs=: invalid literal"),
+    ],
+    ids=["own", "binary", "empty"],
+)
+def test_other_flagfiles_are_read_or_refused(
+    tmp_path: pathlib.Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "flags.txt").write_bytes(content)
+    printed = _printed("--flagfile=flags.txt", cwd=tmp_path)
+    assert message in printed
+    assert "\n" not in printed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (b"\xff\xfe", "can't be read as a flagfile"),
+        (b"--epochs='9\n", "can't be read as a flagfile: No closing quotation"),
+        (b"--epoch=9\n", "'--epoch=9' is no --flag=value"),
+        (b"epochs=9\n", "'epochs=9' is no --flag=value"),
+    ],
+)
+def test_damaged_flagfile_is_refused_in_one_line(
+    tmp_path: pathlib.Path, damage: bytes, message: str
+) -> None:
+    path = tmp_path / "flags.txt"
+    flagfile.write(path, flagfile.from_config(config_lib.Config()))
+    path.write_bytes(path.read_bytes() + damage)
+    with pytest.raises(errors.InputError) as caught:
+        flagfile.read(path)
+    assert f"{path}: {message}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_value_comes_back(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "flags.txt"
+    for value in _HARD_VALUES:
+        flags = flagfile.from_config(config_lib.Config(data="d", label=value, features=value))
+        flagfile.write(path, flags)
+        assert flagfile.read(path) == flags
+        assert flagfile.is_of_run(path)
 
 
 @_CONFIGS

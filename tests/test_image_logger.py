@@ -36,7 +36,9 @@ class _Images:
     ):
         self.datasets = datasets_lib.load(config)
         self.task = drawn or task.linear(config, self.datasets.features)
-        self.writer = summary_writer.SummaryWriter(directory, names=self.task.names, first_step=0)
+        self.writer = summary_writer.SummaryWriter(
+            directory, names=self.task.names, first_step=0, earlier={}
+        )
         self.logger = image_logger.ImageLogger(
             evaluation.Evaluator(self.task, self.datasets, config),
             directory / "figures",

@@ -1,7 +1,10 @@
 """What `python -m pipeline.predict` prints and writes."""
 
 import concurrent.futures
+import os
 import pathlib
+import select
+import stat
 import subprocess
 import sys
 
@@ -33,7 +36,7 @@ _MISTAKES = {
     ("--export_dir=line", "--input=nowhere.csv"): ("nowhere.csv: can't be read", 2),
     ("--export_dir=empty", "--x=1"): ("--export_dir=empty must be a SavedModel", 2),
     ("--export_dir=unsigned", "--x=1"): ("serving_default", 2),
-    ("--export_dir=plane", "--x=1,2,3"): ("2 numbers for each input", 2),
+    ("--export_dir=plane", "--x=1,2,3"): ("one a feature (a, in m, b); received 3", 2),
     ("--export_dir=plane", "--input=line.csv"): ("has no column 'a, in m'", 2),
     ("--export_dir=plane", "--input=others.csv"): ("has no column 'a, in m'", 2),
     ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a directory", 2),
@@ -51,7 +54,7 @@ def _publish(
     trained = task.Task(model, losses.squared_error, features=features, is_linear_regression=True)
     examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label)
-    export.publish(trained, datasets, version)
+    export.publish(trained, datasets, version, step=10)
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +125,52 @@ def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pat
         "link.csv": "x,y\n1.0,5.0\n",
         "y.csv": "x,y\n1.0,5.0\n",
     }
+
+
+@pytest.mark.slow
+def test_output_replaces_a_file_whole_for_its_owner(
+    exports: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Two at once: one of them wins; mode and owner stay, and a planted link is not followed."""
+    output, secret = tmp_path / "y.csv", tmp_path / "secret"
+    for path in (output, secret):
+        path.write_text("before\n")
+    (tmp_path / ".unfinished.y.csv").symlink_to(secret)
+    output.chmod(0o600)
+    owner = 12345 if os.geteuid() == 0 else os.geteuid()
+    os.chown(output, owner, -1)
+    rows = [f"{x}.0" for x in range(100_000)]
+    (tmp_path / "x.csv").write_text("\n".join(["x", *rows, ""]))
+    flags = (f"--export_dir={exports}/line", "--input=x.csv", "--output=y.csv")
+    processes = [helpers.start("predict", *flags, cwd=tmp_path) for _ in range(2)]
+    for result in map(helpers.finish, processes):
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    lines = output.read_text().splitlines()
+    assert lines == ["x,y", *(f"{x}.0,{3 * x + 2}.0" for x in range(100_000))]
+    assert (stat.S_IMODE(output.stat().st_mode), output.stat().st_uid) == (0o600, owner)
+    assert secret.read_text() == "before\n"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("y.csv", "secret", ".unfinished.y.csv", "x.csv")
+    }
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_gone_is_no_error(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Of stdout, as in `| head -1`; of a pipe that --output names, it is one."""
+    (tmp_path / "x.csv").write_text("x\n" + "1.0\n" * 100_000)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    flags = (f"--export_dir={exports}/line", "--input=x.csv")
+    printing = helpers.start("predict", *flags, cwd=tmp_path)
+    writing = helpers.start("predict", *flags, "--output=pipe", cwd=tmp_path)
+    assert printing.stdout is not None
+    assert printing.stdout.readline() == "x,y\n"
+    printing.stdout.close()
+    assert select.select([reader], [], [], 60)[0]
+    os.close(reader)
+    assert printing.stderr is not None
+    assert (printing.stderr.read(), printing.wait(timeout=60)) == ("", 0)
+    printing.stderr.close()
+    result = helpers.finish(writing)
+    assert result.returncode == 1
+    assert result.stderr == "predict: --output=pipe can't be written: Broken pipe\n"

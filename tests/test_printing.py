@@ -1,23 +1,40 @@
-"""Tests of pipeline.printing."""
+"""Tests of pipeline.printing; most need streams that a process of its own can lose."""
 
-import contextlib
-import io
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import TextIO
+import pty
+import subprocess
+import sys
+import time
 
 import pytest
 
 from pipeline import printing
 
+_BEGIN = """
+import sys
+from pipeline import printing
+printing.open_streams()
+"""
+_WORK = f"""{_BEGIN}
+printing.say("first")
+printing.say("x" * 1_000_000)  # more than a pipe or a buffer holds
+printing.say("to stderr", sys.stderr)
+file = open("file.txt", "w")
+assert file.fileno() > 2
+sys.stdout.write("by another print")  # which Python flushes at exit
+sys.exit(7)
+"""
 
-@contextlib.contextmanager
-def _pipe() -> Iterator[tuple[TextIO, TextIO]]:
-    """Both ends of a pipe; closing one flushes it, as Python does at exit."""
-    read, write = os.pipe()
-    with open(read) as reader, open(write, "w") as writer:
-        yield reader, writer
+
+def _start(script: str, cwd: pathlib.Path, **streams: int) -> "subprocess.Popen[bytes]":
+    everything = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
+    return subprocess.Popen([sys.executable, "-c", script], cwd=cwd, **everything)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
+    out, err = process.communicate(timeout=20)
+    return process.returncode, out, err
 
 
 def test_a_text_is_printed_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,43 +44,97 @@ def test_a_text_is_printed_to_stdout(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("größe\nof x\n", "")
 
 
-def test_a_text_can_be_read_at_once() -> None:
-    with _pipe() as (reader, writer):
-        printing.say("while it trains", writer)
-        assert reader.readline() == "while it trains\n"
+def test_a_text_can_be_read_at_once(tmp_path: pathlib.Path) -> None:
+    """It does not wait in a buffer, which is lost where the process is killed."""
+    script = f"{_BEGIN}import os; printing.say('while it trains'); os._exit(7)"
+    assert _end(_start(script, tmp_path)) == (7, b"while it trains\n", b"")
 
 
-def test_output_to_a_closed_pipe_is_dropped() -> None:
-    """As with `| head`: neither this text, nor the next, nor the flush at exit ends the program."""
-    with _pipe() as (reader, writer):
-        printing.say("first", writer)
-        assert reader.readline() == "first\n"
-        reader.close()
-        printing.say("second", writer)
-        printing.say("third" * 100_000, writer)
-        writer.write("by another print")
-        writer.close()  # raises if what was not written is still to be written
+def test_output_without_a_reader_is_dropped(tmp_path: pathlib.Path) -> None:
+    """As with `| head`: neither a text, nor the next, nor the flush at exit ends the program."""
+    for stream in ("stdout", "stderr"):
+        read, write = os.pipe()
+        os.close(read)
+        code, out, err = _end(_start(_WORK, tmp_path, **{stream: write}))
+        os.close(write)
+        assert code == 7
+        assert (out or b"")[:6] == (b"" if stream == "stdout" else b"first\n")
+        assert (err or b"") == (b"" if stream == "stderr" else b"to stderr\n")
 
 
-def test_a_text_cut_off_by_the_reader_is_dropped() -> None:
-    with _pipe() as (reader, writer):
-        reader.close()
-        printing.say("x" * 1_000_000, writer)  # more than a pipe or a buffer holds
-        writer.flush()
+def test_output_to_a_closed_terminal_is_dropped(tmp_path: pathlib.Path) -> None:
+    """As after a hang-up that nohup made the program ignore."""
+    master, terminal = pty.openpty()
+    os.close(master)
+    assert _end(_start(_WORK, tmp_path, stdout=terminal)) == (7, None, b"to stderr\n")
+    assert _end(_start(_WORK, tmp_path, stdout=terminal, stderr=terminal)) == (7, None, None)
+    os.close(terminal)
 
 
-def test_other_errors_are_raised() -> None:
-    """Output to a file on a full disk is not lost without a word."""
-    out = open("/dev/full", "w")  # noqa: SIM115 (closed below, which fails)
-    with pytest.raises(OSError, match="No space left"):
-        printing.say("x", out)
-    with pytest.raises(OSError, match="No space left"):
-        out.close()
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_no_file_takes_the_place_of_a_closed_stream(closed: str, tmp_path: pathlib.Path) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", _WORK]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=20)
+    assert result.returncode == 7
+    assert result.stderr == (b"" if "2>" in closed else b"to stderr\n")
+    assert bool(result.stdout) == (closed in ("2>&-", "<&-"))
+
+
+def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path: pathlib.Path) -> None:
+    with open("/dev/full", "wb") as full:
+        code, _, err = _end(_start(_WORK, tmp_path, stdout=full.fileno()))
+    assert code == 7
+    assert err == b"stdout: No space left on device; going on without it\nto stderr\n"
+
+
+def test_a_full_disk_is_an_error_where_the_output_counts(tmp_path: pathlib.Path) -> None:
+    """What is written to sys.stdout itself, as predictions are, is not lost without a word."""
+    script = f"""{_BEGIN}
+try:
+    print("predictions", flush=True)
+except OSError as error:
+    assert (error.filename, error.strerror) == ("stdout", "No space left on device")
+    raise SystemExit(7)
+"""
+    with open("/dev/full", "wb") as full:
+        assert _end(_start(script, tmp_path, stdout=full.fileno())) == (7, None, b"")
+
+
+def test_a_reader_that_is_slow_gets_everything(tmp_path: pathlib.Path) -> None:
+    """Where another program has made the pipe or terminal non-blocking."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    process = _start(_WORK, tmp_path, stdout=write)
+    os.close(write)
+    time.sleep(0.5)  # in which the pipe fills
+    with open(read, "rb") as reader:
+        assert reader.read() == b"first\n" + b"x" * 1_000_000 + b"\nby another print"
+    assert _end(process)[0] == 7
+
+
+def test_ascii_is_enough(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    script = f"{_BEGIN}printing.say('größe'); printing.say('\\udcff', sys.stderr)"
+    assert _end(_start(script, tmp_path)) == (0, rb"gr\xf6\xdfe" + b"\n", rb"\udcff" + b"\n")
 
 
 def test_a_stream_of_any_kind_is_written_to(tmp_path: pathlib.Path) -> None:
-    memory = io.StringIO()
-    printing.say("x", memory)
     with (tmp_path / "log.txt").open("w") as file:
         printing.say("y", file)
-    assert (memory.getvalue(), (tmp_path / "log.txt").read_text()) == ("x\n", "y\n")
+        assert (tmp_path / "log.txt").read_text() == "y\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("größe 名前 😀, 'x' \\ $", "größe 名前 😀, 'x' \\ $"),
+        ("a\nb\tc\r", r"a\nb\tc\r"),
+        ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
+        ("\x9b31m", r"\x9b31m"),  # the same in one character
+        ("\u202eexe", r"\u202eexe"),  # turns the direction of writing
+        ("\u2028", r"\u2028"),
+        ("\udcff", r"\udcff"),  # a byte that is not UTF-8
+    ],
+)
+def test_nothing_printable_commands_a_terminal(text: str, shown: str) -> None:
+    assert printing.printable(text) == shown

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from pipeline.reporting import summary_writer
 from pipeline.training import evaluation, metrics, models, task
 from tests import helpers
 
@@ -178,8 +177,11 @@ def test_an_extended_run_extends_its_references(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, epochs=20)) as recording:
         recording.recorder.start(None)
         recording.after(helpers.line(0, 20))
-        history = recording.recorder.history.rows()
-    with contextlib.closing(helpers.Recording(tmp_path, epochs=50, history=history)) as recording:
+        earlier = {
+            "history": recording.recorder.history.rows(),
+            "event_files": recording.recorder.flush(),
+        }
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=50, **earlier)) as recording:
         recording.recorder.extend(20)
     for curve in ("truth", "least_squares"):
         assert _steps(tmp_path / curve) == {tag: [0, 20, 50] for tag in ("W", "b", "loss")}
@@ -358,8 +360,9 @@ def test_a_resumed_recording_equals_one_that_never_stopped(
     cut.recorder.flush()
     cut.close()
 
-    summary_writer.cut_back(tmp_path / "cut", sizes)
-    second = helpers.Recording(tmp_path / "cut", epochs=60, history=history, **settings)
+    second = helpers.Recording(
+        tmp_path / "cut", epochs=60, history=history, event_files=sizes, **settings
+    )
     second.evaluator.best = best
     if not saved:
         second.recorder.start(None)

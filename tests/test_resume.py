@@ -1,5 +1,6 @@
 """Nothing is lost: kills, signals, damage, full disks, two processes, longer runs."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -16,8 +17,9 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import flagfile
-from pipeline.run import checkpoints, run_dir
+from pipeline import errors
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import checkpoints, trainer
 from tests import helpers
 
 # A run that trains for about two seconds, in steps of some 60 us, and saves often.
@@ -204,8 +206,8 @@ def test_board_that_watches_a_kill_shows_every_step_once(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "flags"),
-    [(signal.SIGTERM, SLOW), (signal.SIGINT, SLOW), (signal.SIGTERM, FIT)],
-    ids=["SIGTERM", "SIGINT", "SIGTERM-fit"],
+    [(signal.SIGTERM, SLOW), (signal.SIGINT, SLOW), (signal.SIGHUP, SLOW), (signal.SIGTERM, FIT)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP", "SIGTERM-fit"],
 )
 def test_signal_stops_training_after_a_checkpoint(
     number: signal.Signals, flags: tuple[str, ...], tmp_path: pathlib.Path
@@ -233,14 +235,15 @@ def test_signal_stops_training_after_a_checkpoint(
 
 
 @pytest.mark.slow
-def test_signal_while_the_results_are_written_stops_too(tmp_path: pathlib.Path) -> None:
+def test_signal_while_the_results_are_written_ends_it(tmp_path: pathlib.Path) -> None:
+    """At once, as nothing is left to save; the same command writes them again."""
     run = tmp_path / "logs" / "run"
     process = helpers.start("train", "--run_name=run", cwd=tmp_path)
     wait_for(lambda: newest(run) == 10)  # training is complete, plots and export follow
     process.send_signal(signal.SIGTERM)
     result = helpers.finish(process)
-    assert result.returncode == 143, (result.stdout, result.stderr)
-    assert "resume with:" in result.stderr
+    assert result.returncode in (143, -signal.SIGTERM), (result.stdout, result.stderr)
+    assert not (run / "export" / "1").exists()
     result = helpers.call("train", "--run_name=run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [path.name for path in (run / "export").iterdir()] == ["1"]
@@ -255,7 +258,8 @@ def test_second_signal_aborts_immediately(tmp_path: pathlib.Path) -> None:
     # Eager steps that take seconds: the first signal has to wait for the end of some.
     flags = ("--num_examples=10000000", "--run_eagerly", "--epochs=100", "--validation_examples=0")
     process = helpers.start("train", "--run_name=run", *flags, cwd=tmp_path)
-    wait_for(lambda: (run / "flags.txt").exists())
+    wait_for(lambda: (run / "figures" / "before_training.png").exists())
+    time.sleep(2)
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     assert process.stderr.readline() + process.stderr.readline() == (
@@ -310,34 +314,27 @@ def test_run_without_good_checkpoint_is_not_restarted(
     assert result.returncode == 0, result.stderr
     (aside,) = (path for path in (tmp_path / "logs").iterdir() if path.name.startswith("run."))
     assert event_files(aside) == {aside / p.relative_to(run): data for p, data in before.items()}
-    assert f"--run_name={aside.name}\n" in (aside / "flags.txt").read_text()
     assert len(helpers.scalars(run / "train")["W"]) == 11
     assert "overwrite" not in (run / "flags.txt").read_text()
 
 
 def test_run_of_an_earlier_version_is_refused(tmp_path: pathlib.Path) -> None:
-    """Its checkpoints had W and b at their top, and were numbered from 1."""
-    config = config_lib.Config(logdir=str(tmp_path / "logs"), run_name="run")
-    run = run_dir.RunDir.of(config)
-    run.checkpoints.mkdir(parents=True)
-    flagfile.write(run.flags, flagfile.from_config(config))
-    for number in (0, 11):
-        old = tf.train.Checkpoint(W=tf.Variable(3.14), b=tf.Variable(1.79))
-        old.write(str(run.checkpoints / f"ckpt-{number}"))
-    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    result = helpers.call("train", "--run_name=run", "--epochs=20", cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr == (
-        "train: logs/run/checkpoints/ckpt-11 was written by an earlier version of this pipeline, "
-        "whose runs can't be resumed; to start anew and keep it under another name: --overwrite\n"
-    )
-    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    del after[run.path / ".lock"]
-    assert after == before
+    """Its flags.txt had no first line that says what it is."""
+    run = tmp_path / "logs" / "run"
+    run.mkdir(parents=True)
+    (run / "flags.txt").write_text("--epochs=10\n--logdir=logs\n--run_name=run\n")
+    for more in ((), ("--overwrite",)):
+        result = helpers.call("train", "--run_name=run", *more, cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stderr == (
+            "train: logs/run exists already and is no run of this pipeline, or of an earlier "
+            "version of it; choose another --run_name\n"
+        )
+    assert [path.name for path in run.iterdir()] == ["flags.txt"]
 
 
-def limit_file_size() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+def limit_file_size(limit: int = 400_000) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 @pytest.mark.slow
@@ -360,6 +357,33 @@ def test_full_disk_costs_one_line_and_no_checkpoint(tmp_path: pathlib.Path) -> N
     assert result.returncode == 0, result.stderr
     steps = [step for step, _ in helpers.scalars(tmp_path / "logs" / "run" / "train")["W"]]
     assert steps == list(range(30001))
+
+
+_FULL_AT_THE_END = """
+import resource, runpy, sys
+from pipeline import tf_runtime
+tf_runtime.import_tensorflow()
+from pipeline.run import trainer
+export = trainer._Trainer._export
+def on_a_full_disk(self):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+    export(self)
+trainer._Trainer._export = on_a_full_disk
+sys.argv[0] = "train"
+runpy.run_module("pipeline.train", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_disk_that_is_full_for_keras_weights_costs_one_line(tmp_path: pathlib.Path) -> None:
+    """HDF5 would end the process with a segmentation fault."""
+    command = [sys.executable, "-c", _FULL_AT_THE_END, "--model=keras", "--run_name=run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "File too large; its checkpoints are intact; resume with:" in line
+    names = {path.name for path in (tmp_path / "logs" / "run").iterdir()}
+    assert not {name for name in names if "weights" in name or name == "export"}
 
 
 @pytest.mark.slow
@@ -399,9 +423,6 @@ def copy(runs: helpers.Runs, name: str, directory: pathlib.Path) -> pathlib.Path
     """Copies one of the three runs to logs/run in another directory."""
     run = directory / "logs" / "run"
     shutil.copytree(runs.logdir / name, run)
-    flags = run / "flags.txt"
-    text = flags.read_text().replace(f"--logdir={runs.logdir}", f"--logdir={directory / 'logs'}")
-    flags.write_text(text.replace(f"--run_name={name}", "--run_name=run"))
     return run
 
 
@@ -542,14 +563,59 @@ def test_run_outlives_the_run_that_it_started_from(
 
 
 @pytest.mark.slow
-def test_changed_examples_are_noticed(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "p.csv").write_text("x,y\n1,2\n2,3\n3,5\n")
-    flags = ("--data=p.csv", "--run_name=run", "--epochs=2", "--learning_rate=0.01")
-    assert helpers.call("train", *flags, cwd=tmp_path).returncode == 0
-    (tmp_path / "p.csv").write_text("x,y\n1,2\n2,3\n3,6\n")
-    result = helpers.call("train", *flags, "--epochs=4", cwd=tmp_path)
-    assert result.returncode == 2
-    assert "are not what they were" in result.stderr
+def test_anything_else_in_the_data_is_noticed(tmp_path: pathlib.Path) -> None:
+    """An example, one of the validation rows, the names of two columns."""
+    table = tmp_path / "p.csv"
+    content = "a,b,y\n1,2,3\n2,3,4\n3,5,7\n4,4,4\n"
+    config = config_lib.Config(
+        data=str(table),
+        validation_examples=1,
+        learning_rate=0.01,
+        epochs=2,
+        logdir=str(tmp_path),
+        run_name="run",
+    )
+    table.write_text(content)
+    trainer.train(config, datasets_lib.load(config))
+    longer = dataclasses.replace(config, epochs=4)
+    changes = [content.replace(number, "9,9") for number in ("1,2", "2,3", "3,5", "4,4")]
+    for changed in (*changes, content.replace("a,b", "b,a"), content.replace("y", "z")):
+        table.write_text(changed)
+        with pytest.raises(errors.InputError, match="are not what they were"):
+            trainer.train(longer, datasets_lib.load(longer))
+    table.write_text(content)
+    trainer.train(longer, datasets_lib.load(longer))
+
+
+def exports(run: pathlib.Path) -> list[int]:
+    """The versions of the exported model."""
+    return sorted(int(path.name) for path in (run / "export").iterdir())
+
+
+@pytest.mark.slow
+def test_finished_is_what_the_newest_export_says(
+    runs: helpers.Runs, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After damage, after a kill before the export of more epochs, after a removed export."""
+    run = copy(runs, "module-custom", tmp_path)
+    config = config_lib.Config(logdir=str(tmp_path / "logs"), run_name="run")
+
+    def trained(epochs: int) -> str:
+        again = dataclasses.replace(config, epochs=epochs)
+        trainer.train(again, datasets_lib.load(again))
+        return capsys.readouterr().out
+
+    os.truncate(run / "checkpoints" / "ckpt-10.index", 0)
+    assert "Resuming at step 0 of 10" in trained(10)
+    assert exports(run) == [1, 2]
+    assert "is finished" in trained(10)
+    assert "Resuming at step 10 of 20" in trained(20)
+    shutil.rmtree(run / "export" / "3")  # as if it was killed before
+    assert "Resuming at step 20 of 20" in trained(20)
+    assert "is finished" in trained(20)
+    assert exports(run) == [1, 2, 3]
+    saved = tf.saved_model.load(str(run / "export" / "3")).signatures["parameters"]()["W"]
+    assert saved.numpy() == helpers.scalars(run / "train")["W"][-1][1]
 
 
 @pytest.mark.slow

@@ -21,17 +21,25 @@ def _start(config: config_lib.Config) -> run_dir.RunDir:
     run = run_dir.RunDir.of(config)
     with run.opened(config) as resumes:
         assert not resumes
-        flagfile.write(run.flags, flagfile.from_config(config))
+        _begin(run)
     return run
+
+
+def _begin(run: run_dir.RunDir) -> None:
+    """Does as if it saved a first checkpoint."""
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "ckpt-0.index").touch()
 
 
 def _fail(config: config_lib.Config, *, is_resumable: bool) -> None:
     """Raises in a run, after it has made a directory."""
     run = run_dir.RunDir.of(config)
     with run.opened(config):
-        (run.path / "checkpoints").mkdir()
+        assert flagfile.is_of_run(run.flags)
         if is_resumable:
-            flagfile.write(run.flags, flagfile.from_config(config))
+            _begin(run)
+        else:
+            run.checkpoints.mkdir()
         raise KeyError
 
 
@@ -57,41 +65,77 @@ def test_lock_that_was_moved_away_meanwhile_is_none(
     assert {path.name for path in run.path.iterdir()} == {".lock", "train"}
 
 
+_FOREIGN = {
+    "file": {"thesis.txt": "all of it"},
+    "hidden file": {".config": "all of it"},
+    "names of a run": {".lock": "123", "train/precious.csv": "x,y", "checkpoints/ckpt-0.index": ""},
+    "another's lock": {".lock": "of something else"},
+    "another's flags": {"flags.txt": "--epochs=3\n", ".lock": "", "train/events": ""},
+    "run without its flags": {".lock": "1", "export/1/saved_model.pb": "", "train/events": ""},
+}
+
+
+def _content(directory: pathlib.Path) -> dict[str, str]:
+    """The texts of all files in a directory."""
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): path.read_text() for path in paths}
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["thesis.txt", "train"])
+@pytest.mark.parametrize("files", _FOREIGN.values(), ids=list(_FOREIGN))
 def test_what_no_run_has_made_is_left_alone(
-    tmp_path: pathlib.Path, name: str, overwrite: bool
+    tmp_path: pathlib.Path, files: dict[str, str], overwrite: bool
 ) -> None:
     config = _config(tmp_path, overwrite=overwrite)
     run = run_dir.RunDir.of(config)
-    run.path.mkdir()
-    (run.path / name).write_text("all of it")
-    for _ in range(2):
+    for name, text in files.items():
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(text)
+    for enter in (run.check, lambda config: run.opened(config).__enter__()):
         with pytest.raises(errors.InputError, match="no run of this pipeline"):
-            run.check(config)
-    assert [path.name for path in run.path.iterdir()] == [name]
+            enter(config)
+    assert _content(run.path) == files
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_only_what_a_killed_start_left_is_removed(tmp_path: pathlib.Path) -> None:
-    """And not what appears beside it."""
+_BEGINNINGS = [(), (".lock",), (".lock", "flags.txt"), (".lock", "flags.txt", "checkpoints")]
+
+
+@pytest.mark.parametrize("left", _BEGINNINGS, ids=len)
+def test_start_that_was_killed_is_made_again(tmp_path: pathlib.Path, left: tuple[str, ...]) -> None:
+    """Whatever of it there was, and also with other settings."""
+    first = _config(tmp_path, seed=1)
+    run = run_dir.RunDir.of(first)
+    run.path.mkdir()
+    (run.path / ".unfinished-0123456789abcdef-flags.txt").touch()  # killed while it wrote them
+    for name in left:
+        if name == "flags.txt":
+            flagfile.write(run.flags, flagfile.from_config(first))
+        elif name == ".lock":
+            (run.path / name).write_text("12345")
+        else:
+            (run.path / name).mkdir()
+    config = _config(tmp_path, seed=2)
+    run.check(config)
+    with run.opened(config) as resumes:
+        assert not resumes
+        assert flagfile.read(run.flags)["seed"] == "2"
+        assert {path.name for path in run.path.iterdir()} <= {".lock", "flags.txt", "checkpoints"}
+
+
+def test_failed_start_leaves_what_is_not_its_own(tmp_path: pathlib.Path) -> None:
     config = _config(tmp_path)
     run = run_dir.RunDir.of(config)
-    for name in ("train", "checkpoints"):
-        (run.path / name).mkdir(parents=True)
-    (run.path / ".lock").touch()
-    (run.path / ".unfinished.flags.txt").touch()  # killed while it wrote them
 
     def fail() -> None:
-        with run.opened(config) as resumes:
-            assert not resumes
-            assert [path.name for path in run.path.iterdir()] == [".lock"]
-            (run.path / "figures").mkdir()
-            (run.path / "notes.txt").touch()
+        with run.opened(config):
+            run.checkpoints.mkdir()
+            (run.checkpoints / "notes.txt").write_text("mine")
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
-    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+    assert _content(run.path) == {"checkpoints/notes.txt": "mine"}
 
 
 def test_failed_start_leaves_no_directory(tmp_path: pathlib.Path) -> None:
@@ -110,15 +154,25 @@ def test_failed_run_that_can_be_resumed_stays(tmp_path: pathlib.Path) -> None:
         assert resumes
 
 
-def test_run_moved_aside_is_resumed_under_its_new_name(tmp_path: pathlib.Path) -> None:
+def test_run_moved_aside_keeps_all_that_it_had(tmp_path: pathlib.Path) -> None:
     config = _config(tmp_path)
     run = _start(config)
+    before = _content(run.path)
     with run.opened(dataclasses.replace(config, overwrite=True)) as resumes:
         assert not resumes
         (aside,) = (path for path in tmp_path.iterdir() if path != run.path)
-        flags = (aside / "flags.txt").read_text().splitlines()
-        assert f"--run_name={aside.name}" in flags
-        assert f"--logdir={tmp_path}" in flags
+        assert _content(aside) == before
+    moved = dataclasses.replace(config, run_name=aside.name)
+    assert run_dir.RunDir.of(moved).resumes(moved)
+
+
+def test_flags_that_were_changed_are_refused(tmp_path: pathlib.Path) -> None:
+    run = _start(_config(tmp_path))
+    flags = run.flags.read_text()
+    for line in ("--epochs=", "--epochs=ten"):
+        run.flags.write_text(flags.replace("--epochs=10", line))
+        with pytest.raises(errors.InputError, match=f"has {line}, which may grow"):
+            run.check(_config(tmp_path))
 
 
 @pytest.mark.parametrize(

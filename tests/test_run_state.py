@@ -21,7 +21,6 @@ def _state(num_values: int, steps: int) -> run_state.RunState:
     return run_state.RunState(
         step=steps,
         last_step=10**15,
-        version=2,
         fingerprint=datasets_lib.load(config_lib.Config()).fingerprint(),
         best=evaluation.Best(step=4, loss=1 / 3) if steps else evaluation.Best(),
         history=history.rows(),
@@ -40,7 +39,7 @@ def test_state_comes_back_from_its_bytes(num_values: int, steps: int) -> None:
     for column, expected in zip(restored.history, state.history, strict=True):
         assert (column.dtype, column.shape) == (expected.dtype, expected.shape)
         assert column.tobytes() == expected.tobytes()
-    for name in ("step", "last_step", "version", "fingerprint"):
+    for name in ("step", "last_step", "fingerprint"):
         assert type(getattr(restored, name)) is int
     assert [type(value) for value in restored.best] == [int, float]
 

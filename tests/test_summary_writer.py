@@ -1,13 +1,17 @@
 """Tests of pipeline.reporting.summary_writer."""
 
 import contextlib
+import os
 import pathlib
 import re
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
@@ -20,9 +24,15 @@ _NAMES = ("W", "b")
 
 
 def _writer(
-    directory: pathlib.Path, names: tuple[str, ...] = _NAMES, *, first_step: int = 0
+    directory: pathlib.Path,
+    names: tuple[str, ...] = _NAMES,
+    *,
+    first_step: int = 0,
+    earlier: Mapping[str, int] | None = None,
 ) -> summary_writer.SummaryWriter:
-    return summary_writer.SummaryWriter(directory, names=names, first_step=first_step)
+    return summary_writer.SummaryWriter(
+        directory, names=names, first_step=first_step, earlier=earlier or {}
+    )
 
 
 def _rows(first: int, count: int, num_values: int = 2) -> metrics.StepMetrics:
@@ -219,7 +229,7 @@ def test_hparams_are_settings_metrics_and_how_it_ended(
     assert status == (api_pb2.STATUS_SUCCESS if is_success else api_pb2.STATUS_FAILURE)
 
 
-def test_cut_back_leaves_what_was_there_at_these_sizes(tmp_path: pathlib.Path) -> None:
+def test_what_was_written_after_a_checkpoint_is_cut_off(tmp_path: pathlib.Path) -> None:
     """As after a crash: no step is written twice by the run that is resumed."""
     writer = _writer(tmp_path)
     writer.steps("train", _rows(0, 300))
@@ -229,23 +239,31 @@ def test_cut_back_leaves_what_was_there_at_these_sizes(tmp_path: pathlib.Path) -
     writer.steps("train", _rows(300, 50))
     writer.steps("truth", _rows(350, 1))
     writer.close()
-    (tmp_path / "truth" / "notes.txt").touch()
+    others = ("notes.txt", "events.out.tfevents.1732502400.host", "events.out.tfevents.1.pipeline")
+    for name in others:  # event files, too, that this program did not write
+        (tmp_path / "truth" / name).write_text("mine")
 
-    summary_writer.cut_back(tmp_path, sizes)
+    _writer(tmp_path, first_step=300, earlier=sizes).close()
     curves = helpers.scalars(tmp_path / "train")
     assert curves["W"] == [(step, step / 4) for step in range(300)]
-    assert [p.name for p in (tmp_path / "truth").iterdir()] == ["notes.txt"]
+    assert {p.name: p.read_text() for p in (tmp_path / "truth").iterdir()} == dict.fromkeys(
+        others, "mine"
+    )
 
 
 def test_sizes_include_the_files_of_earlier_processes(tmp_path: pathlib.Path) -> None:
     """Or the second resumption of a run would remove what the first process wrote."""
+    sizes: dict[str, int] = {}
     for first in (0, 10):
-        with contextlib.closing(_writer(tmp_path, first_step=first)) as writer:
+        with contextlib.closing(_writer(tmp_path, first_step=first, earlier=sizes)) as writer:
             writer.steps("train", _rows(first, 10))
-    with contextlib.closing(_writer(tmp_path, first_step=20)) as writer:
-        sizes = writer.sizes()
-        writer.steps("train", _rows(20, 10))
-    summary_writer.cut_back(tmp_path, sizes)
+            sizes = writer.sizes()
+    for _ in range(2):
+        with contextlib.closing(_writer(tmp_path, first_step=20, earlier=sizes)) as writer:
+            assert writer.sizes() == sizes
+            writer.steps("train", _rows(20, 10))
+    _writer(tmp_path, first_step=20, earlier=sizes).close()
+    assert len(sizes) == 2
     assert [step for step, _ in helpers.scalars(tmp_path / "train")["W"]] == list(range(20))
 
 
@@ -253,15 +271,88 @@ def test_a_resumed_run_starts_a_file_that_says_where(tmp_path: pathlib.Path) -> 
     """Then TensorBoard forgets the later steps that it has read already."""
     with contextlib.closing(_writer(tmp_path)) as writer:
         writer.steps("train", _rows(0, 300))
+        sizes = writer.sizes()
     (old,) = (tmp_path / "train").iterdir()
     content = old.read_bytes()
 
-    with contextlib.closing(_writer(tmp_path, first_step=200)) as writer:
+    with contextlib.closing(_writer(tmp_path, first_step=200, earlier=sizes)) as writer:
         writer.steps("train", _rows(200, 100))
     assert old.read_bytes() == content
-    assert old == min((tmp_path / "train").iterdir())
     old.unlink()
     _, start, *_ = helpers.events(tmp_path / "train")
     assert (start.step, start.session_log.status) == (200, tf.compat.v1.SessionLog.START)
     steps = [step for step, _ in helpers.scalars(tmp_path / "train")["W"]]
     assert steps == list(range(200, 300))
+
+
+def test_files_are_ordered_by_process_and_not_by_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is set back by a day before each of twelve processes."""
+    sizes: dict[str, int] = {}
+    now = time.time()
+    for process in range(12):
+        monkeypatch.setattr(time, "time", lambda process=process: now - 86400 * process)
+        with contextlib.closing(_writer(tmp_path, first_step=process, earlier=sizes)) as writer:
+            writer.steps("train", _rows(process, 1))
+            sizes = writer.sizes()
+    curve = helpers.scalars(tmp_path / "train")["W"]
+    assert curve == [(step, step / 4) for step in range(12)]
+    loader = event_accumulator.EventAccumulator(str(tmp_path / "train"), {"tensors": 0}).Reload()
+    assert [tensor.step for tensor in loader.Tensors("W")] == list(range(12))
+
+
+def test_name_of_a_removed_file_is_not_given_again(tmp_path: pathlib.Path) -> None:
+    """A TensorBoard that has it open would not see the new one."""
+    _write(tmp_path, {})
+    sizes = _write(tmp_path, {})  # removes the first
+    (path,) = (tmp_path / "train").iterdir()
+    assert sizes.keys() == {f"train/{path.name}"}
+    assert path.name == "events.out.tfevents.0000000002.pipeline"
+
+
+def _write(directory: pathlib.Path, earlier: Mapping[str, int]) -> dict[str, int]:
+    """Writes the steps 0 to 99 as another process; returns the sizes of the files."""
+    with contextlib.closing(_writer(directory, earlier=earlier)) as writer:
+        writer.steps("train", _rows(0, 100))
+        return writer.sizes()
+
+
+@pytest.mark.parametrize("lost", [1, 5, 20, 500, 10**6], ids="{} bytes lost".format)
+def test_what_a_file_cut_short_has_left_is_shown(
+    tmp_path: pathlib.Path, lost: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In whole records: no reader of TensorBoard goes beyond a part of one."""
+    sizes = _write(tmp_path, {})
+    (path,) = (tmp_path / "train").iterdir()
+    os.truncate(path, max(0, path.stat().st_size - lost))
+    with contextlib.closing(_writer(tmp_path, first_step=100, earlier=sizes)) as writer:
+        writer.steps("train", _rows(100, 50))
+        assert sum(writer.sizes().values()) == sum(
+            path.stat().st_size for path in (tmp_path / "train").iterdir()
+        )
+    steps = [step for step, _ in helpers.scalars(tmp_path / "train")["W"]]
+    left = len(steps) - 50
+    assert steps == [*range(left), *range(100, 150)]
+    assert left == {1: 99, 5: 99, 20: 99, 500: 91}.get(lost, 0)
+    assert capsys.readouterr().err == (
+        f"Warning: a part of {path} is gone, so its curves have a gap\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load_fast", ["true", "false"])
+def test_board_shows_what_comes_after_a_gap_and_a_clock_set_back(
+    tmp_path: pathlib.Path, load_fast: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With both of its readers."""
+    sizes = _write(tmp_path, {})
+    (path,) = (tmp_path / "train").iterdir()
+    os.truncate(path, path.stat().st_size - 500)
+    yesterday = time.time() - 86400
+    monkeypatch.setattr(time, "time", lambda: yesterday)
+    with contextlib.closing(_writer(tmp_path, first_step=100, earlier=sizes)) as writer:
+        writer.steps("train", _rows(100, 50))
+    with helpers.tensorboard(tmp_path, f"--load_fast={load_fast}") as board:
+        curve = board.scalars("train", "W", points=141)
+    assert curve == [(step, step / 4) for step in (*range(91), *range(100, 150))]

@@ -6,6 +6,8 @@ So that a mistake in a file is reported before TensorFlow is imported.
 import csv
 import math
 import os
+import reprlib
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from pipeline import errors
 Array = npt.NDArray[np.float32]
 
 _LARGEST = float(np.finfo(np.float32).max)
+_short = reprlib.Repr()
+_short.maxlist, _short.maxstring = 20, 200
 
 
 def read_header(path: str) -> list[str]:
@@ -23,7 +27,7 @@ def read_header(path: str) -> list[str]:
 
     Raises:
       errors.InputError: no such file, nothing in it, or a first line that doesn't
-        name each column once.
+        name each column once in characters that can be printed.
     """
     is_file = not os.path.exists(path) or os.path.isfile(path)
     errors.require(is_file, f"{path}: must be a file on disk, which is read several times")
@@ -33,13 +37,15 @@ def read_header(path: str) -> list[str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from error
     errors.require(any(header), f"{path}: the first line is empty; it must be a header")
-    received = f"received {','.join(header)!r}"
+    received = f"received {_short.repr(','.join(header))}"
     is_names = not all(is_number(name) for name in header)
     errors.require(is_names, f"{path}: the first line must name the columns; {received}")
     is_unique = len(set(header)) == len(header) and "" not in header
+    errors.require(is_unique, f"{path}: the first line must name each column once; {received}")
+    is_control = lambda character: unicodedata.category(character) == "Cc"  # noqa: E731
+    odd = next((name for name in header if any(map(is_control, name))), None)
     errors.require(
-        is_unique and not any("\n" in name for name in header),
-        f"{path}: the first line must name each column once; {received}",
+        odd is None, f"{path}: the name of a column has a control character: {_short.repr(odd)}"
     )
     return header
 
@@ -47,12 +53,14 @@ def read_header(path: str) -> list[str]:
 def check_columns(path: str, header: list[str], names: list[str], *, flag: str = "") -> None:
     """Raises errors.InputError if the header lacks a name, or --<flag> gives one twice."""
     asked_by = f" (--{flag})" if flag else ""
-    for name in names:
-        errors.require(
-            name in header, f"{path}: has no column {name!r}{asked_by}; its columns are {header}"
-        )
+    known = set(header)
+    missing = next((name for name in names if name not in known), None)
+    errors.require(
+        missing is None,
+        f"{path}: has no column {missing!r}{asked_by}; its columns are {_short.repr(header)}",
+    )
     is_unique = len(set(names)) == len(names)
-    errors.require(is_unique, f"--{flag} must name each column once; received {names}")
+    errors.require(is_unique, f"--{flag} must name each column once; received {_short.repr(names)}")
 
 
 def read_columns(path: str, names: list[str]) -> Array:
@@ -64,7 +72,8 @@ def read_columns(path: str, names: list[str]) -> Array:
     """
     header = read_header(path)
     check_columns(path, header, names)
-    columns = [header.index(name) for name in names]
+    positions = {name: position for position, name in enumerate(header)}
+    columns = [positions[name] for name in names]
     reads_all = len(columns) == len(header)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -109,7 +118,7 @@ def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputE
                 if (column := next(bad, None)) is not None:
                     return errors.InputError(
                         f"{path}: line {reader.line_num}, column {header[column]!r}: expected a "
-                        f"finite number; received {cells[column]!r}"
+                        f"finite number; received {_short.repr(cells[column])}"
                     )
     except (OSError, UnicodeDecodeError, csv.Error):
         pass  # the caller knows the cause

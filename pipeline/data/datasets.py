@@ -80,13 +80,23 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples
     """Draws y = true_w * x + true_b + noise at `count` evenly spaced x.
 
     The same bits for the same seed and stream.
+
+    Raises:
+      errors.InputError: a y is not finite as float32.
     """
     x = np.linspace(config.x_min, config.x_max, count, dtype=np.float32)
     generator = np.random.default_rng([config.seed, stream])
     y = generator.standard_normal(count, dtype=np.float32)
-    y *= np.float32(config.noise_stddev)
-    y += np.float32(config.true_w) * x
-    y += np.float32(config.true_b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        y *= np.float32(config.noise_stddev)
+        y += np.float32(config.true_w) * x
+        y += np.float32(config.true_b)
+    names = ("true_w", "true_b", "noise_stddev", "x_min", "x_max")
+    errors.require(
+        np.isfinite(y).all(),
+        "the synthetic y are too large for float32; give smaller numbers than "
+        + " ".join(f"--{name}={getattr(config, name):g}" for name in names),
+    )
     return Examples(x[:, None], y)
 
 

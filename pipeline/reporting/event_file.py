@@ -1,7 +1,9 @@
 """An event file, which TensorBoard reads."""
 
+import os
 import pathlib
-import socket
+import re
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,21 +20,53 @@ from pipeline.training import hooks
 _SECONDS_BETWEEN_FLUSHES = 1.0
 
 
+def file_name(number: int) -> str:
+    """The name of the event files of a run's process, by the number of the process.
+
+    TensorBoard reads files in the order of their names, which must not depend on the clock.
+    """
+    return f"events.out.tfevents.{number:010d}.pipeline"
+
+
+def number_of(path: pathlib.Path) -> int:
+    """The number in a name that `file_name` gave, or 0 for any other file."""
+    found = re.fullmatch(r"events\.out\.tfevents\.(\d{10})\.pipeline", path.name)
+    return int(found[1]) if found else 0
+
+
+def cut_back(path: pathlib.Path, size: int) -> bool:
+    """Cuts a file back to the size in bytes that it had once.
+
+    Returns False where something else has left less than that; then it ends with a whole record,
+    as TensorBoard does not read on from a part of one.
+    """
+    is_all_there = path.stat().st_size >= size
+    os.truncate(path, size if is_all_there else _size_of_whole_records(path))
+    return is_all_there
+
+
+def _size_of_whole_records(path: pathlib.Path) -> int:
+    content, size, frame = path.read_bytes(), 0, 16  # of a record: length and two checksums
+    while size + frame <= len(content):
+        (length,) = struct.unpack_from("<Q", content, size)
+        if size + frame + length > len(content):
+            break
+        size += frame + length
+    return size
+
+
 class EventFile:
     """One event file, to which scalars and other events are appended."""
 
-    def __init__(
-        self, directory: pathlib.Path, *, first_step: int, descriptions: Mapping[str, str]
-    ):
-        """Opens a new file in a directory, which is made if needed.
+    def __init__(self, path: pathlib.Path, *, first_step: int, descriptions: Mapping[str, str]):
+        """Opens a new file, and makes its directory if needed.
 
         Its first event says that training starts at first_step: a TensorBoard that has
         already read later steps from an earlier file drops them. `descriptions` are what it says
         beside the charts, by tag.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._file = open(directory / name, "ab")  # noqa: SIM115 (closed by close)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "xb")  # noqa: SIM115 (closed by close)
         self._records = record_writer.RecordWriter(self._file)
         self._descriptions = descriptions
         self._described: set[str] = set()

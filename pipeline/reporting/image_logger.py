@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline import files
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import plots, summary_writer
 from pipeline.training import evaluation, hooks, metrics
@@ -89,5 +90,6 @@ class ImageLogger(hooks.Hook):
     def _save(self, name: str, step: int, figure: Figure) -> None:
         png = plots.png(figure)
         self._directory.mkdir(parents=True, exist_ok=True)
-        (self._directory / f"{name}.png").write_bytes(png)
+        with files.replacing(self._directory / f"{name}.png") as unfinished:
+            unfinished.write_bytes(png)
         self._writer.image(step, name, png)

@@ -1,8 +1,10 @@
 """The plots of the guide, drawn with matplotlib."""
 
 import io
+import warnings
 from typing import Any, NamedTuple
 
+import matplotlib
 import matplotlib.text
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +13,12 @@ from matplotlib.figure import Figure
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import least_squares, metrics
 
+matplotlib.rcdefaults()  # whatever a matplotlibrc in the current directory says
+
 _MOST_DOTS = 2000
 _MOST_ELEMENTS = 10  # of a variable
 _MOST_VARIABLES = 4
+_MOST_CHARACTERS = 40  # of a name in a legend, or nothing else has room
 _GRID = 60
 _CURVE = 201  # inputs that a curve is drawn through
 
@@ -48,7 +53,10 @@ def png(figure: Figure) -> bytes:
     for text in figure.findobj(matplotlib.text.Text):
         text.set_parse_math(False)  # a $ in a column's name is a $
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        # A box stands for a character that the font lacks.
+        warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
+        figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
@@ -95,7 +103,8 @@ def values(rows: metrics.StepMetrics, names: tuple[str, ...], *, truth: Values |
     for variable in variables[:_MOST_VARIABLES]:
         elements = [i for i, name in enumerate(names) if name.partition("/")[0] == variable]
         for i in elements[:_MOST_ELEMENTS]:
-            axes.plot(rows.step, rows.values[:, i], label=names[i].replace("/", " ", 1))
+            name = names[i].replace("/", " ", 1)[:_MOST_CHARACTERS]
+            axes.plot(rows.step, rows.values[:, i], label=name)
     for i, value in enumerate([] if truth is None else truth):
         axes.axhline(float(value), color=f"C{i}", linestyle="--", label=f"true {names[i]}")
     axes.set(xlabel="step")

@@ -1,5 +1,6 @@
 """Training progress on the terminal: a table of epochs, and a line between its rows."""
 
+import os
 import shutil
 import sys
 import time
@@ -68,7 +69,7 @@ class Progress(hooks.Hook):
         """Prepares to print the values of these names up to the last epoch and step."""
         self._names = names
         self._out = out or sys.stdout
-        self._is_terminal = self._out.isatty()
+        self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._steps_per_epoch, self._last_step = steps_per_epoch, last_step
         self._num_epochs = last_step // steps_per_epoch
         self._every = -(-self._num_epochs // _MOST_ROWS)
@@ -106,6 +107,11 @@ class Progress(hooks.Hook):
         """Prints a line of its own."""
         self._printing.done()
         self._write(f"\r\033[K{text}\n" if self._is_terminal else f"{text}\n")
+
+    def close(self) -> None:
+        """Leaves a terminal at the start of a line."""
+        if self._is_terminal:
+            self._write("\r\033[K")
 
     def _label(self, epoch: int) -> str:
         width = len(f"Epoch {self._num_epochs}:")

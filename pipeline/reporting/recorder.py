@@ -5,6 +5,7 @@ import importlib.metadata
 import pathlib
 import platform
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,13 @@ class Recorder(hooks.Hook):
         directory: pathlib.Path,
         repeat_command: str,
         history: metrics.StepMetrics,
+        event_files: Mapping[str, int],
     ):
         """Prepares to record the training of the model that is evaluated.
 
         Event files go into the directory, PNG files into its figures/. repeat_command is a command
-        line that trains the run again. `history` is what `history.rows()` gave in an earlier
-        process, from whose end training goes on.
+        line that trains the run again. `history` and `event_files` are what `history.rows()` and
+        `flush()` gave in an earlier process, from whose end training goes on.
         """
         self._config, self._datasets = config, evaluator.datasets
         self._repeat_command = repeat_command
@@ -54,7 +56,9 @@ class Recorder(hooks.Hook):
         self._every = config.summary_every or metrics.stride(self._last_step, _MOST_RECORDED)
         self.history = metrics.History(self._last_step, history)
         step = history.end if len(history.step) else 0
-        self._writer = summary_writer.SummaryWriter(directory, names=self._names, first_step=step)
+        self._writer = summary_writer.SummaryWriter(
+            directory, names=self._names, first_step=step, earlier=event_files
+        )
         self.images = image_logger.ImageLogger(evaluator, directory / "figures", self._writer)
         self.progress = progress.Progress(
             self._names, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step
@@ -122,8 +126,9 @@ class Recorder(hooks.Hook):
         return self._writer.sizes()
 
     def close(self) -> None:
-        """Closes the event files."""
+        """Closes the event files, and ends the progress line."""
         self._writer.close()
+        self.progress.close()
 
     def _due(self, steps: npt.NDArray[np.int64], every: int) -> Any:
         """The index of the steps that are recorded: every so many, and always the last."""

@@ -1,7 +1,7 @@
 """Writes what TensorBoard shows of a run, dashboard by dashboard."""
 
-import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.text import summary_v2 as text
 
+from pipeline import printing
 from pipeline.reporting import event_file
 from pipeline.training import metrics
 
@@ -40,10 +41,18 @@ class SummaryWriter:
     TensorBoard draws curves of one tag from several directories into one chart.
     """
 
-    def __init__(self, directory: pathlib.Path, *, names: tuple[str, ...], first_step: int):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        names: tuple[str, ...],
+        first_step: int,
+        earlier: Mapping[str, int],
+    ):
         """Prepares to write from first_step on, beside what earlier processes have written.
 
-        `names` are those of the values that are watched at every step.
+        `names` are those of the values that are watched at every step. `earlier` is what `sizes`
+        gave at first_step; what was written later is cut off.
         """
         self._names = names
         variables = {name: name.partition("/")[0] for name in names}
@@ -54,6 +63,11 @@ class SummaryWriter:
         self._layout = (*dict.fromkeys(variables.values()), "loss")
         self._directory = directory
         self._first_step = first_step
+        written = [path for path in directory.glob("*/*") if event_file.number_of(path)]
+        self._file_name = event_file.file_name(
+            1 + max(map(event_file.number_of, written), default=0)
+        )
+        self._earlier = _cut_back(directory, written, earlier)
         self._files: dict[str, event_file.EventFile] = {}
 
     def steps(self, curve: str, rows: metrics.StepMetrics) -> None:
@@ -113,9 +127,12 @@ class SummaryWriter:
 
     def sizes(self) -> dict[str, int]:
         """The sizes in bytes of all event files of the run, by their paths in its directory."""
-        for file in self._files.values():
+        sizes = dict(self._earlier)
+        for curve, file in self._files.items():
             file.flush()
-        return {name: path.stat().st_size for name, path in _event_files(self._directory).items()}
+            name = f"{curve}/{self._file_name}"
+            sizes[name] = (self._directory / name).stat().st_size
+        return sizes
 
     def close(self) -> None:
         """Closes all files."""
@@ -129,22 +146,24 @@ class SummaryWriter:
 
     def _file(self, curve: str) -> event_file.EventFile:
         if curve not in self._files:
-            path, first_step = self._directory / curve, self._first_step
+            path, first_step = self._directory / curve / self._file_name, self._first_step
             self._files[curve] = event_file.EventFile(
                 path, first_step=first_step, descriptions=self._descriptions
             )
         return self._files[curve]
 
 
-def cut_back(directory: pathlib.Path, sizes: Mapping[str, int]) -> None:
-    """Cuts the event files in a run's directory back to the sizes that they had once."""
-    for name, path in _event_files(directory).items():
-        if name in sizes:
-            os.truncate(path, sizes[name])
-        else:
-            path.unlink()
-
-
-def _event_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    paths = directory.glob("*/events.out.tfevents.*")
-    return {str(path.relative_to(directory)): path for path in paths}
+def _cut_back(
+    directory: pathlib.Path, written: list[pathlib.Path], sizes: Mapping[str, int]
+) -> dict[str, int]:
+    """Cuts event files back to the sizes that they had, and returns those that they have."""
+    found = {str(path.relative_to(directory)): path for path in written}
+    for name in found.keys() - sizes.keys():
+        found.pop(name).unlink()
+    for name, size in sizes.items():
+        if name not in found or not event_file.cut_back(found[name], size):
+            printing.say(
+                f"Warning: a part of {directory / name} is gone, so its curves have a gap",
+                sys.stderr,
+            )
+    return {name: path.stat().st_size for name, path in found.items()}

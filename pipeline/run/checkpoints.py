@@ -1,6 +1,7 @@
 """Checkpoints, saved whole and verified before use."""
 
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,14 +11,15 @@ import numpy.typing as npt
 import tensorflow as tf
 from absl import logging
 
-from pipeline import errors
+from pipeline import errors, files
 from pipeline.run import run_state, signals
 from pipeline.training import evaluation, hooks, metrics, optimizers, task
 
 _KEPT = 3
 _MODEL, _SUFFIX = "model/", "/.ATTRIBUTES/VARIABLE_VALUE"
-_STATE = f"run_state{_SUFFIX}"
-_HOW_TO_START_ANEW = "to start anew and keep it under another name: --overwrite"
+_NAME = re.compile(r"(ckpt|best)-(\d+)")
+# What TensorFlow writes to first: a directory, a part of the index, and the data.
+_UNFINISHED = re.compile(rf"{_NAME.pattern}(?:_temp|\.index\.tempstate\d+|(\.data-00000-of-00001))")
 
 
 class Checkpoints:
@@ -63,9 +65,9 @@ class Checkpoints:
         if not (self._directory / f"{name}.index").exists():
             best = {name: tf.Variable(value) for name, value in variables.items()}
             tf.train.Checkpoint(model=best).write(str(self._directory / name))
-        for path in self._directory.glob("best-*.index"):
-            if path.stem != name:
-                _remove(path.with_suffix(""))
+        for path in _prefixes(self._directory, "best"):
+            if path.name != name:
+                _remove(path)
 
     def restore(self) -> run_state.RunState:
         """Restores the newest checkpoint that is not damaged, and returns its state.
@@ -73,31 +75,33 @@ class Checkpoints:
         Raises:
           errors.RunError: there is none.
         """
-        self._remove_unfinished()
         for path in _newest_first(self._directory):
-            if reader := _verify(path):
-                if not reader.has_tensor(_STATE):
-                    raise errors.RunError(
-                        f"{path} was written by an earlier version of this pipeline, whose runs "
-                        f"can't be resumed; {_HOW_TO_START_ANEW}"
-                    )
-                self._checkpoint.read(str(path)).assert_consumed()
+            if _read(path) and self._fits(path):
                 self._saved = _step(path)
                 return run_state.RunState.from_bytes(self._state.numpy())
         raise errors.RunError(
-            f"{self._directory} holds no undamaged checkpoint, so the run can't be resumed; "
-            f"{_HOW_TO_START_ANEW}"
+            f"{self._directory} holds no undamaged checkpoint of this run, so it can't be resumed; "
+            "to start anew and keep it under another name: --overwrite"
         )
 
-    def _remove_unfinished(self) -> None:
+    def _fits(self, path: pathlib.Path) -> bool:
+        """Restores an undamaged checkpoint, if it is of this model, this optimizer and a run."""
+        try:
+            with files.without_pattern(path) as prefix:
+                self._checkpoint.read(str(prefix)).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            _warn(path, "belongs to another run", error)
+            return False
+        return True
+
+    def remove_unfinished(self) -> None:
         """Removes what a killed process has not finished saving."""
-        for path in self._directory.glob("*_temp"):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in self._directory.glob("*.data-*"):
-            if not path.with_suffix(".index").exists():
+        for path in self._directory.iterdir() if self._directory.is_dir() else ():
+            found = _UNFINISHED.fullmatch(path.name)
+            if found and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif found and not (found[3] and path.with_suffix(".index").exists()):
                 path.unlink()
-        for path in self._directory.glob("*.tempstate*"):
-            path.unlink(missing_ok=True)
 
 
 class SaveCheckpoints(hooks.Hook):
@@ -137,38 +141,43 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[np.float32]]:
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     for candidate in _newest_first(path) if path.is_dir() else [prefix]:
         is_there = candidate.with_name(f"{candidate.name}.index").exists()
-        if is_there and (reader := _verify(candidate)):
-            keys = [key for key in reader.get_variable_to_shape_map() if key.startswith(_MODEL)]
-            names = [key.removeprefix(_MODEL).removesuffix(_SUFFIX) for key in keys]
-            if keys:
-                return dict(zip(names, map(reader.get_tensor, keys), strict=True))
+        tensors = _read(candidate) if is_there else {}
+        if found := {key: array for key, array in tensors.items() if key.startswith(_MODEL)}:
+            return {k.removeprefix(_MODEL).removesuffix(_SUFFIX): a for k, a in found.items()}
     raise errors.InputError(f"{path}: holds no undamaged checkpoint of this pipeline")
 
 
 def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
-    """The prefixes of the checkpoints in a directory."""
-    paths = [p.with_suffix("") for p in directory.glob("ckpt-*.index") if p.stem[5:].isdecimal()]
-    return sorted(paths, key=_step, reverse=True)
+    return sorted(_prefixes(directory, "ckpt"), key=_step, reverse=True)
+
+
+def _prefixes(directory: pathlib.Path, kind: str) -> list[pathlib.Path]:
+    """What the names of the files of each checkpoint of a kind begin with."""
+    indices = [path for path in directory.glob("*.index") if _NAME.fullmatch(path.stem)]
+    return [path.with_suffix("") for path in indices if path.stem.startswith(kind)]
 
 
 def _step(path: pathlib.Path) -> int:
-    return int(path.name.removeprefix("ckpt-"))
+    return int(path.name.partition("-")[2])
 
 
 def _remove(prefix: pathlib.Path) -> None:
     """Removes the files of a checkpoint, first the one without which it is none."""
-    for path in sorted(prefix.parent.glob(f"{prefix.name}.*"), reverse=True):
-        path.unlink()
+    for suffix in (".index", ".data-00000-of-00001"):
+        prefix.with_name(f"{prefix.name}{suffix}").unlink(missing_ok=True)
 
 
-def _verify(path: pathlib.Path) -> Any:
-    """Reads every tensor, which verifies its checksum; returns the reader, None if damaged."""
+def _read(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
+    """Every tensor of a checkpoint, with its checksum verified; none where it is damaged."""
     try:
-        reader = tf.train.load_checkpoint(str(path))
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
+        with files.without_pattern(path) as prefix:
+            reader = tf.train.load_checkpoint(str(prefix))
+            return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except Exception as error:  # depending on the byte, damage shows as almost any type
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        logging.warning("skipping the damaged checkpoint %s: %s", path, reason)
-        return None
-    return reader
+        _warn(path, "is damaged", error)
+        return {}
+
+
+def _warn(path: pathlib.Path, problem: str, error: Exception) -> None:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    logging.warning("skipping the checkpoint %s, which %s: %s", path, problem, reason)

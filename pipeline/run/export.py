@@ -25,37 +25,67 @@ class Exported:
         """Loads the SavedModel at `path`; raises errors.InputError if it is none of ours."""
         self.path = path
         try:
-            self._loaded = tf.saved_model.load(str(path))
-            self._serve = self._loaded.signatures["serving_default"]
-            shape = self._serve.structured_input_signature[1]["x"].shape
-            if "y" not in self._serve.structured_outputs:
-                raise KeyError("y")
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            with files.without_pattern(path) as readable:
+                self._loaded = tf.saved_model.load(str(readable))
+            self._serve = self._loaded.signatures.get("serving_default")
+            is_from_x_to_y = self._serve is not None and _maps_x_to_y(self._serve)
+        except Exception as error:  # depending on the byte, damage shows as almost any type
             raise errors.InputError(
-                f"{path}: is no SavedModel with a signature serving_default from x to y"
+                f"{path}: can't be loaded as a SavedModel: {_in_one_line(error)}"
             ) from error
+        errors.require(
+            is_from_x_to_y,
+            f"{path}: is no SavedModel whose signature serving_default maps x (float32, [None] or "
+            "[None, D]) to y (float32, [None])",
+        )
+        shape = self._serve.structured_input_signature[1]["x"].shape
         self.num_features: int | None = shape[1] if shape.rank == 2 else None  # None: x is [N]
-        self.features = tuple(self._names("features"))  # or () where the export does not say
-        self.label = "".join(self._names("label"))  # the name of y, or ''
+        self.features = self._names("features", self.num_features or 1)
+        self.label = "".join(self._names("label", 1))
 
     def predict(self, x: Array) -> Array:
-        """Predicts y [N] from x [N, D]."""
+        """Predicts y [N] from x [N, D]; raises errors.InputError where the model can't."""
         given = x[:, 0] if self.num_features is None else x
-        return np.asarray(self._serve(x=tf.constant(given, tf.float32))["y"])
+        try:
+            y = np.asarray(self._serve(x=tf.constant(given, tf.float32))["y"])
+        except tf.errors.OpError as error:
+            raise errors.InputError(f"{self.path}: can't predict: {_in_one_line(error)}") from error
+        errors.require(
+            y.shape == (len(x),), f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs"
+        )
+        return y
 
     def variables(self) -> Mapping[str, Array]:
         """The variables of the model, such as W and b; raises errors.InputError if not saved."""
-        errors.require(
-            "parameters" in self._loaded.signatures,
-            f"{self.path}: has no signature parameters that gives the variables of the model",
-        )
-        return {k: v.numpy() for k, v in self._loaded.signatures["parameters"]().items()}
+        try:
+            tensors = self._loaded.signatures["parameters"]()
+        except (KeyError, TypeError, tf.errors.OpError) as error:
+            raise errors.InputError(
+                f"{self.path}: has no signature parameters that gives the variables of the model"
+            ) from error
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
 
-    def _names(self, attribute: str) -> list[str]:
+    def _names(self, attribute: str, count: int) -> tuple[str, ...]:
+        """The names that are saved with the model, or () if it has none, or something else."""
         saved: Any = getattr(self._loaded, attribute, None)
-        if getattr(saved, "dtype", None) != tf.string:  # another program's attribute
-            return []
-        return [name.decode() for name in np.atleast_1d(saved.numpy())]
+        if getattr(saved, "dtype", None) != tf.string or saved.shape.num_elements() != count:
+            return ()
+        return tuple(name.decode(errors="replace") for name in np.ravel(saved.numpy()))
+
+
+def _maps_x_to_y(serve: Any) -> bool:
+    """Whether a signature has x (float32, [None] or [None, D]) and y (float32, [None])."""
+    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
+    if list(inputs) != ["x"] or "y" not in outputs:
+        return False
+    x, y = inputs["x"], outputs["y"]
+    if not x.dtype == y.dtype == tf.float32 or not y.shape.is_compatible_with([None]):
+        return False
+    return bool(x.shape.rank in (1, 2) and x.shape[0] is None and x.shape[1:].num_elements())
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def load(path: pathlib.Path) -> Exported:
@@ -77,23 +107,44 @@ def load(path: pathlib.Path) -> Exported:
 
 def newest_version(directory: pathlib.Path) -> int:
     """The highest number of a SavedModel in a directory of versions, or 0."""
-    names = [path.parent.name for path in directory.glob("*/saved_model.pb")]
+    names = [path.parent.name for path in directory.glob("*/saved_model.pb") if path.is_file()]
     return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=0)
 
 
-def publish(trained: task.Task, datasets: datasets_lib.Datasets, version: pathlib.Path) -> None:
-    """Writes the model, with the names in the data, as a new version of an export directory.
+def next_version(directory: pathlib.Path) -> pathlib.Path:
+    """The path of the version that comes after all that is in a directory."""
+    names = [path.name for path in directory.glob("*") if path.name.isdecimal()]
+    return directory / str(1 + max(map(int, names), default=0))
+
+
+def newest_step(directory: pathlib.Path) -> int | None:
+    """The step of the model in the newest version of a directory, None if there is none."""
+    version = directory / str(newest_version(directory))
+    try:
+        with files.without_pattern(version) as path:
+            reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+            return int(reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
+    except Exception:  # depending on the byte, damage shows as almost any type
+        return None
+
+
+def publish(
+    trained: task.Task, datasets: datasets_lib.Datasets, version: pathlib.Path, *, step: int
+) -> None:
+    """Writes the model at a step, with the names in the data, as a version of an export directory.
 
     Raises:
       errors.RunError: reloaded, it predicts something else than the live model.
     """
     version.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(version) as unfinished:
-        _save(trained, unfinished, features=datasets.features, label=datasets.label)
+    with files.making(version) as unfinished:
+        _save(trained, unfinished, datasets, step)
         _verify(unfinished, trained, datasets.train.x[:_SAMPLE])
 
 
-def _save(trained: task.Task, path: pathlib.Path, *, features: tuple[str, ...], label: str) -> None:
+def _save(
+    trained: task.Task, path: pathlib.Path, datasets: datasets_lib.Datasets, step: int
+) -> None:
     """Saves a module with the same two signatures for both kinds of model.
 
     With one feature x is [None] and W a scalar, as in the guide. keras.export.ExportArchive
@@ -101,10 +152,12 @@ def _save(trained: task.Task, path: pathlib.Path, *, features: tuple[str, ...], 
     """
     served = tf.Module()
     served.variables_by_name = dict(trained.variables)
-    served.features = tf.Variable(features, trainable=False)
-    served.label = tf.Variable(label, trainable=False)
-    has_one_feature = len(features) == 1
-    x = tf.TensorSpec([None] if has_one_feature else [None, len(features)], tf.float32, "x")
+    served.step = tf.Variable(step, dtype=tf.int64, trainable=False)
+    served.features = tf.Variable(datasets.features, trainable=False)
+    served.label = tf.Variable(datasets.label, trainable=False)
+    count = len(datasets.features)
+    has_one_feature = count == 1
+    x = tf.TensorSpec([None] if has_one_feature else [None, count], tf.float32, "x")
 
     @tf.function(input_signature=[x])  # type: ignore[untyped-decorator]
     def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -4,31 +4,27 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import shutil
+import re
 import time
 from collections.abc import Iterator
 from typing import TextIO
 
 from pipeline import config as config_lib
-from pipeline import errors, flagfile
-
-# What a run makes in its directory.
-_OWN = {
-    *("flags.txt", ".unfinished.flags.txt", ".lock", "checkpoints", "figures", "export"),
-    *("train", "validation", "least_squares", "truth"),
-    *("model.weights.h5", ".unfinished.model.weights.h5"),
-}
+from pipeline import errors, files, flagfile
 
 
 class RunDir:
-    """The directory of one run, `<logdir>/<run_name>/`, and the paths in it."""
+    """The directory of one run, `<logdir>/<run_name>/`, and the paths in it.
+
+    The flagfile is the first thing in it and makes it a run. Nothing else that is found in a
+    directory is ever removed, except under names that only this program gives.
+    """
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        # The flagfile that repeats or resumes the run. It appears when the run can be resumed, so
-        # a directory without it holds nothing to keep.
-        self.flags = path / "flags.txt"
+        self.flags = path / "flags.txt"  # the flagfile that repeats or resumes the run
         self.checkpoints = path / "checkpoints"
+        self.figures = path / "figures"
         self.export = path / "export"  # numbered SavedModels
         self.weights = path / "model.weights.h5"  # of a Keras model
         self._lock = path / ".lock"
@@ -49,8 +45,9 @@ class RunDir:
             self._check_parent()
             return
         errors.require(
-            self.path.is_dir() and self._is_run(),
-            f"{self.path} exists already and is no run of this pipeline; choose another --run_name",
+            self.path.is_dir() and (flagfile.is_of_run(self.flags) or not self._content()),
+            f"{self.path} exists already and is no run of this pipeline, or of an earlier version "
+            "of it; choose another --run_name",
         )
         if self.resumes(config):
             self._check_flags(config)
@@ -60,7 +57,7 @@ class RunDir:
 
     def resumes(self, config: config_lib.Config) -> bool:
         """Whether a run with these settings would resume one that is here."""
-        return self.flags.exists() and not config.overwrite
+        return self._has_begun() and not config.overwrite
 
     @contextlib.contextmanager
     def opened(self, config: config_lib.Config) -> Iterator[bool]:
@@ -72,27 +69,39 @@ class RunDir:
         self.check(config)
         if config.overwrite and self.path.exists():
             with self._locked():
-                self._move_aside()
-        is_new = not self.path.exists()
+                self.path.rename(f"{self.path}.{name_from_time()}")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise errors.RunError(f"{self.path} can't be made: {error.strerror}") from error
         with self._locked():
-            resumes = self.flags.exists()
-            if not resumes and not is_new:
-                self._clear()
+            for directory in (self.path, self.figures, self.export):
+                files.remove_unfinished(directory)
+            resumes = self._has_begun()
+            if not resumes:
+                flagfile.write(self.flags, flagfile.from_config(config))
             try:
                 yield resumes
             except BaseException:
-                if not self.flags.exists():  # there is nothing to resume yet
+                if not self._has_begun():  # there is nothing to resume
                     self._remove()
                 raise
 
-    def _is_run(self) -> bool:
-        """Whether the directory holds a run, or what a killed start of one left, or nothing."""
-        names = {path.name for path in self.path.iterdir()}
-        return "flags.txt" in names or not names or (".lock" in names and names <= _OWN)
+    def _content(self) -> list[pathlib.Path]:
+        """What is in the directory, but for what a process leaves that is killed at its start."""
+        is_lock = self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes())
+        return [
+            path
+            for path in self.path.iterdir()
+            if not files.is_unfinished(path) and not (path == self._lock and is_lock)
+        ]
+
+    def _has_begun(self) -> bool:
+        """Whether training has begun here: then there is a checkpoint, or should be one."""
+        beginning = {self.flags, self.checkpoints}
+        return flagfile.is_of_run(self.flags) and (
+            any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning
+        )
 
     def _check_parent(self) -> None:
         parent = self.path.parent
@@ -112,9 +121,10 @@ class RunDir:
             f"the run {self.path} has other settings: {', '.join(different)}; give the same to "
             "resume it, or choose another --run_name, or start anew with --overwrite",
         )
+        epochs = flags.get("epochs", "")
         errors.require(
-            config.epochs >= int(flags["epochs"]),
-            f"the run {self.path} has --epochs={flags['epochs']}, which may grow but not shrink; "
+            epochs.isdecimal() and config.epochs >= int(epochs),
+            f"the run {self.path} has --epochs={epochs}, which may grow but not shrink; "
             f"received --epochs={config.epochs}",
         )
 
@@ -151,29 +161,13 @@ class RunDir:
         except FileNotFoundError:
             return False
 
-    def _move_aside(self) -> None:
-        """Renames the run, which can be resumed under the new name."""
-        moved = RunDir(self.path.with_name(f"{self.path.name}.{name_from_time()}"))
-        self.path.rename(moved.path)
-        if moved.flags.exists():
-            flags = flagfile.read(moved.flags)
-            flagfile.write(moved.flags, flags | {"run_name": moved.path.name})
-
-    def _clear(self) -> None:
-        """Removes what a process left that was killed before the run could be resumed."""
-        for child in self.path.iterdir():
-            if child.name not in _OWN or child == self._lock:
-                continue
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
-
     def _remove(self) -> None:
-        """Removes a run that can't be resumed, and leaves what else is in the directory."""
+        """Removes what makes a directory a run, and the directory if nothing else is in it."""
         with contextlib.suppress(OSError):
-            self._clear()
+            self.flags.unlink()
             self._lock.unlink()
+            if self.checkpoints.exists():
+                self.checkpoints.rmdir()
             self.path.rmdir()
 
 

@@ -15,7 +15,6 @@ class RunState(NamedTuple):
 
     step: int  # updates so far
     last_step: int  # the step at which the run will be complete
-    version: int  # the number that its export will have
     fingerprint: int  # of the datasets
     best: evaluation.Best
     event_files: Mapping[str, int]  # sizes in bytes by the paths in the run's directory
@@ -32,7 +31,7 @@ class RunState(NamedTuple):
     def from_bytes(cls, content: bytes) -> "RunState":
         """The state of which `to_bytes` made the content."""
         with np.load(io.BytesIO(content)) as arrays:
-            step, last_step, version, fingerprint, best, files = json.loads(str(arrays["others"]))
+            step, last_step, fingerprint, best, files = json.loads(str(arrays["others"]))
             history = metrics.StepMetrics(*(arrays[name] for name in metrics.StepMetrics._fields))
         best = evaluation.Best(*best)
-        return cls(step, last_step, version, fingerprint, best, files, history)
+        return cls(step, last_step, fingerprint, best, files, history)

@@ -1,4 +1,4 @@
-"""Requests to stop by SIGINT and SIGTERM."""
+"""Requests to stop by SIGINT, SIGTERM, and SIGHUP where it is not ignored."""
 
 import signal
 import sys
@@ -14,15 +14,14 @@ class StopRequest:
     A second signal aborts the process immediately.
     """
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self) -> None:
         self._received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in self._SIGNALS:
-            self._before[number] = signal.signal(number, self._remember)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -36,15 +35,12 @@ class StopRequest:
     def check(self, how_to_resume: str) -> None:
         """Raises errors.StoppedError if a signal has come."""
         if self._received is not None:
-            name = signal.Signals(self._received).name
-            raise errors.StoppedError(
-                f"stopped by {name}; resume with: {how_to_resume}", signal_number=self._received
-            )
+            raise errors.StoppedError(self._received, how_to_resume)
 
     def _remember(self, number: int, frame: types.FrameType | None) -> None:
         del frame
         self._received = number
-        for each in self._SIGNALS:
+        for each in self._before:
             signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name
         printing.say(f"\n{name}: stopping; repeat to abort immediately", sys.stderr)

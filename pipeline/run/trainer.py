@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline import cli, errors, files, flagfile, printing
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.reporting import profiler, progress, recorder, summary_writer
+from pipeline.reporting import profiler, progress, recorder
 from pipeline.run import checkpoints, divergence, export, run_dir, run_state, signals
 from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task, train_step
 
@@ -23,13 +24,11 @@ class Result(NamedTuple):
     report: str
 
 
-def train(
-    config: config_lib.Config, datasets: datasets_lib.Datasets, stop: signals.StopRequest
-) -> Result:
+def train(config: config_lib.Config, datasets: datasets_lib.Datasets) -> Result:
     """Trains a model and leaves the directory of a finished run.
 
-    Where that holds an unfinished run of the same settings, resumes it. A stop request ends the
-    run early, after a checkpoint.
+    Where that holds an unfinished run of the same settings, resumes it. A signal ends the training
+    early, after a checkpoint; at any other time there is nothing to save, and it ends the process.
 
     Raises:
       errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
@@ -37,7 +36,7 @@ def train(
       errors.DivergedError: the loss became infinite or NaN.
       errors.StoppedError: a signal stopped the run; it can be resumed.
     """
-    trainer = _Trainer(config, datasets, stop)
+    trainer = _Trainer(config, datasets)
     with trainer.run_dir.opened(config) as resumes:
         try:
             return trainer.run(resumes=resumes)
@@ -52,11 +51,9 @@ def train(
 class _Trainer:
     """What one process does for a run."""
 
-    def __init__(
-        self, config: config_lib.Config, datasets: datasets_lib.Datasets, stop: signals.StopRequest
-    ):
+    def __init__(self, config: config_lib.Config, datasets: datasets_lib.Datasets):
         """Prepares all that can be wrong; nothing is written yet."""
-        self._config, self._datasets, self._stop = config, datasets, stop
+        self._config, self._datasets = config, datasets
         self._fingerprint = datasets.fingerprint()
         self.run_dir = run_dir.RunDir.of(config)
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
@@ -72,6 +69,7 @@ class _Trainer:
 
     def run(self, *, resumes: bool) -> Result:
         """Trains from the start or from the newest checkpoint, and finishes."""
+        self._checkpoints.remove_unfinished()
         state = self._checkpoints.restore() if resumes else None
         if state is not None:
             errors.require(
@@ -79,24 +77,21 @@ class _Trainer:
                 f"the examples of the run {self.run_dir.path} are not what they were when it was "
                 "started; choose another --run_name, or start anew with --overwrite",
             )
-            is_exported = (self.run_dir.export / str(state.version)).exists()
-            if state.step == self._last_step and is_exported:
+            exported = export.newest_step(self.run_dir.export)
+            if state.step == self._last_step == exported:
                 printing.say(f"{self.run_dir.path} is finished; raise --epochs to extend it")
                 return self._result(self._evaluator.losses())
-        if self._task.is_linear_regression and not self._evaluator.least_squares:
+        if reason := self._evaluator.why_passes:
             printing.say(
-                "Note: this model with this loss is not linear regression, so the losses come from "
-                "passes over the examples, and the least-squares reference is left out"
+                f"Note: {reason}, so the losses come from passes over the examples, and the "
+                "least-squares reference is left out"
             )
         self._prepare(state)
         with contextlib.closing(self._recorder):
             first_step = self._begin(state)
             if first_step < self._last_step:
                 self._train(first_step)
-            self._save(self._last_step)
-            self._stop.check(self.command)
             losses = self._finish()
-        self._stop.check(self.command)
         self._export()
         self._say_what_next()
         return self._result(losses)
@@ -106,11 +101,7 @@ class _Trainer:
 
     def _prepare(self, state: run_state.RunState | None) -> None:
         """Prepares to go on from a checkpoint, or to start."""
-        version = state.version if state else 1
-        is_taken = (self.run_dir.export / str(version)).exists()  # by an export of fewer epochs
-        self._version = export.newest_version(self.run_dir.export) + 1 if is_taken else version
         if state:
-            summary_writer.cut_back(self.run_dir.path, state.event_files)
             self._evaluator.best = state.best
         self._recorder = recorder.Recorder(
             self._config,
@@ -118,6 +109,7 @@ class _Trainer:
             directory=self.run_dir.path,
             repeat_command=cli.repeat_command(self.run_dir.flags),
             history=state.history if state else metrics.empty(len(self._task.names)),
+            event_files=state.event_files if state else {},
         )
         self._evaluator.report = self._recorder.epochs
         self._divergence = divergence.StopOnDivergence(
@@ -125,14 +117,14 @@ class _Trainer:
         )
 
     def _begin(self, state: run_state.RunState | None) -> int:
-        """Makes the run resumable and records what is known before; returns the first step."""
+        """Saves and records what is known before training; returns the first step."""
         first_step = state.step if state else 0
         is_extended = state is not None and state.last_step < self._last_step
         if state is None:
             self._save(0)
         else:
             printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
-        if state is None or is_extended:
+        if is_extended:
             flagfile.write(self.run_dir.flags, flagfile.from_config(self._config))
         if first_step == 0:
             graph, count = None, len(self._datasets.features)
@@ -147,11 +139,12 @@ class _Trainer:
         config = self._config
         steps, seconds = config.checkpoint_every, config.checkpoint_secs
         every = hooks.Every(steps=steps, seconds=seconds, step=first_step)
-        save = checkpoints.SaveCheckpoints(self._save, every, self._stop, self.command)
+        stop = signals.StopRequest()
+        save = checkpoints.SaveCheckpoints(self._save, every, stop, self.command)
         profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
         records = [self._recorder, self._evaluator, self._divergence]
         shows = [self._recorder.progress, self._recorder.images, profile]
-        with contextlib.closing(profile):
+        with stop, contextlib.closing(profile):
             loops.LOOPS[config.loop](
                 self._task,
                 self._batches,
@@ -161,12 +154,13 @@ class _Trainer:
                 hook=hooks.Hooks([*records, *shows, save]),
                 run_eagerly=config.run_eagerly,
             )
+            self._save(self._last_step)
+            stop.check(self.command)
 
     def _save(self, step: int) -> None:
         state = run_state.RunState(
             step=step,
             last_step=self._last_step,
-            version=self._version,
             fingerprint=self._fingerprint,
             best=self._evaluator.best,
             event_files=self._recorder.flush(),
@@ -191,8 +185,11 @@ class _Trainer:
         model = self._task.model
         if isinstance(model, tf.keras.Model):
             with files.replacing(self.run_dir.weights) as unfinished:
+                size = sum(np.asarray(v).nbytes for v in self._task.variables.values())
+                unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
                 model.save_weights(unfinished)
-        export.publish(self._task, self._datasets, self.run_dir.export / str(self._version))
+        version = export.next_version(self.run_dir.export)
+        export.publish(self._task, self._datasets, version, step=self._last_step)
 
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
@@ -207,7 +204,7 @@ class _Trainer:
 def _initialize(trained: task.Task, source: str) -> None:
     """Sets the variables to those of the run's directory, checkpoint or export that is named."""
     path = pathlib.Path(source)
-    if (path / "saved_model.pb").exists() or export.newest_version(path):
+    if (path / "saved_model.pb").is_file() or export.newest_version(path):
         arrays = export.load(path).variables()
     else:
         run = run_dir.RunDir(path)
@@ -216,9 +213,14 @@ def _initialize(trained: task.Task, source: str) -> None:
         ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
         for variables in (arrays, trained.variables)
     )
+    has_other_features = arrays.keys() == trained.variables.keys()
+    what_to_do = "; give --data and --features as for its training" * has_other_features
     errors.require(
         has == needs,
-        f"--initialize_from={source} does not fit the model: it has {has}; the model for these "
-        f"examples has {needs}",
+        f"--initialize_from={source} does not fit the model: it has {textwrap.shorten(has, 100)}; "
+        f"the model for these examples has {needs}{what_to_do}",
     )
+    for name, array in arrays.items():
+        is_finite = np.asarray(array).dtype == np.float32 and np.isfinite(array).all()
+        errors.require(is_finite, f"--initialize_from={source}: {name} is not finite as float32")
     trained.assign(arrays)

@@ -14,9 +14,14 @@ from pipeline.training import hooks, least_squares, metrics, task
 
 _MOST_PASSES = 1000  # epochs of a run that are evaluated by a pass over the examples
 _CHUNK = 2**20  # elements of x in one call of a pass
+_MOST_WORK = 1e10  # multiplications that the closed form may cost: one or two seconds
 _TOLERANCE = 1e-3  # relative, of a pass in float32 against the closed form
+_SMALLEST = 1e-34  # mean loss; of a smaller one, float32 loses more than that
 _PROBES = 2
 _MOST_LABELS = 10_000  # from which the size of the labels is taken
+
+_OTHER_TASK = "this model with this loss is not linear regression"
+_NOT_FLOAT32 = "least squares of these examples can't be checked in the range of float32"
 
 Floats = npt.NDArray[np.floating[Any]]
 Variables = Mapping[str, npt.NDArray[np.float32]]
@@ -53,12 +58,14 @@ class Evaluator(hooks.Hook):
     """Evaluates a model: whenever asked, and while it trains at the ends of epochs.
 
     By compiled passes of the model over the examples, at up to 1,000 epochs of a run, evenly
-    chosen. For linear regression by the closed form, at every epoch, if that agrees with a pass.
+    chosen. For linear regression by the closed form, at every epoch, if that agrees with a pass
+    and does not take too long.
 
     Attributes:
       task, datasets: What is evaluated, and on what.
       steps_per_epoch: Steps between the ends of epochs.
       least_squares: The closed form over the training examples, None where passes are used.
+      why_passes: In words, where linear regression is evaluated by passes; else ''.
       best: The best epoch so far.
       best_variables: Its variables by name, None if an earlier process found it.
       report: Is called with the metrics of each evaluated epoch, in order.
@@ -78,12 +85,7 @@ class Evaluator(hooks.Hook):
         self._compute = self._sum_of_losses if config.run_eagerly else compiled
         self.least_squares: least_squares.LeastSquares | None = None
         self._validation: least_squares.LeastSquares | None = None
-        if evaluated.is_linear_regression and len(evaluated.names) == len(datasets.features) + 1:
-            closed_form = least_squares.LeastSquares.of(datasets.train)
-            if self._agrees_with_pass(closed_form):
-                self.least_squares = closed_form
-                if datasets.validation:
-                    self._validation = least_squares.LeastSquares.of(datasets.validation)
+        self.why_passes = self._solve() if evaluated.is_linear_regression else ""
         self.best = Best()
         self.best_variables: Variables | None = None
         self.report: Callable[[EpochMetrics], object] = id
@@ -149,23 +151,44 @@ class Evaluator(hooks.Hook):
         sums = (compute(tf.constant(x[chunk]), tf.constant(y[chunk])) for chunk in chunks)
         return math.fsum(map(float, sums)) / len(y)
 
-    def _agrees_with_pass(self, closed_form: least_squares.LeastSquares) -> bool:
-        """Whether passes of the model give the losses of the closed form, at some random values.
+    def _solve(self) -> str:
+        """Finds the closed form, unless it is not to be used: then returns why."""
+        train, validation = self.datasets.train, self.datasets.validation
+        count, num_features = train.x.shape
+        if len(self.task.names) != num_features + 1:
+            return _OTHER_TASK
+        work = sum(least_squares.work(part) for part in (train, validation) if part)
+        if work > _MOST_WORK:
+            return f"{num_features:,} features of {count:,} examples take too long to solve for"
+        closed_form = least_squares.LeastSquares.of(train)
+        if why_not := self._check(closed_form):
+            return why_not
+        self.least_squares = closed_form
+        self._validation = least_squares.LeastSquares.of(validation) if validation else None
+        return ""
+
+    def _check(self, closed_form: least_squares.LeastSquares) -> str:
+        """Checks that passes of the model give the losses of the closed form, at random values.
 
         The values make predictions about as large as the labels, so that float32 is exact enough.
+        Returns in words why the closed form can't be used, or ''.
         """
         y = self.datasets.train.y
         some = y[:: -(-len(y) // _MOST_LABELS)]
         size = float(np.sqrt(np.mean(np.square(some, dtype=np.float64)))) or 1.0
         scale = np.append(np.sqrt(np.diagonal(closed_form.covariance) + closed_form.mean**2), 1.0)
         random = np.random.default_rng(0).standard_normal((_PROBES, len(scale)))
-        probes = (random * size / np.where(scale > 0, scale, 1.0)).astype(np.float32)
-        expected = closed_form.loss(probes)
-        if expected.max() > np.finfo(np.float32).max:  # beyond what a pass can compute
-            return True
+        probes = random * size / np.where(scale > 0, scale, 1.0)
+        largest, float32 = np.abs([*probes, closed_form.solution]).max(), np.finfo(np.float32)
+        if largest > float32.max or np.abs(probes).min() < float32.tiny:
+            return _NOT_FLOAT32
+        probes = probes.astype(np.float32)
         found = []
         for probe in probes:
             with self.task.at(probe):
                 # Not compiled: that takes longer than the pass.
                 found.append(self._pass(self.datasets.train, self._sum_of_losses))
-        return bool(np.allclose(found, expected, rtol=_TOLERANCE, atol=0))
+        if not (np.isfinite(found).all() and min(found) > _SMALLEST):
+            return _NOT_FLOAT32
+        agrees = np.allclose(found, closed_form.loss(probes), rtol=_TOLERANCE, atol=0)
+        return "" if agrees else _OTHER_TASK

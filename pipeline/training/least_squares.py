@@ -82,6 +82,15 @@ class LeastSquares(NamedTuple):
         return float(2 / np.linalg.eigvalsh(hessian)[-1])
 
 
+def work(examples: datasets.Examples) -> int:
+    """About how many multiplications it takes to solve for some examples.
+
+    The covariance takes one for each of N * D * D, its decomposition some for each of D * D * D.
+    """
+    num_features: int = examples.x.shape[1]
+    return num_features**2 * (len(examples.y) + 5 * num_features)
+
+
 def _solve(covariance: Float64, with_y: Float64) -> Float64:
     """The W of least squares, also where columns depend on each other.
 

@@ -31,19 +31,15 @@ def create(config: config_lib.Config, variables: list[tf.Variable]) -> Optimizer
     Its own variables exist, so that a compiled function can use it.
 
     Raises:
-      errors.InputError: Keras knows no optimizer of that name.
+      errors.InputError: this version of Keras has no optimizer of that name.
     """
-    rate = {"learning_rate": config.learning_rate}
     if config.optimizer == "sgd" and config.loop == "custom":
-        return GradientDescent(**rate)
-    try:
-        optimizer = tf.keras.optimizers.get({"class_name": config.optimizer, "config": rate})
-        if type(optimizer) is tf.keras.optimizers.Optimizer:
-            raise TypeError("it is the base of the others")
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.InputError(
-            "--optimizer must be a name that tf.keras.optimizers.get knows, such as sgd, "
-            f"adam or rmsprop; received {config.optimizer!r}"
-        ) from error
+        return GradientDescent(config.learning_rate)
+    classes = {name.lower(): value for name, value in vars(tf.keras.optimizers).items()}
+    errors.require(
+        config.optimizer in classes,
+        f"--optimizer={config.optimizer} needs a newer Keras than {tf.keras.version()}",
+    )
+    optimizer = classes[config.optimizer](config.learning_rate)
     optimizer.build(variables)
     return optimizer
