@@ -37,6 +37,11 @@ class DivergedError(PipelineError):
     exit_code = 3
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of another library says."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def require(condition: object, message: str) -> None:
     """Raises InputError with the message unless the condition is true."""
     if not condition:

@@ -1,8 +1,12 @@
 """Starts TensorFlow as every entry point does, and trains the three solutions once."""
 
+import signal
+
 import pytest
 
 from pipeline import tf_runtime
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as on a terminal, and not as under nohup
 
 tf_runtime.import_tensorflow()  # before anything else does: XLA takes its flags once in a process
 

@@ -75,6 +75,8 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
         (("--learning_rate=0.1,nan",), "--learning_rate must be a finite float32; received nan"),
         (("--loop=custom,fit",), "--model=module can't be trained with --loop=fit"),
         (("--epochs=1,2", "--data=no.csv"), "no.csv: can't be read"),
+        (("--epochs=1,2", "--run_name=../x"), "--run_name must be the plain name"),
+        (("--epochs=1,2", "--logdir=gs://x"), "--logdir must be a path on this machine"),
         (("--epochs=1,2", "3"), "takes only flags; received '3'"),
     ],
 )

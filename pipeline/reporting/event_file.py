@@ -81,7 +81,8 @@ class EventFile:
           ValueError: a tag has more or fewer values than there are steps.
         """
         steps = np.asarray(steps, np.int64)
-        numbers = {tag: np.asarray(array, np.float32) for tag, array in values.items()}
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite
+            numbers = {tag: np.asarray(array, np.float32) for tag, array in values.items()}
         for tag, array in numbers.items():
             if array.shape != steps.shape:
                 raise ValueError(f"{tag} has values {array.shape} for steps {steps.shape}")

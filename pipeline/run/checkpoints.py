@@ -179,5 +179,6 @@ def _read(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _warn(path: pathlib.Path, problem: str, error: Exception) -> None:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    logging.warning("skipping the checkpoint %s, which %s: %s", path, problem, reason)
+    logging.warning(
+        "skipping the checkpoint %s, which %s: %s", path, problem, errors.one_line(error)
+    )

@@ -31,7 +31,7 @@ class Exported:
             is_from_x_to_y = self._serve is not None and _maps_x_to_y(self._serve)
         except Exception as error:  # depending on the byte, damage shows as almost any type
             raise errors.InputError(
-                f"{path}: can't be loaded as a SavedModel: {_in_one_line(error)}"
+                f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)}"
             ) from error
         errors.require(
             is_from_x_to_y,
@@ -49,7 +49,9 @@ class Exported:
         try:
             y = np.asarray(self._serve(x=tf.constant(given, tf.float32))["y"])
         except tf.errors.OpError as error:
-            raise errors.InputError(f"{self.path}: can't predict: {_in_one_line(error)}") from error
+            raise errors.InputError(
+                f"{self.path}: can't predict: {errors.one_line(error)}"
+            ) from error
         errors.require(
             y.shape == (len(x),), f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs"
         )
@@ -82,10 +84,6 @@ def _maps_x_to_y(serve: Any) -> bool:
     if not x.dtype == y.dtype == tf.float32 or not y.shape.is_compatible_with([None]):
         return False
     return bool(x.shape.rank in (1, 2) and x.shape[0] is None and x.shape[1:].num_elements())
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def load(path: pathlib.Path) -> Exported:

@@ -16,6 +16,8 @@ from pipeline.reporting import profiler, progress, recorder
 from pipeline.run import checkpoints, divergence, export, run_dir, run_state, signals
 from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task, train_step
 
+_MOST_NUMBERS = 20  # in a command that is printed
+
 
 class Result(NamedTuple):
     """The losses of a trained model, and a report of it in the words of the guide."""
@@ -41,9 +43,9 @@ def train(config: config_lib.Config, datasets: datasets_lib.Datasets) -> Result:
         try:
             return trainer.run(resumes=resumes)
         except (OSError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())
             raise errors.RunError(
-                f"the run {trainer.run_dir.path} can't be written: {reason}; its checkpoints are "
+                f"the run {trainer.run_dir.path} can't be written: {errors.one_line(error)}; its "
+                "checkpoints are "
                 f"intact; resume with: {trainer.command}"
             ) from error
 
@@ -194,8 +196,10 @@ class _Trainer:
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
         path = str(self.run_dir.path)
-        example = ",".join(f"{x:.3g}" for x in self._datasets.train.x[-1])
-        predict = cli.command("predict", f"--export_dir={path}/export", f"--x={example}")
+        example = "--x=" + ",".join(f"{x:.3g}" for x in self._datasets.train.x[-1])
+        if len(self._datasets.features) > _MOST_NUMBERS:
+            example = f"--input={self._config.data}"
+        predict = cli.command("predict", f"--export_dir={path}/export", example)
         printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
         repeat = cli.repeat_command(self.run_dir.flags)
         printing.say(f"Predict: {predict}\nRepeat:  {repeat}")
