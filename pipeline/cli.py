@@ -138,6 +138,6 @@ def command(module: str, *arguments: str) -> str:
     return shlex.join([interpreter, "-m", f"pipeline.{module}", *arguments])
 
 
-def repeat_command(flagfile: pathlib.Path) -> str:
-    """The command line that trains a run once more, under a name of its own."""
-    return command("train", f"--flagfile={flagfile}", "--run_name=")
+def repeat_command(path: pathlib.Path) -> str:
+    """The command line that trains the run of a flagfile once more, under a name of its own."""
+    return command("train", f"--flagfile={path}", "--run_name=")
