@@ -227,7 +227,7 @@ def test_help_needs_no_docstrings(
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     code, out, err = _end(_start((entry, "--help"), "clean", tmp_path))
     assert (code, err) == (0, "")
-    assert re.search(rf"usage: \S*{entry}", out, re.IGNORECASE)
+    assert re.search(rf"usage: .*{entry}", out, re.IGNORECASE)
 
 
 @pytest.mark.slow
