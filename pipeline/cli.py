@@ -63,7 +63,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(_with_settings_of_runs(arguments))
     except (flags.Error, errors.InputError, UnicodeDecodeError) as error:
-        _complain(f"{' '.join(str(error).split())}; see --help")
+        _complain(f"{errors.one_line(error)}; see --help")
         sys.exit(2)
     except SystemExit:
         # absl ends --help with 1, as if asking for help had failed.
@@ -71,13 +71,14 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def _with_settings_of_runs(arguments: list[str]) -> list[str]:
-    """Puts its flags in the place of a run's flagfile, and where the run is now."""
+    """Replaces the flagfile of a run by the flags in it, and by where the run is now."""
     result, rest = [], iter(arguments)
     for argument in rest:
         if argument in ("-flagfile", "--flagfile"):
             argument = f"{argument}={next(rest, '')}"
-        path = pathlib.Path(os.path.abspath(re.sub("^--?flagfile=", "", argument)))
-        if argument.startswith(("-flagfile=", "--flagfile=")) and flagfile.is_of_run(path):
+        given = re.fullmatch("--?flagfile=(.*)", argument, re.DOTALL)
+        path = pathlib.Path(os.path.abspath(given[1])) if given else None
+        if path and flagfile.is_of_run(path):
             place = {"logdir": str(path.parent.parent), "run_name": path.parent.name}
             settings = flagfile.read(path) | place
             result += [f"--{name}={value}" for name, value in settings.items()]

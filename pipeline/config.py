@@ -51,7 +51,10 @@ class Config:
         choices=("custom", "fit"),
     )
     epochs: int = _field(
-        10, "Passes over the training examples; more extend a run.", at_least=1, may_change=True
+        10,
+        "Passes over the training examples; raise it to extend a run.",
+        at_least=1,
+        may_change=True,
     )
     learning_rate: float = _field(0.1, "Step size of the optimizer.", above=0)
     batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)
@@ -89,7 +92,9 @@ class Config:
     )
     label: str = _field("", "The CSV column to predict; by default the last one.", may_sweep=False)
     features: str = _field(
-        "", "The columns to predict from, separated by commas; by default all.", may_sweep=False
+        "",
+        "The columns to predict from, separated by commas; by default all others.",
+        may_sweep=False,
     )
     initialize_from: str = _field(
         "",

@@ -38,8 +38,8 @@ class DivergedError(PipelineError):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What an error of another library says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def require(condition: object, message: str) -> None:

@@ -16,11 +16,9 @@ bit; wall times and measured rates aside. The command is, by --scenario:
 Prints a line per kill and a verdict.
 """
 
-import contextlib
 import json
 import pathlib
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -30,10 +28,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import screenshot
 from absl import app, flags
 
 from pipeline import tf_runtime
@@ -147,7 +145,10 @@ def exports(run: pathlib.Path) -> dict[str, Any]:
 
 def shown(run: pathlib.Path, load_fast: str) -> dict[str, Any]:
     """The text, the layout, and the steps of curves, images and histograms in TensorBoard."""
-    with tensorboard(run, load_fast) as url:
+    flags_ = (f"--load_fast={load_fast}", "--samples_per_plugin=scalars=1000000,images=1000")
+    # On stderr it says that it has read a restart.
+    with screenshot.tensorboard(str(run), *flags_, stderr=subprocess.DEVNULL) as link:
+        url = link.partition("/?")[0]
         end = time.monotonic() + 60
         while "final_loss" not in get(url, "plugin/scalars/tags").get("train", {}):
             if time.monotonic() > end:
@@ -157,15 +158,13 @@ def shown(run: pathlib.Path, load_fast: str) -> dict[str, Any]:
             "text": get(url, "plugin/text/text", run="train", tag="settings")[0]["text"],
             "layout": get(url, "plugin/custom_scalars/layout"),
         }
-        for plugin, path in (
-            ("scalars", "scalars"),
-            ("images", "images"),
-            ("histograms", "histograms"),
-        ):
+        for plugin in ("scalars", "images", "histograms"):
             for curve, tags in get(url, f"plugin/{plugin}/tags").items():
                 for tag in tags:
                     if not tag.endswith(_OF_THE_CLOCK):
-                        points = get(url, f"plugin/{plugin}/{path}", run=curve, tag=tag, sample="0")
+                        points = get(
+                            url, f"plugin/{plugin}/{plugin}", run=curve, tag=tag, sample="0"
+                        )
                         found[f"{plugin} {curve} {tag}"] = [step_of(point) for point in points]
         return found
 
@@ -183,27 +182,6 @@ def get(url: str, path: str, **query: str) -> Any:
             return json.loads(response.read())
     except urllib.error.HTTPError as error:
         return {"error": error.code}
-
-
-@contextlib.contextmanager
-def tensorboard(run: pathlib.Path, load_fast: str) -> Iterator[str]:
-    """Serves a run; gives the address."""
-    server = [sys.executable, "-m", "pipeline.watch", str(run), "--port=0"]
-    process = subprocess.Popen(
-        [*server, f"--load_fast={load_fast}", "--samples_per_plugin=scalars=1000000,images=1000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # where TensorBoard says that it has read a restart
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        output = process.stdout.readline() + process.stdout.readline()
-        found = re.search(r"http://localhost:\d+", output)
-        assert found, output
-        yield found[0]
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

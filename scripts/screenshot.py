@@ -110,16 +110,16 @@ def browser() -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def tensorboard(logdir: str) -> Iterator[str]:
+def tensorboard(logdir: str, *flags: str, stderr: int | None = None) -> Iterator[str]:
     """Starts TensorBoard as a user would, and gives the link that it prints."""
-    command = [sys.executable, "-m", "pipeline.watch", logdir, "--port=0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "pipeline.watch", logdir, "--port=0", *flags]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert server.stdout is not None
     try:
         server.stdout.readline()
         url = server.stdout.readline().strip()
         if not url:
-            sys.exit("screenshot: TensorBoard did not start")
+            sys.exit(f"TensorBoard did not start on {logdir}")
         yield url
     finally:
         server.terminate()

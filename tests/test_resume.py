@@ -411,6 +411,17 @@ def test_disk_that_is_full_for_keras_weights_costs_one_line(tmp_path: pathlib.Pa
 
 
 @pytest.mark.slow
+def test_cause_is_said_however_long_the_path_before_it(tmp_path: pathlib.Path) -> None:
+    flags = (f"--logdir={tmp_path / ('long' * 50)}", "--run_name=run")
+    command = [sys.executable, "-c", _FULL_AT_THE_END, *flags]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "/export/" in line
+    assert "File too large; its checkpoints are intact; resume with:" in line
+
+
+@pytest.mark.slow
 def test_second_process_is_refused_with_the_first_pid(tmp_path: pathlib.Path) -> None:
     run = tmp_path / "logs" / "run"
     flags = ("--run_name=run", "--epochs=100000000")

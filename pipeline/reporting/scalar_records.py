@@ -26,8 +26,9 @@ from tensorboard.summary.writer import record_writer
 
 # Bytes of a record before its data, the length and its checksum, and after, its checksum.
 _HEADER, _FOOTER = 12, 4
-Values = Mapping[str, npt.NDArray[np.float32]]
 _MASK = np.uint32(0xA282EAD8)
+
+Values = Mapping[str, npt.NDArray[np.float32]]
 
 
 def encode(

@@ -179,6 +179,5 @@ def _read(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _warn(path: pathlib.Path, problem: str, error: Exception) -> None:
-    logging.warning(
-        "skipping the checkpoint %s, which %s: %s", path, problem, errors.one_line(error)
-    )
+    reason = errors.one_line(error)[:200]
+    logging.warning("skipping the checkpoint %s, which %s: %s", path, problem, reason)

@@ -31,7 +31,7 @@ class Exported:
             is_from_x_to_y = self._serve is not None and _maps_x_to_y(self._serve)
         except Exception as error:  # depending on the byte, damage shows as almost any type
             raise errors.InputError(
-                f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)}"
+                f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
             ) from error
         errors.require(
             is_from_x_to_y,
@@ -50,7 +50,7 @@ class Exported:
             y = np.asarray(self._serve(x=tf.constant(given, tf.float32))["y"])
         except tf.errors.OpError as error:
             raise errors.InputError(
-                f"{self.path}: can't predict: {errors.one_line(error)}"
+                f"{self.path}: can't predict: {errors.one_line(error)[:200]}"
             ) from error
         errors.require(
             y.shape == (len(x),), f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs"

@@ -45,8 +45,7 @@ def train(config: config_lib.Config, datasets: datasets_lib.Datasets) -> Result:
         except (OSError, tf.errors.OpError) as error:
             raise errors.RunError(
                 f"the run {trainer.run_dir.path} can't be written: {errors.one_line(error)}; its "
-                "checkpoints are "
-                f"intact; resume with: {trainer.command}"
+                f"checkpoints are intact; resume with: {trainer.command}"
             ) from error
 
 
@@ -79,8 +78,7 @@ class _Trainer:
                 f"the examples of the run {self.run_dir.path} are not what they were when it was "
                 "started; choose another --run_name, or start anew with --overwrite",
             )
-            exported = export.newest_step(self.run_dir.export)
-            if state.step == self._last_step == exported:
+            if state.step == self._last_step == export.newest_step(self.run_dir.export):
                 printing.say(f"{self.run_dir.path} is finished; raise --epochs to extend it")
                 return self._result(self._evaluator.losses())
         if reason := self._evaluator.why_passes:
