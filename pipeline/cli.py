@@ -105,6 +105,8 @@ def start(
     try:
         _run(main, flags_parser)
     except errors.PipelineError as error:
+        if isinstance(error, errors.UserCodeError) and error.traceback:
+            printing.say(error.traceback, sys.stderr)
         _complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:

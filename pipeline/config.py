@@ -43,7 +43,22 @@ class Config:
     """
 
     model: str = _field(
-        "module", "'module' is a tf.Module, 'keras' a keras.Model.", choices=("module", "keras")
+        "module",
+        "A function in pipeline/training/models.py (module, keras, polynomial, mlp, logistic), or "
+        "one of your own: mine:make_model in a Python module, or models/mine.py:make_model in a "
+        "file. It gets the number of features and returns a keras.Model or tf.Module.",
+    )
+    loss: str = _field(
+        "mean_squared_error",
+        "A name that tf.keras.losses.get knows, or a function of your own such as mine:loss, which "
+        "gets labels and predictions and returns a loss for each example.",
+    )
+    metrics: str = _field(
+        "",
+        "Names that tf.keras.metrics.get knows, separated by commas, such as mae,accuracy,auc; "
+        "they are evaluated with the loss.",
+        may_change=True,
+        may_sweep=False,
     )
     loop: str = _field(
         "custom",
@@ -63,6 +78,41 @@ class Config:
         "In the custom loop 'sgd' is the hand-written assign_sub; the others are those of Keras.",
         choices=_OPTIMIZERS,
     )
+    clip_norm: float = _field(
+        0.0,
+        "Scale the gradient of a step to this norm where it is larger; 0 leaves it.",
+        at_least=0,
+    )
+    schedule: str = _field(
+        "constant",
+        "The learning rate over the steps: 'cosine' takes it to 0 in --decay_steps, 'exponential' "
+        "to a tenth in every --decay_steps.",
+        choices=("constant", "cosine", "exponential"),
+    )
+    decay_steps: int = _field(
+        0,
+        "See --schedule; 0 stands for all steps of the run, which then can't be extended.",
+        at_least=0,
+        at_most=_MOST_STEPS,
+    )
+    warmup_steps: int = _field(
+        0,
+        "First steps in which the learning rate rises evenly, before the schedule.",
+        at_least=0,
+        at_most=_MOST_STEPS,
+    )
+    early_stopping_patience: int = _field(
+        0,
+        "End training after so many evaluations without a smaller validation loss (or training "
+        "loss, where there are no validation examples); 0 never does.",
+        at_least=0,
+        may_change=True,
+    )
+    jit_compile: str = _field(
+        "auto",
+        "Compile the training step with XLA; 'auto' does where that is known to be faster.",
+        choices=("auto", "true", "false"),
+    )
     run_eagerly: bool = _field(
         False, "Run the step as plain Python, to debug it; draws no graph.", may_sweep=False
     )
@@ -72,18 +122,23 @@ class Config:
         at_least=0,
         at_most=2**32 - 1,
     )
-    initial_w: float = _field(5.0, "W at the start of training.")
-    initial_b: float = _field(0.0, "b at the start of training.")
+    initial_w: float = _field(5.0, "W at the start of training, of the linear models.")
+    initial_b: float = _field(0.0, "b at the start of training, of the linear models.")
+    synthetic: str = _field(
+        "line",
+        "Without --data: 'line' draws y = true_w*x + true_b, 'sine' y = true_w*sin(pi*x) + true_b.",
+        choices=("line", "sine"),
+    )
     num_examples: int = _field(201, "Training examples to draw.", at_least=2, at_most=_INT32_MAX)
     validation_examples: int | None = _field(
         None,
-        "Validation examples, which are not trained on: others from the same line (by default "
+        "Validation examples, which are not trained on: others drawn in the same way (by default "
         "201), or with --data this many of its rows, chosen by the seed (by default none).",
         at_least=0,
         at_most=_INT32_MAX,
     )
-    true_w: float = _field(3.0, "W of the line that synthetic data are drawn from.")
-    true_b: float = _field(2.0, "b of the line that synthetic data are drawn from.")
+    true_w: float = _field(3.0, "W of the curve that synthetic data are drawn from.")
+    true_b: float = _field(2.0, "b of the curve that synthetic data are drawn from.")
     noise_stddev: float = _field(1.0, "Standard deviation of the noise on synthetic y.", at_least=0)
     x_min: float = _field(-2.0, "The smallest synthetic x.")
     x_max: float = _field(2.0, "The largest synthetic x.")
@@ -98,7 +153,7 @@ class Config:
     )
     initialize_from: str = _field(
         "",
-        "Start from the W and b of a run (its directory), checkpoint or export.",
+        "Start from the variables of a run (its directory), checkpoint or export.",
         may_sweep=False,
     )
     summary_every: int = _field(
@@ -114,6 +169,14 @@ class Config:
         0, "Steps between checkpoints, or 0 for --checkpoint_secs.", **_STEPS
     )
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
+    export: str = _field(
+        "last",
+        "Export the model of the last step, or that of the best evaluation. A finished run is "
+        "exported once more, without training, where its newest export is the other.",
+        choices=("last", "best"),
+        may_change=True,
+        may_sweep=False,
+    )
     logdir: str = _field("logs", "The directory that holds the directories of the runs.", **_PLACE)
     run_name: str = _field(
         "",
@@ -139,6 +202,7 @@ class Config:
             f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
             f"--x_max={self.x_max:g}",
         )
+        self._check_model()
         for name in ("data", "initialize_from", "logdir"):
             path = getattr(self, name)
             errors.require(
@@ -163,9 +227,41 @@ class Config:
             f"received {self.run_name!r}; give its parent with --logdir",
         )
 
+    def _check_model(self) -> None:
+        for name in ("initial_w", "initial_b"):
+            value, default = getattr(self, name), getattr(Config, name)
+            errors.require(
+                self.is_linear or value == default,
+                f"--{name}={value:g} is for the linear models, module and keras; "
+                f"received --model={self.model}",
+            )
+        errors.require(
+            self.schedule != "constant" or not self.decay_steps,
+            f"--decay_steps={self.decay_steps} needs --schedule=cosine or --schedule=exponential",
+        )
+        errors.require(
+            re.fullmatch(r"(\w+(,\w+)*)?", self.metrics),
+            f"--metrics must be names separated by commas; received {self.metrics!r}",
+        )
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the model is y = x·W + b."""
+        return self.model in ("module", "keras")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names in --metrics."""
+        return tuple(filter(None, dict.fromkeys(self.metrics.split(","))))
+
+    @property
+    def may_be_extended(self) -> bool:
+        """Whether a larger --epochs leaves the steps of a smaller one as they are."""
+        return self.schedule == "constant" or self.decay_steps > 0
+
     @property
     def is_synthetic(self) -> bool:
-        """Whether the examples are drawn from a line instead of read from a file."""
+        """Whether the examples are drawn from a curve instead of read from a file."""
         return not self.data
 
     def last_step(self, num_examples: int) -> int:

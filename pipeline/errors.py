@@ -22,6 +22,14 @@ class InputError(PipelineError):
     exit_code = 2
 
 
+class UserCodeError(InputError):
+    """A function of the user's raised an exception; `traceback` is their part of it, or ''."""
+
+    def __init__(self, message: str, traceback: str):
+        super().__init__(message)
+        self.traceback = traceback
+
+
 class StoppedError(PipelineError):
     """A signal stopped the run after it had saved a checkpoint."""
 

@@ -10,7 +10,7 @@ import pathlib
 import shlex
 
 from pipeline import config as config_lib
-from pipeline import errors, files
+from pipeline import errors, files, user_code
 
 _FIRST_LINE = "# The settings of the run in this directory, to resume it with --flagfile."
 _PATHS = ("data", "initialize_from")
@@ -23,6 +23,8 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
     del values["overwrite"]  # to read the flags again is to resume
     for name in _PATHS:
         values[name] = values[name] and os.path.abspath(values[name])
+    for name, function in user_code.functions(config).items():
+        values[name] = function.portable
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()

@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> None:
     x = _read(values.input, exported, features) if values.input else _rows(numbers, features)
     y = exported.predict(x)
     table = np.column_stack([x, y])
-    header = [*features, exported.label or "y"]
+    label, count = exported.label or "y", y.shape[1] if y.ndim == 2 else 0
+    header = [*features, *([f"{label}_{i}" for i in range(count)] or [label])]
     if values.output and not _is_stdout(values.output):
         _write(table, header, values.output)
     else:

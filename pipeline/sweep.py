@@ -14,12 +14,13 @@ import io
 import itertools
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from pipeline import cli, errors, printing, tf_runtime
+from pipeline import cli, errors, printing, tf_runtime, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import run_dir
@@ -36,6 +37,11 @@ class Outcome(NamedTuple):
     name: str
     result: "trainer.Result | None"
     message: str = ""
+
+    @property
+    def loss(self) -> float:
+        """The training loss, by which outcomes are ordered."""
+        return self.result.evaluation.train["loss"] if self.result else math.inf
 
 
 def combinations() -> list[config_lib.Config]:
@@ -55,7 +61,14 @@ def combinations() -> list[config_lib.Config]:
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
         label = ",".join(f"{name}={chosen[name]}" for name in varied)
+        label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
         configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
+    names = [config.run_name for config in configs]
+    errors.require(
+        len(set(names)) == len(names),
+        f"two combinations would have one name, {max(names, key=names.count)}; give their files "
+        "other names",
+    )
     return configs
 
 
@@ -88,6 +101,7 @@ def main(arguments: list[str]) -> None:
     cli.refuse(arguments)
     configs = combinations()
     for config in configs:
+        user_code.functions(config)
         run_dir.RunDir.of(config).check(config)
         datasets_lib.load(config)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
@@ -131,7 +145,7 @@ def _print_table(outcomes: list[Outcome]) -> None:
     """The results, the smallest loss first, and at the end what diverged."""
     printing.say("")
     width = max(len(outcome.name) for outcome in outcomes)
-    for outcome in sorted(outcomes, key=lambda o: o.result.losses.train if o.result else math.inf):
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.loss):
         report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"
         printing.say(f"{outcome.name:{width}}  {report}")
 

@@ -69,6 +69,21 @@ def _settle_environment() -> None:
 
 
 @contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Drops what is written to stderr, by C++ too, where an error is expected and reported."""
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
 def _without_start_up_noise() -> Iterator[None]:
     """Lets through to stderr what is not known noise.
 

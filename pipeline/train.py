@@ -1,4 +1,4 @@
-"""Trains a linear model and shows in TensorBoard how.
+"""Trains a model and shows in TensorBoard how.
 
 Example:
   python -m pipeline.train --epochs=100 --learning_rate=0.05
@@ -9,7 +9,7 @@ trained model as a SavedModel.
 
 import dataclasses
 
-from pipeline import cli, printing, tf_runtime
+from pipeline import cli, printing, tf_runtime, user_code
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import run_dir
 
@@ -21,6 +21,7 @@ def main(arguments: list[str]) -> None:
     name = config.run_name or run_dir.name_from_time()
     config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
+    user_code.functions(config)  # raises where there is none
     directory.check(config)
     datasets = datasets_lib.load(config)
     printing.say(

@@ -1,6 +1,6 @@
 """Measures the pipeline against what would be used instead, and prints the ratios.
 
-Usage: .venv/bin/python scripts/benchmark.py [--quick] [--peers] [--markdown=table.md]
+Usage: .venv/bin/python scripts/benchmark.py [--quick] [--peers] [--only=MLP] [--markdown=table.md]
 
 The sides run in turn, round by round, each in a process that stays: a machine that is busy
 for a while slows all of them. What counts are the ratios of the medians. Times are those of
@@ -69,6 +69,30 @@ GOALS = (
     Goal("reading a CSV of 1M rows", "pipeline csv", "numpy csv", 0.95),
     Goal(f"the CSV, batch 1024, {RECORDED}", "pipeline 1024, CSV", "pipeline 1024", 0.9),
     Goal(f"{FULL}, --loop=fit, {RECORDED}", "pipeline --loop=fit", "keras fit", 1),
+    *(
+        Goal(
+            f"1M examples, MLP 1-64-64-1, {title}, batch 32, {RECORDED}",
+            f"pipeline mlp {name}",
+            f"{other} mlp {name}",
+            factor,
+        )
+        for name, title in (("sgd", "SGD"), ("adam", "Adam"))
+        for other, factor in (
+            ("keras fit", 25),
+            ("keras fit tuned", 5),
+            ("torch", 8),
+            ("jax", 1.2),
+            ("pipeline --loop=fit", None),
+        )
+    ),
+    *(
+        Goal(f"{title}, {RECORDED}", f"pipeline {name}", f"keras fit {name}", factor)
+        for name, title, factor in (
+            ("20-256-256-1", "MLP 20-256-256-1, batch 256", 1.7),
+            ("20-1024-1024-1", "MLP 20-1024-1024-1, batch 1024", 1),
+            ("convolution", "two convolutions over 16 by 16, batch 32", 1),
+        )
+    ),
 )
 
 
@@ -351,6 +375,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", action="store_true", help="install JAX, PyTorch and scikit-learn (up to 5 GB)"
     )
+    parser.add_argument("--only", default="", help="only rows whose work contains this")
     parser.add_argument("--markdown", type=pathlib.Path, help="also write the tables to this file")
     chosen = parser.parse_args()
     if chosen.markdown and not chosen.markdown.parent.is_dir():
@@ -358,7 +383,7 @@ def main() -> None:
     peers = peers_python(may_install=chosen.peers)
     with tempfile.TemporaryDirectory() as directory:
         tempfile.tempdir = os.environ["TMPDIR"] = directory  # of the processes too
-        lines = tables(quick=chosen.quick, peers=peers)
+        lines = tables(quick=chosen.quick, peers=peers, only=chosen.only)
     if chosen.markdown:
         chosen.markdown.write_text("\n".join(lines) + "\n")
     missed = sum(verdict(False) in line for line in lines)
@@ -366,8 +391,8 @@ def main() -> None:
         sys.exit(f"benchmark: {missed} of the goals missed")
 
 
-def tables(*, quick: bool, peers: pathlib.Path | None) -> list[str]:
-    """Measures all, and prints and returns the lines of the tables."""
+def tables(*, quick: bool, peers: pathlib.Path | None, only: str = "") -> list[str]:
+    """Measures all, or some work only, and prints and returns the lines of the tables."""
     rounds = 1 if quick else 5
     lines = [
         *("# Benchmark", "", _INTRODUCTION, "", machine(peers), ""),
@@ -375,12 +400,14 @@ def tables(*, quick: bool, peers: pathlib.Path | None) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
-    for work in dict.fromkeys(goal.work for goal in GOALS):
+    for work in dict.fromkeys(goal.work for goal in GOALS if only in goal.work):
         goals = tuple(goal for goal in GOALS if goal.work == work)
         measured = measure(goals, rounds, peers)
         for goal in goals:
             lines.append(row(goal, measured[goal.side], measured.get(goal.other)))
             print(lines[-1], flush=True)
+    if only:
+        return lines
     more = ["", "| whole commands | measured | goal | |", "|---|---|---|---|"]
     for command in [*commands(rounds), checkpoints(rounds), *memory(quick)]:
         more.append(f"| {' | '.join([*command[:3], verdict(command.met)])} |")

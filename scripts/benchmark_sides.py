@@ -8,6 +8,7 @@ by scripts/benchmark.py in the environment where its packages are.
 """
 
 import contextlib
+import functools
 import io
 import pathlib
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 Round = Callable[[], float]  # seconds for a step, or for an example
 
 _LEARNING_RATE = 0.1
+_SMALL_RATE = 0.001  # of networks
 _MILLION = 1_000_000
 
 
@@ -44,10 +46,14 @@ def timed(work: Callable[[], Any], amount: int) -> Round:
 
 def pipeline(
     *,
-    loop: str,
     epochs: int,
     batch_size: int = 0,
     count: int = 201,
+    num_features: int = 1,
+    loop: str = "custom",
+    model: str = "module",
+    optimizer: str = "sgd",
+    learning_rate: float = _LEARNING_RATE,
     summaries: bool = True,
     csv: bool = False,
 ) -> Round:
@@ -62,7 +68,15 @@ def pipeline(
     from pipeline.data import batches as batches_lib
     from pipeline.data import datasets as datasets_lib
     from pipeline.reporting import recorder
-    from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task
+    from pipeline.training import (
+        compilation,
+        evaluation,
+        hooks,
+        loops,
+        make_task,
+        metrics,
+        optimizers,
+    )
 
     class Clock(hooks.Hook):
         """Notes when the steps of each call were done."""
@@ -75,8 +89,10 @@ def pipeline(
 
     def one_round() -> float:
         config = config_lib.Config(
-            model="keras" if loop == "fit" else "module",
+            model=model,
             loop=loop,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
             epochs=epochs,
             batch_size=batch_size,
             data=csv_file() if csv else "",
@@ -86,9 +102,16 @@ def pipeline(
             logdir=tempfile.mkdtemp(),
         )
         datasets = datasets_lib.load(config)
+        if num_features > 1:
+            names = tuple(f"x{i}" for i in range(num_features))
+            train = datasets_lib.Examples(*table(count, num_features))
+            datasets = datasets_lib.Datasets(train, None, names, "y")
+        last_step = config.last_step(count)
         batches = batches_lib.Batches(datasets.train, config)
-        trained = task.linear(config, datasets.features)
-        optimizer = optimizers.create(config, trained.model.trainable_variables)
+        trained = make_task.make_task(config, datasets)
+        variables = trained.model.trainable_variables
+        updates = optimizers.create(config, variables, last_step=last_step)
+        _, chosen = compilation.prepare(config, trained, updates, datasets.train)
         evaluator = evaluation.Evaluator(trained, datasets, config)
         clock = Clock()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -97,6 +120,7 @@ def pipeline(
                 evaluator,
                 directory=pathlib.Path(config.logdir, "run"),
                 repeat_command="",
+                compilation="",
                 history=metrics.empty(len(trained.names)),
                 event_files={},
             )
@@ -105,10 +129,11 @@ def pipeline(
             loops.LOOPS[loop](
                 trained,
                 batches,
-                optimizer=optimizer,
+                optimizer=updates,
                 first_step=0,
-                last_step=epochs * batches.steps_per_epoch,
+                last_step=last_step,
                 hook=hooks.Hooks([*(recording if summaries else []), clock]),
+                mode=chosen.mode,
             )
         records.close()
         seconds = clock.times[-1][0] - clock.times[0][0]
@@ -116,6 +141,45 @@ def pipeline(
         return seconds / steps / (1 if batch_size == 0 else batches.batch_size)
 
     return one_round
+
+
+def table(count: int, num_features: int) -> tuple[Any, Any]:
+    """Examples of several features: x float32 [count, D], y float32 [count]."""
+    x = np.random.default_rng(0).standard_normal((count, num_features), dtype=np.float32)
+    return x, np.tanh(x).sum(axis=1)
+
+
+def mlp_256(num_features: int) -> Any:
+    """A model for --model: two hidden layers of 256 units."""
+    return _mlp(num_features, 256)
+
+
+def mlp_1024(num_features: int) -> Any:
+    """A model for --model: two hidden layers of 1024 units."""
+    return _mlp(num_features, 1024)
+
+
+def _mlp(num_features: int, units: int) -> Any:
+    from tensorflow import keras
+
+    hidden = [keras.layers.Dense(units, activation="relu") for _ in range(2)]
+    return keras.Sequential([keras.Input([num_features]), *hidden, keras.layers.Dense(1)])
+
+
+def convolution(num_features: int) -> Any:
+    """A model for --model: two small convolutions over images of 16 by 16."""
+    from tensorflow import keras
+
+    return keras.Sequential(
+        [
+            keras.Input([num_features]),
+            keras.layers.Reshape([16, 16, 1]),
+            keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(1),
+        ]
+    )
 
 
 def guide() -> Round:
@@ -156,7 +220,7 @@ def keras(*, epochs: int, batch_size: int, count: int = 201, tensorboard: bool =
     from pipeline.training import models
 
     x, y = examples(count)
-    model = models.KerasLinearModel()
+    model = models.keras()
     model.compile(optimizer=tf.keras.optimizers.SGD(_LEARNING_RATE), loss="mean_squared_error")
 
     def work() -> None:
@@ -172,6 +236,32 @@ def keras(*, epochs: int, batch_size: int, count: int = 201, tensorboard: bool =
 
     work()
     return timed(work, epochs * (count if count > batch_size else 1))
+
+
+def keras_network(
+    make: Callable[[int], Any] | None = None,
+    *,
+    batch_size: int,
+    count: int,
+    num_features: int = 1,
+    optimizer: str = "sgd",
+    is_tuned: bool = False,
+) -> Round:
+    """Keras fit of a network on arrays; is_tuned compiles it, 256 steps in a call."""
+    from pipeline import tf_runtime
+
+    tf_runtime.import_tensorflow()
+    import tensorflow as tf
+
+    from pipeline.training import models
+
+    x, y = examples(count) if num_features == 1 else table(count, num_features)
+    model = (make or models.mlp)(num_features)
+    classes = {"sgd": tf.keras.optimizers.SGD, "adam": tf.keras.optimizers.Adam}
+    more = {"jit_compile": True, "steps_per_execution": 256} if is_tuned else {}
+    model.compile(optimizer=classes[optimizer](_SMALL_RATE), loss="mean_squared_error", **more)
+    x = x.reshape(count, -1)
+    return timed(lambda: model.fit(x, y, batch_size=batch_size, verbose=0), count)
 
 
 def jax_scan() -> Round:
@@ -245,6 +335,75 @@ def torch_epoch(*, batch_size: int, count: int) -> Round:
     return timed(work, count)
 
 
+def jax_network(*, optimizer: str) -> Round:
+    """JAX: a permutation and a scan over the batches of the MLP 1-64-64-1, SGD or Adam by hand."""
+    import jax
+
+    numpy = jax.numpy
+    x, y = map(numpy.asarray, examples(_MILLION))
+    steps = _MILLION // 32
+    generator = np.random.default_rng(0)
+    start = [
+        (generator.standard_normal((i, o), dtype=np.float32) / i**0.5, np.zeros(o, np.float32))
+        for i, o in ((1, 64), (64, 64), (64, 1))
+    ]
+
+    def loss(layers: Any, x: Any, y: Any) -> Any:
+        values = x[:, None]
+        for W, b in layers[:-1]:
+            values = jax.nn.relu(values @ W + b)
+        W, b = layers[-1]
+        return numpy.mean(((values @ W + b)[:, 0] - y) ** 2)
+
+    def updated(layers: Any, means: Any, squares: Any, gradients: Any, step: Any) -> Any:
+        tree = jax.tree.map
+        if optimizer == "sgd":
+            return tree(lambda p, g: p - _SMALL_RATE * g, layers, gradients), means, squares
+        means = tree(lambda m, g: 0.9 * m + 0.1 * g, means, gradients)
+        squares = tree(lambda s, g: 0.999 * s + 0.001 * g * g, squares, gradients)
+        rate = _SMALL_RATE * numpy.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+        change = lambda p, m, s: p - rate * m / (numpy.sqrt(s) + 1e-7)  # noqa: E731
+        return tree(change, layers, means, squares), means, squares
+
+    def one_step(state: Any, rows: Any) -> Any:
+        *parameters, step = state
+        value, gradients = jax.value_and_grad(loss)(parameters[0], x[rows], y[rows])
+        return (*updated(*parameters, gradients, step), step + 1), value
+
+    @jax.jit
+    def epoch(state: Any, key: Any) -> Any:
+        order = jax.random.permutation(key, _MILLION).reshape(steps, 32)
+        return jax.lax.scan(one_step, state, order)
+
+    zeros = jax.tree.map(numpy.zeros_like, start)
+    state, key = (start, zeros, zeros, numpy.float32(0)), jax.random.key(0)
+    jax.block_until_ready(epoch(state, key))
+    return timed(lambda: jax.block_until_ready(epoch(state, key)), _MILLION)
+
+
+def torch_network(*, optimizer: str, count: int) -> Round:
+    """PyTorch by hand: the MLP 1-64-64-1 and its optimizers over shuffled batches of 32."""
+    import torch
+
+    x, y = (torch.from_numpy(array)[:, None] for array in examples(_MILLION))
+    layers = torch.nn
+    model = layers.Sequential(
+        *(layers.Linear(1, 64), layers.ReLU(), layers.Linear(64, 64), layers.ReLU()),
+        layers.Linear(64, 1),
+    )
+    classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    updates = classes[optimizer](model.parameters(), lr=_SMALL_RATE)
+
+    def work() -> None:
+        for rows in torch.randperm(_MILLION)[:count].split(32):
+            loss = ((y[rows] - model(x[rows])) ** 2).mean()
+            updates.zero_grad()
+            loss.backward()
+            updates.step()
+
+    return timed(work, count)
+
+
 def sgd_regressor() -> Round:
     """scikit-learn's SGDRegressor: an epoch over shuffled single examples."""
     from sklearn import linear_model, utils
@@ -284,20 +443,16 @@ def read_csv(*, with_numpy: bool) -> Round:
 
 
 SIDES: dict[str, Callable[[], Round]] = {
-    "pipeline": lambda: pipeline(loop="custom", epochs=1_000_000),
-    "pipeline without summaries": lambda: pipeline(
-        loop="custom", epochs=1_000_000, summaries=False
-    ),
-    "pipeline --loop=fit": lambda: pipeline(loop="fit", epochs=5000),
+    "pipeline": lambda: pipeline(epochs=1_000_000),
+    "pipeline without summaries": lambda: pipeline(epochs=1_000_000, summaries=False),
+    "pipeline --loop=fit": lambda: pipeline(loop="fit", model="keras", epochs=5000),
     "guide": guide,
     "keras fit": lambda: keras(epochs=30, batch_size=1000, tensorboard=True),
     "jax scan": jax_scan,
     "jax scan with our XLA flag": jax_scan,  # benchmark.py sets it
-    "pipeline 32": lambda: pipeline(loop="custom", epochs=4, batch_size=32, count=_MILLION),
-    "pipeline 1024": lambda: pipeline(loop="custom", epochs=8, batch_size=1024, count=_MILLION),
-    "pipeline 1024, CSV": lambda: pipeline(
-        loop="custom", epochs=8, batch_size=1024, count=_MILLION, csv=True
-    ),
+    "pipeline 32": lambda: pipeline(epochs=4, batch_size=32, count=_MILLION),
+    "pipeline 1024": lambda: pipeline(epochs=8, batch_size=1024, count=_MILLION),
+    "pipeline 1024, CSV": lambda: pipeline(epochs=8, batch_size=1024, count=_MILLION, csv=True),
     "keras fit 32": lambda: keras(epochs=1, batch_size=32, count=50_000),
     "keras fit 1024": lambda: keras(epochs=1, batch_size=1024, count=_MILLION),
     "jax 32": lambda: jax_epoch(batch_size=32),
@@ -308,6 +463,39 @@ SIDES: dict[str, Callable[[], Round]] = {
     "pipeline csv": lambda: read_csv(with_numpy=False),
     "numpy csv": lambda: read_csv(with_numpy=True),
 }
+_OWN = f"{pathlib.Path(__file__).resolve()}:"
+for _optimizer in ("sgd", "adam"):
+    _network = {"model": "mlp", "optimizer": _optimizer, "learning_rate": _SMALL_RATE}
+    SIDES |= {
+        f"pipeline mlp {_optimizer}": functools.partial(
+            pipeline, epochs=1, batch_size=32, count=_MILLION, **_network
+        ),
+        f"pipeline --loop=fit mlp {_optimizer}": functools.partial(
+            pipeline, epochs=1, batch_size=32, count=100_000, loop="fit", **_network
+        ),
+        f"keras fit mlp {_optimizer}": functools.partial(
+            keras_network, batch_size=32, count=50_000, optimizer=_optimizer
+        ),
+        f"keras fit tuned mlp {_optimizer}": functools.partial(
+            keras_network, batch_size=32, count=200_000, optimizer=_optimizer, is_tuned=True
+        ),
+        f"jax mlp {_optimizer}": functools.partial(jax_network, optimizer=_optimizer),
+        f"torch mlp {_optimizer}": functools.partial(
+            torch_network, optimizer=_optimizer, count=50_000
+        ),
+    }
+for _name, _make, _size, _count, _features in (
+    ("20-256-256-1", mlp_256, 256, 256_000, 20),
+    ("20-1024-1024-1", mlp_1024, 1024, 102_400, 20),
+    ("convolution", convolution, 32, 64_000, 256),
+):
+    _shape = {"batch_size": _size, "count": _count, "num_features": _features}
+    SIDES |= {
+        f"pipeline {_name}": functools.partial(
+            pipeline, epochs=1, model=_OWN + _make.__name__, learning_rate=_SMALL_RATE, **_shape
+        ),
+        f"keras fit {_name}": functools.partial(keras_network, _make, **_shape),
+    }
 
 
 if __name__ == "__main__":

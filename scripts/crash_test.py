@@ -39,6 +39,7 @@ from pipeline import tf_runtime
 flags.DEFINE_integer("kills", 30, "How many times to kill.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the moments.")
 flags.DEFINE_enum("loop", "custom", ["custom", "fit"], "The training loop.")
+flags.DEFINE_string("model", "keras", "The model, as for pipeline.train.")
 flags.DEFINE_enum("scenario", "train", ["train", "extension", "overwrite", "sweep"], "See above.")
 flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT", "HUP"], "The signal to kill with.")
 flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by commas.")
@@ -55,7 +56,8 @@ def command(logdir: pathlib.Path, *more: str) -> list[str]:
     module = "pipeline.sweep" if is_sweep else "pipeline.train"
     return [
         *(sys.executable, "-m", module, f"--logdir={logdir}", "--run_name=run", f"--loop={loop}"),
-        *("--model=keras", "--optimizer=adam", "--batch_size=32", f"--epochs={_EPOCHS[loop]}"),
+        *(f"--model={flags.FLAGS.model}", "--optimizer=adam", "--batch_size=32"),
+        *("--learning_rate=0.03", f"--epochs={_EPOCHS[loop]}"),
         f"--checkpoint_every={_CHECKPOINT_EVERY[loop]}",
         *(["--learning_rate=0.01,0.03,0.1"] if is_sweep else []),
         *(["--overwrite"] if flags.FLAGS.scenario == "overwrite" else []),

@@ -18,8 +18,9 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.reporting import image_logger
 from pipeline.reporting import recorder as recorder_lib
-from pipeline.training import evaluation, metrics
+from pipeline.training import evaluation, losses, make_task, metrics
 from pipeline.training import task as task_lib
 
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
@@ -181,10 +182,42 @@ def guide(count: int) -> tuple[list[float], list[float], list[float], datasets_l
 
 
 def line(first: int, end: int) -> metrics.StepMetrics:
-    """Rows first to end - 1 on a straight way from (5, 0) to (3, 2), with losses made up."""
+    """Rows first to end - 1 on a straight way from (5, 0) to (3, 2), the other columns made up."""
     step = np.arange(first, end)
     rest = (0.999**step).astype(np.float32)
-    return metrics.StepMetrics(step, np.stack([3 + 2 * rest, 2 - 2 * rest], axis=1), 1 + rest)
+    values = np.stack([3 + 2 * rest, 2 - 2 * rest], axis=1)
+    return metrics.StepMetrics(step, values, loss=1 + rest, gradient_norm=7 * rest)
+
+
+def absolute_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """A loss of one's own, of which nothing is known in closed form."""
+    return tf.abs(y - prediction)
+
+
+def linear(
+    features: tuple[str, ...] = ("x",), *, loss: losses.Loss | None = None, **settings: Any
+) -> task_lib.Task:
+    """The task of the guide with these settings and features, perhaps with another loss."""
+    x = np.ones((2, len(features)), np.float32)
+    examples = datasets_lib.Examples(x, x[:, 0])
+    datasets = datasets_lib.Datasets(examples, None, features, "y")
+    made = make_task.make_task(config_lib.Config(**settings), datasets)
+    return made if loss is None else task_lib.Task(made.model, loss, features=features)
+
+
+def show(
+    images: image_logger.ImageLogger, trained: task_lib.Task, rows: metrics.StepMetrics
+) -> None:
+    """Shows an image logger the model at its stops among some rows, and then the rows.
+
+    As a loop does, though without training; at the end the model is at the last stop.
+    """
+    for step in rows.step.tolist():
+        if images.next_stop(step - 1) == step:
+            (values,) = rows.values[rows.step == step]
+            trained.assign(trained.by_variable(values))
+            images.before(step)
+    images.after(rows)
 
 
 class Recording:
@@ -202,27 +235,31 @@ class Recording:
         """Prepares to record a run of these settings, by default of the guide's task."""
         self.config = config_lib.Config(**settings)
         self.datasets = datasets_lib.load(self.config)
-        self.task = trained or task_lib.linear(self.config, self.datasets.features)
+        self.task = trained or make_task.make_task(self.config, self.datasets)
         self.evaluator = evaluation.Evaluator(self.task, self.datasets, self.config)
         self.recorder = recorder_lib.Recorder(
             self.config,
             self.evaluator,
             directory=directory,
             repeat_command="python -m pipeline.train --a_flag",
+            compilation="compiled by XLA",
             history=history or metrics.empty(len(self.task.names)),
             event_files=event_files or {},
         )
         self.evaluator.report = self.recorder.epochs
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Records rows, and evaluates the ends of epochs among them."""
-        for hook in (self.recorder, self.evaluator, self.recorder.images):
+        """Records rows, and evaluates the ends of epochs among them; stops for the images."""
+        for hook in (self.recorder, self.evaluator):
             hook.after(rows)
+        show(self.recorder.images, self.task, rows)
 
     def finish(self, last: metrics.StepMetrics) -> None:
         """Records the row of the last step as that of the trained model."""
         self.task.assign(self.task.by_variable(last.values[0]))
-        self.recorder.finish(last, self.evaluator.evaluate(int(last.step[0])))
+        final = self.evaluator.evaluate()
+        self.evaluator.receive(int(last.step[0]), final)
+        self.recorder.finish(last, final)
 
     def close(self) -> None:
         """Closes the event files."""

@@ -60,13 +60,13 @@ def test_each_epoch_is_a_permutation_of_all_examples(
 def test_only_the_last_batch_of_an_epoch_is_smaller(batch_size: int, sizes: list[int]) -> None:
     batches = _batches(batch_size=batch_size)
     assert batches.steps_per_epoch == len(sizes)
-    assert batches.has_short_batch == (len(sizes) > 1)
+    assert batches.short_size == (sizes[-1] if len(sizes) > 1 else 0)
     assert [len(batch) for batch in _numbers(batches, 0, 2 * len(sizes))] == sizes * 2
 
 
 def test_batches_that_divide_the_examples_have_one_size() -> None:
     batches = _batches(20)
-    assert not batches.has_short_batch
+    assert batches.short_size == 0
     assert [len(batch) for batch in _numbers(batches, 0, 9)] == [5] * 9
 
 

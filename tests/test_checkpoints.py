@@ -12,7 +12,8 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.run import checkpoints, run_state, signals
-from pipeline.training import evaluation, hooks, metrics, optimizers, task, train_step
+from pipeline.training import evaluation, hooks, metrics, optimizers, train_step
+from tests import helpers
 
 _X = np.array([[-1.0], [0.5], [2.0]], np.float32)
 _Y = np.array([0.25, 3.0, 8.5], np.float32)
@@ -31,8 +32,9 @@ class _Run:
     ):
         self.directory = directory
         config = config_lib.Config(model=model, optimizer=optimizer)
-        self.task = task.linear(config, features)
-        self.optimizer = optimizers.create(config, self.task.model.trainable_variables)
+        self.task = helpers.linear(features, model=model)
+        variables = self.task.model.trainable_variables
+        self.optimizer = optimizers.create(config, variables, last_step=100)
         self.checkpoints = checkpoints.Checkpoints(directory, self.task, self.optimizer)
 
     def train(self, steps: int) -> list[bytes]:
@@ -160,6 +162,18 @@ def test_best_is_saved_beside_the_newest(tmp_path: pathlib.Path) -> None:
     )
     best = checkpoints.variables(tmp_path / "best-25")
     assert np.concatenate([best["W"], [best["b"]]]).tobytes() == run.values()
+
+
+def test_best_is_read_or_its_damage_costs_one_line(tmp_path: pathlib.Path) -> None:
+    run = _Run(tmp_path)
+    run.save(10, best=8)
+    best = run.checkpoints.best(8)
+    assert np.concatenate([best["W"], [best["b"]]]).tobytes() == run.values()
+    _empty(tmp_path / "best-8.data-00000-of-00001")
+    for step in (8, 9):
+        with pytest.raises(errors.RunError, match="the best model can't be exported") as caught:
+            run.checkpoints.best(step)
+        assert "\n" not in str(caught.value)
 
 
 def test_best_that_was_saved_already_stays(tmp_path: pathlib.Path) -> None:
@@ -385,8 +399,8 @@ def test_variables_of_anything_else_are_refused(tmp_path: pathlib.Path, path: st
 
 def _rows(first: int, end: int) -> metrics.StepMetrics:
     count = end - first
-    values, loss = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
-    return metrics.StepMetrics(np.arange(first, end), values, loss)
+    values, nothing = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
+    return metrics.StepMetrics(np.arange(first, end), values, nothing, nothing)
 
 
 def test_checkpoint_bears_the_step_after_the_last_row() -> None:

@@ -9,18 +9,28 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import errors
 
-_FINITE_FLOATS = ("learning_rate", "initial_w", "initial_b", "true_w", "true_b", "noise_stddev")
+_FINITE_FLOATS = (
+    *("learning_rate", "clip_norm", "initial_w", "initial_b"),
+    *("true_w", "true_b", "noise_stddev"),
+)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "bounds"),
     [
-        ("model", "forest", "one of module, keras"),
         ("loop", "while", "one of custom, fit"),
+        ("schedule", "linear", "one of constant, cosine, exponential"),
+        ("jit_compile", "yes", "one of auto, true, false"),
+        ("synthetic", "circle", "one of line, sine"),
+        ("export", "first", "one of last, best"),
         ("epochs", 0, "at least 1"),
         ("learning_rate", 0.0, "above 0"),
         ("learning_rate", -0.1, "above 0"),
         ("batch_size", -1, "at least 0"),
+        ("clip_norm", -1.0, "at least 0"),
+        ("decay_steps", -1, "at least 0 and at most 1,000,000,000,000,000"),
+        ("warmup_steps", 10**16, "at least 0 and at most 1,000,000,000,000,000"),
+        ("early_stopping_patience", -1, "at least 0"),
         ("seed", -1, "at least 0 and at most 4,294,967,295"),
         ("seed", 2**32, "at least 0 and at most 4,294,967,295"),
         ("num_examples", 1, "at least 2 and at most 2,147,483,647"),
@@ -47,6 +57,9 @@ def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: Any, bounds:
         ("epochs", 1),
         ("learning_rate", 5e-324),
         ("batch_size", 0),
+        ("clip_norm", 0.0),
+        ("warmup_steps", 10**15),
+        ("early_stopping_patience", 0),
         ("seed", 0),
         ("seed", 2**32 - 1),
         ("num_examples", 2),
@@ -78,6 +91,13 @@ def test_only_a_module_with_fit_is_refused(model: str, loop: str) -> None:
         ({"x_min": 1.5, "x_max": 1.5}, ("--x_min=1.5", "--x_max=1.5")),
         ({"label": "price"}, ("--label=price", "--data")),
         ({"features": "a,b"}, ("--features=a,b", "--data")),
+        ({"model": "mlp", "initial_w": 0.0}, ("--initial_w=0", "--model=mlp")),
+        ({"model": "m.py:f", "initial_b": 1.5}, ("--initial_b=1.5", "--model=m.py:f")),
+        ({"decay_steps": 9}, ("--decay_steps=9", "--schedule=cosine", "--schedule=exponential")),
+        *[
+            ({"metrics": names}, ("--metrics", repr(names)))
+            for names in (",", "mae,", "a b", "m:f")
+        ],
         *[
             ({"profile_steps": steps}, ("--profile_steps", "100,200", repr(steps)))
             for steps in ("10", "10,", "20,10", "10,10", "-1,5", "1,2,3", "a,b", "1.5,2", "1, 2")
@@ -131,6 +151,29 @@ def test_a_profile_begins_before_the_last_step() -> None:
         config.last_step(2)
 
 
+def test_only_module_and_keras_are_linear() -> None:
+    """And may start from given W and b."""
+    for model in ("module", "keras"):
+        assert config_lib.Config(model=model, initial_w=0.5, initial_b=-1.0).is_linear
+    for model in ("polynomial", "mlp", "logistic", "mine:module", "models/keras.py:keras"):
+        assert not config_lib.Config(model=model).is_linear
+
+
+def test_each_metric_is_taken_once_in_the_order_given() -> None:
+    assert config_lib.Config().metric_names == ()
+    assert config_lib.Config(metrics="auc").metric_names == ("auc",)
+    names = config_lib.Config(metrics="mae,auc,mae,accuracy").metric_names
+    assert names == ("mae", "auc", "accuracy")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_a_schedule_over_all_steps_can_not_be_extended(schedule: str) -> None:
+    """As more steps would change those that were made already."""
+    assert not config_lib.Config(schedule=schedule, warmup_steps=5).may_be_extended
+    assert config_lib.Config(schedule=schedule, decay_steps=100).may_be_extended
+    assert config_lib.Config(warmup_steps=5).may_be_extended
+
+
 def test_examples_are_synthetic_unless_a_file_is_given() -> None:
     assert config_lib.Config().is_synthetic
     assert not config_lib.Config(data="points.csv").is_synthetic
@@ -140,6 +183,6 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     """A sweep takes several values of every other flag."""
     fields = dataclasses.fields(config_lib.Config)
     assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
-        *("run_eagerly", "data", "label", "features", "initialize_from", "profile_steps"),
-        *("logdir", "run_name", "overwrite"),
+        *("metrics", "run_eagerly", "data", "label", "features", "initialize_from"),
+        *("profile_steps", "export", "logdir", "run_name", "overwrite"),
     ]

@@ -34,7 +34,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
 def test_synthetic_data_are_the_guides_by_default() -> None:
     data = datasets.load(config_lib.Config())
     assert data.validation is not None
-    assert (data.features, data.label, data.truth) == (("x",), "y", (3, 2))
+    assert (data.features, data.label, data.truth) == (("x",), "y", (3, 2, True))
     assert data.train.x.dtype == data.train.y.dtype == np.float32
     for part in (data.train, data.validation):
         np.testing.assert_array_equal(part.x[:, 0], np.linspace(-2, 2, 201).astype(np.float32))
@@ -46,7 +46,26 @@ def test_x_is_evenly_spaced_and_y_on_the_line_without_noise() -> None:
     )
     np.testing.assert_array_equal(data.train.x, [[1], [1.5], [2], [2.5], [3]])
     np.testing.assert_array_equal(data.train.y, [-3.5, -5.5, -7.5, -9.5, -11.5])
-    assert data.truth == datasets.Line(slope=-4, intercept=0.5)
+    assert data.truth == datasets.Truth(w=-4, b=0.5, is_line=True)
+    np.testing.assert_array_equal(data.truth.at(data.train.x[:, 0]), data.train.y)
+
+
+def test_y_may_be_on_a_sine_curve() -> None:
+    """That of w·sin(pi·x) + b, with the same x and noise as on a line."""
+    settings = {"x_min": 0, "x_max": 2, "num_examples": 5, "true_w": -4, "true_b": 0.5}
+    data = datasets.load(config_lib.Config(synthetic="sine", noise_stddev=0, **settings))
+    np.testing.assert_array_equal(data.train.x, [[0], [0.5], [1], [1.5], [2]])
+    np.testing.assert_allclose(data.train.y, [0.5, -3.5, 0.5, 4.5, 0.5], atol=1e-5)
+    assert data.truth == datasets.Truth(w=-4, b=0.5, is_line=False)
+    np.testing.assert_allclose(data.truth.at(data.train.x[:, 0]), data.train.y, atol=1e-5)
+
+    noisy, line, without_noise = (
+        datasets.load(config_lib.Config(**settings, **more))
+        for more in ({"synthetic": "sine"}, {}, {"noise_stddev": 0})
+    )
+    np.testing.assert_allclose(
+        noisy.train.y - data.train.y, line.train.y - without_noise.train.y, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("count", [10_000, 1_000_000])
@@ -248,7 +267,7 @@ def test_fingerprint_changes_with_any_number_name_or_order() -> None:
 def test_fingerprint_of_the_same_examples_is_the_same() -> None:
     copies = _datasets(
         train=datasets.Examples(*(part.copy() for part in _datasets().train)),
-        truth=datasets.Line(1, 2),
+        truth=datasets.Truth(1, 2),
     )
     assert copies.fingerprint() == _datasets().fingerprint()
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
 from pipeline import errors
 from pipeline.run import divergence
-from pipeline.training import metrics, models, task
+from pipeline.training import metrics, task
 from tests import helpers
 
 
@@ -109,10 +108,7 @@ def test_other_optimizers_have_no_largest_learning_rate(tmp_path: pathlib.Path) 
 
 
 def test_other_losses_have_no_largest_learning_rate(tmp_path: pathlib.Path) -> None:
-    def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-        return tf.abs(y - prediction)
-
-    absolute = task.Task(models.LinearModel(), loss, features=("x",), is_linear_regression=False)
+    absolute = helpers.linear(loss=helpers.absolute_error)
     with _run(tmp_path, absolute, epochs=100) as run:
         run.after(helpers.line(0, 20))
         message = _message(run)
@@ -123,7 +119,7 @@ def test_divergence_at_the_start_has_no_good_step(tmp_path: pathlib.Path) -> Non
     with _run(tmp_path, epochs=100) as run:
         message = _message(run, first=0, at=0)
     assert message == (
-        "the loss is not finite at step 0: the examples, or W and b at the start, are too large "
+        "the loss is not finite at step 0: the examples, or the model at its start, are too large "
         "for float32"
     )
 

@@ -11,9 +11,10 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.training import evaluation, hooks, loops, losses, metrics, models, optimizers, task
+from pipeline.training import evaluation, hooks, loops, losses, metrics, optimizers, task
+from tests import helpers
 
-_NAMES = tuple("abcdefgh")
+_NAMES = tuple("abcdefghijklmnopqrst")
 
 
 class _Recorded(hooks.Hook):
@@ -88,12 +89,12 @@ def _datasets(
 
 
 def _linear(kind: str = "module", num_features: int = 1) -> task.Task:
-    return task.linear(config_lib.Config(model=kind), _NAMES[:num_features])
+    return helpers.linear(_NAMES[:num_features], model=kind)
 
 
 def _claims(
     formula: Callable[..., Any] = _line,
-    loss: task.Loss = losses.squared_error,
+    loss: losses.Loss = losses.squared_error,
     *,
     W: float = 5.0,
     b: float = 0.5,
@@ -110,6 +111,16 @@ def _evaluator(
     return evaluation.Evaluator(evaluated, datasets, config_lib.Config(**changes))
 
 
+def _losses(evaluator: evaluation.Evaluator) -> list[float]:
+    """The training loss now, and the validation loss if there is one."""
+    return [part["loss"] for part in evaluator.evaluate() if part]
+
+
+def _report(evaluator: evaluation.Evaluator, step: int) -> None:
+    """Evaluates the model as it is at the end of an epoch."""
+    evaluator.receive(step, evaluator.evaluate())
+
+
 def _mean_squares(examples: datasets_lib.Examples, values: Any) -> float:
     """The mean squared error of y = x·W + b in float64."""
     *W, b = np.asarray(values, np.float64)
@@ -119,7 +130,7 @@ def _mean_squares(examples: datasets_lib.Examples, values: Any) -> float:
 # The losses of a model.
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
+@pytest.mark.parametrize("kind", ["module", "keras"])
 @pytest.mark.parametrize("num_features", [1, 3])
 def test_closed_form_agrees_with_passes_of_the_model(kind: str, num_features: int) -> None:
     datasets = _datasets(_examples(50, num_features), _examples(20, num_features, seed=1))
@@ -128,25 +139,26 @@ def test_closed_form_agrees_with_passes_of_the_model(kind: str, num_features: in
     closed_form = _evaluator(made, datasets)
     made.is_linear_regression = False
     passes = _evaluator(made, datasets)
-    assert closed_form.least_squares is not None
-    assert passes.least_squares is None
+    assert None not in closed_form.closed_form[:2]
+    assert passes.closed_form == (None, None, "")
     for values in np.random.default_rng(2).normal(size=(5, num_features + 1)):
         made.assign(made.by_variable(values))
         rounded = made.values()
         expected = [_mean_squares(part, rounded) for part in (datasets.train, datasets.validation)]
-        assert closed_form.losses() == pytest.approx(expected, rel=1e-9)
-        assert passes.losses() == pytest.approx(expected, rel=1e-5)
+        assert _losses(closed_form) == pytest.approx(expected, rel=1e-9)
+        assert _losses(passes) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("is_linear_regression", [False, True])
 def test_without_validation_examples_there_is_no_such_loss(is_linear_regression: bool) -> None:
     datasets = _datasets(_examples())
     evaluator = _evaluator(_claims(is_linear_regression=is_linear_regression), datasets)
-    assert evaluator.losses().validation is None
+    found = evaluator.evaluate()
+    assert (found.validation, found.decisive) == ({}, found.train["loss"])
     reported: list[evaluation.EpochMetrics] = []
     evaluator.report = reported.append
-    evaluator.evaluate(0)
-    assert reported[0].validation_loss is None
+    _report(evaluator, 0)
+    assert (list(reported[0].train), reported[0].validation) == (["loss"], {})
     assert evaluator.best.loss == pytest.approx(_mean_squares(datasets.train, [5, 0.5]), rel=1e-5)
 
 
@@ -169,10 +181,7 @@ _OTHERS: dict[str, tuple[Callable[[], task.Task], Callable[[Any, Any], Any]]] = 
     ),
     "bias before weights": (
         lambda: task.Task(
-            _BiasFirst(),  # type: ignore[arg-type]
-            losses.squared_error,
-            features=("a",),
-            is_linear_regression=True,
+            _BiasFirst(), losses.squared_error, features=("a",), is_linear_regression=True
         ),
         lambda y, x: (5 * x + 0.5 - y) ** 2,
     ),
@@ -190,14 +199,14 @@ def test_other_tasks_are_evaluated_by_passes(name: str, run_eagerly: bool) -> No
     """Even where they claim to be linear regression; the losses are those of numpy."""
     make, expected = _OTHERS[name]
     evaluator = _evaluator(make(), _datasets(_TRAIN, _VALIDATION), run_eagerly=run_eagerly)
-    assert evaluator.least_squares is None
-    is_said = evaluator.why_passes == "this model with this loss is not linear regression"
+    assert evaluator.closed_form.train is None
+    is_said = evaluator.closed_form.why_not == "this model with this loss is not linear regression"
     assert is_said == evaluator.task.is_linear_regression
     numbers = [
         expected(part.y.astype(np.float64), part.x[:, 0].astype(np.float64)).mean()
         for part in (_TRAIN, _VALIDATION)
     ]
-    assert evaluator.losses() == pytest.approx(numbers, rel=1e-5)
+    assert _losses(evaluator) == pytest.approx(numbers, rel=1e-5)
 
 
 def test_more_values_than_weights_and_bias_mean_passes() -> None:
@@ -206,24 +215,24 @@ def test_more_values_than_weights_and_bias_mean_passes() -> None:
     made = task.Task(model, losses.squared_error, features=("a", "b"), is_linear_regression=True)
     datasets = _datasets(_examples(50, 2))
     evaluator = _evaluator(made, datasets)
-    assert evaluator.least_squares is None
+    assert evaluator.closed_form.train is None
     expected = _mean_squares(datasets.train, [5, 5, 0.5])
-    assert evaluator.losses().train == pytest.approx(expected, rel=1e-5)
+    assert _losses(evaluator)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_model_of_ones_own_uses_the_closed_form_where_it_fits() -> None:
     datasets = _datasets(_TRAIN)
     evaluator = _evaluator(_claims(), datasets)
-    assert evaluator.least_squares is not None
-    assert evaluator.why_passes == ""
-    assert evaluator.losses().train == pytest.approx(_mean_squares(_TRAIN, [5, 0.5]), rel=1e-9)
+    assert evaluator.closed_form.train is not None
+    assert evaluator.closed_form.why_not == ""
+    assert _losses(evaluator)[0] == pytest.approx(_mean_squares(_TRAIN, [5, 0.5]), rel=1e-9)
 
 
 @pytest.mark.parametrize(("W", "b"), [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0)])
 def test_the_start_does_not_fool_the_proof(W: float, b: float) -> None:
     """With W = 0, W·x·x + b predicts what x·W + b does."""
-    assert _evaluator(_claims(_parabola, W=W, b=b), _datasets(_TRAIN)).least_squares is None
-    assert _evaluator(_claims(_line, W=W, b=b), _datasets(_TRAIN)).least_squares is not None
+    assert _evaluator(_claims(_parabola, W=W, b=b), _datasets(_TRAIN)).closed_form.train is None
+    assert _evaluator(_claims(_line, W=W, b=b), _datasets(_TRAIN)).closed_form.train is not None
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6, 1e20])
@@ -232,7 +241,7 @@ def test_the_scale_of_the_data_does_not_fool_the_proof(
     scale: float, formula: Callable[..., Any]
 ) -> None:
     """Where a plain W would make W·x so small, or so large, that the difference is lost."""
-    assert _evaluator(_claims(formula), _datasets(_examples(scale=scale))).least_squares is None
+    assert _evaluator(_claims(formula), _datasets(_examples(scale=scale))).closed_form.train is None
 
 
 @pytest.mark.parametrize("make", [_linear, lambda: _linear("keras"), lambda: _claims(_parabola)])
@@ -271,6 +280,7 @@ _ODD = {
     ),
     "a column twice": datasets_lib.Examples(np.repeat(_TRAIN.x, 2, axis=1), _TRAIN.y),
     "many features": _examples(100, 8),
+    "more features than are watched": _examples(100, 20),
     "more than one chunk": _examples(2**20 + 7),
 }
 
@@ -281,9 +291,9 @@ def test_oddly_scaled_data_still_use_the_closed_form(name: str) -> None:
     examples = _ODD[name]
     made = _linear(num_features=examples.x.shape[1])
     evaluator = _evaluator(made, _datasets(examples))
-    assert evaluator.least_squares is not None
-    expected = _mean_squares(examples, made.values())
-    assert evaluator.losses().train == pytest.approx(expected, rel=1e-6)
+    assert evaluator.closed_form.train is not None
+    expected = _mean_squares(examples, made.numbers())
+    assert _losses(evaluator)[0] == pytest.approx(expected, rel=1e-6)
 
 
 _UNCHECKED = {
@@ -309,13 +319,13 @@ def test_passes_take_over_where_float32_can_prove_nothing(name: str) -> None:
     """And the reason is not that the model is another one."""
     examples = _UNCHECKED[name]
     evaluator = _evaluator(_linear(num_features=examples.x.shape[1]), _datasets(examples))
-    assert evaluator.least_squares is None
-    assert evaluator.why_passes == (
+    assert evaluator.closed_form.train is None
+    assert evaluator.closed_form.why_not == (
         "least squares of these examples can't be checked in the range of float32"
     )
-    assert not math.isfinite(evaluator.losses().train) or evaluator.losses().train == pytest.approx(
-        _mean_squares(examples, evaluator.task.values()), rel=1e-3
-    )
+    (loss,) = _losses(evaluator)
+    expected = _mean_squares(examples, evaluator.task.values())
+    assert not math.isfinite(loss) or loss == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -337,9 +347,9 @@ def test_the_closed_form_is_left_where_it_takes_too_long(
         for count in (train, validation)
     ]
     datasets = datasets_lib.Datasets(parts[0], parts[1] if validation else None, names, "y")
-    evaluator = _evaluator(task.linear(config_lib.Config(), names), datasets)
-    assert evaluator.why_passes == reason
-    assert (evaluator.least_squares is None) == bool(reason)
+    evaluator = _evaluator(helpers.linear(names), datasets)
+    assert evaluator.closed_form.why_not == reason
+    assert (evaluator.closed_form.train is None) == bool(reason)
 
 
 def test_pass_over_many_examples_counts_each_once() -> None:
@@ -347,7 +357,7 @@ def test_pass_over_many_examples_counts_each_once() -> None:
     x = np.ones((2**20 + 7, 1), np.float32)
     y = np.arange(2**20 + 7, dtype=np.float32) % 501
     made = _claims(W=0, b=0, is_linear_regression=False)
-    found = _evaluator(made, _datasets(datasets_lib.Examples(x, y))).losses().train
+    (found,) = _losses(_evaluator(made, _datasets(datasets_lib.Examples(x, y))))
     assert found == pytest.approx(np.mean(y.astype(np.float64) ** 2), rel=1e-12)
 
 
@@ -376,17 +386,23 @@ def _train(
     loops.LOOPS[loop](
         made,
         batches,
-        optimizer=optimizers.create(config, made.model.trainable_variables),
+        optimizer=optimizers.create(config, made.model.trainable_variables, last_step=last_step),
         first_step=0,
         last_step=last_step,
         hook=hooks.Hooks([rows, evaluator]),
     )
-    evaluator.evaluate(last_step)
-    columns = zip(*reported, strict=True)
-    joined = evaluation.EpochMetrics(
-        *(None if parts[0] is None else np.concatenate(parts) for parts in columns)
+    _report(evaluator, last_step)
+    return evaluator, _joined(reported), rows.rows
+
+
+def _joined(reported: list[evaluation.EpochMetrics]) -> evaluation.EpochMetrics:
+    """What was reported, as if it had been at once."""
+    step, values, train, validation = zip(*reported, strict=True)
+    losses_ = (
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in (train, validation)
     )
-    return evaluator, joined, rows.rows
+    return evaluation.EpochMetrics(np.concatenate(step), np.concatenate(values), *losses_)
 
 
 def _assert_reported_is_right(
@@ -398,11 +414,10 @@ def _assert_reported_is_right(
     """Each epoch's values are those of its row, its losses those of numpy at these values."""
     np.testing.assert_array_equal(reported.values[:-1], rows.values[reported.step[:-1]])
     train = [_mean_squares(datasets.train, values) for values in reported.values]
-    np.testing.assert_allclose(reported.loss, train, rtol=rel)
+    np.testing.assert_allclose(reported.train["loss"], train, rtol=rel)
     assert datasets.validation is not None
-    assert reported.validation_loss is not None
     validation = [_mean_squares(datasets.validation, values) for values in reported.values]
-    np.testing.assert_allclose(reported.validation_loss, validation, rtol=rel)
+    np.testing.assert_allclose(reported.validation["loss"], validation, rtol=rel)
 
 
 @pytest.mark.slow
@@ -417,7 +432,7 @@ def test_every_epoch_of_a_short_run_is_evaluated(
     made = _linear(kind)
     made.is_linear_regression = is_linear_regression
     evaluator, reported, rows = _train(made, datasets, epochs=6, batch_size=batch_size, loop=loop)
-    assert (evaluator.least_squares is not None) == is_linear_regression
+    assert (evaluator.closed_form.train is not None) == is_linear_regression
     steps_per_epoch = 7 if batch_size else 1
     np.testing.assert_array_equal(reported.step, np.arange(7) * steps_per_epoch)
     _assert_reported_is_right(reported, rows, datasets, 1e-9 if is_linear_regression else 1e-5)
@@ -455,8 +470,7 @@ def test_best_epoch_is_that_of_the_smallest_loss(
     datasets = _datasets(_TRAIN, validation if has_validation else None)
     made = _claims(W=5, b=0, is_linear_regression=is_linear_regression)
     evaluator, reported, _ = _train(made, datasets, epochs=30)
-    compared = reported.validation_loss if has_validation else reported.loss
-    assert compared is not None
+    compared = (reported.validation or reported.train)["loss"]
     best = int(np.argmin(compared))
     assert 0 < best < 30 if has_validation else best > 20
     assert evaluator.best == (reported.step[best], compared[best])
@@ -468,25 +482,30 @@ def test_best_epoch_is_that_of_the_smallest_loss(
 def test_best_variables_include_those_that_are_not_trained() -> None:
     made = _claims(_parabola)
     made.model.offset = tf.Variable(3.0, trainable=False, name="offset")
-    whole = task.Task(made.model, losses.squared_error, features=("a",), is_linear_regression=False)
+    whole = task.Task(made.model, losses.squared_error, features=("a",))
     evaluator = _evaluator(whole, _datasets(_TRAIN))
-    evaluator.evaluate(0)
+    _report(evaluator, 0)
     whole.assign({"offset": 4.0, "W": [1e3]})
-    evaluator.evaluate(1)
+    _report(evaluator, 1)
     assert evaluator.best.step == 0
     assert evaluator.best_variables == {"W": [5], "b": 0.5, "offset": 3}
 
 
 def _rows(steps: list[int], W: list[float]) -> metrics.StepMetrics:
     values = np.column_stack([W, np.zeros(len(W))]).astype(np.float32)
-    return metrics.StepMetrics(np.array(steps), values, np.zeros(len(W), np.float32))
+    nothing = np.zeros(len(W), np.float32)
+    return metrics.StepMetrics(np.array(steps), values, nothing, nothing)
 
 
-def _symmetric() -> evaluation.Evaluator:
-    """Of a loss that is W² at b = 0, for x = ±1 and y = 0."""
-    x = np.tile(np.float32([[1], [-1]]), (10, 1))
-    train = datasets_lib.Examples(x, np.zeros(20, np.float32))
-    return _evaluator(_linear(), _datasets(train), batch_size=2, epochs=100)  # 10 steps an epoch
+_SYMMETRIC = datasets_lib.Examples(
+    np.tile(np.float32([[1], [-1]]), (10, 1)), np.zeros(20, np.float32)
+)
+
+
+def _symmetric(**settings: Any) -> evaluation.Evaluator:
+    """Of a loss that is W² at b = 0, for x = ±1 and y = 0, with 10 steps an epoch."""
+    settings = {"batch_size": 2, "epochs": 100, **settings}
+    return _evaluator(_linear(), _datasets(_SYMMETRIC), **settings)
 
 
 @pytest.mark.parametrize("parts", [[slice(None)], [slice(0, 2), slice(2, None)]])
@@ -507,7 +526,7 @@ def test_only_ends_of_epochs_are_evaluated() -> None:
     evaluator.after(_rows([9, 10, 11, 20], [0.0, 3.0, 0.0, 2.0]))
     evaluator.after(_rows([21, 22], [0.0, 0.0]))
     assert [part.step.tolist() for part in reported] == [[10, 20]]
-    assert reported[0].loss.tolist() == [9.0, 4.0]
+    assert reported[0].train["loss"].tolist() == [9.0, 4.0]
     assert evaluator.best == (20, 4.0)
 
 
@@ -523,7 +542,7 @@ def test_a_pass_that_is_not_finite_is_not_the_best() -> None:
     evaluator = _evaluator(made, _datasets(_TRAIN))
     for step, W in enumerate((math.nan, 5.0, math.inf)):
         made.assign({"W": [W]})
-        evaluator.evaluate(step)
+        _report(evaluator, step)
     assert evaluator.best.step == 1
     assert math.isfinite(evaluator.best.loss)
 
@@ -540,12 +559,101 @@ def test_best_of_an_earlier_process_stands_until_beaten() -> None:
 
 
 def test_select_takes_rows_of_every_column() -> None:
-    loss, validation = np.array([4.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0])
-    made = evaluation.EpochMetrics(np.array([0, 10, 20]), np.eye(3), loss, validation)
-    assert [np.asarray(column).tolist() for column in made.select(slice(1, None))] == [
-        [10, 20],
-        [[0, 1, 0], [0, 0, 1]],
-        [3.0, 2.0],
-        [2.0, 3.0],
+    train = {"loss": np.array([4.0, 3.0, 2.0]), "mae": np.array([7.0, 8.0, 9.0])}
+    validation = {"loss": np.array([1.0, 2.0, 3.0])}
+    made = evaluation.EpochMetrics(np.array([0, 10, 20]), np.eye(3), train, validation)
+    step, values, *parts = made.select(slice(1, None))
+    assert step.tolist() == [10, 20]
+    assert values.tolist() == [[0, 1, 0], [0, 0, 1]]
+    assert [{name: column.tolist() for name, column in part.items()} for part in parts] == [
+        {"loss": [3.0, 2.0], "mae": [8.0, 9.0]},
+        {"loss": [2.0, 3.0]},
     ]
-    assert made._replace(validation_loss=None).select([0]).validation_loss is None
+    assert made._replace(validation={}).select([0]).validation == {}
+
+
+# Metrics, and an early end.
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("is_linear_regression", [False, True])
+def test_metrics_are_those_of_all_examples(is_linear_regression: bool, run_eagerly: bool) -> None:
+    """Each time anew, by passes also where the closed form gives the loss."""
+    datasets = _datasets(_examples(2**20 + 7), _VALIDATION)
+    made = _claims(is_linear_regression=is_linear_regression)
+    evaluator = _evaluator(made, datasets, metrics="mae,r2_score", run_eagerly=run_eagerly)
+    assert (evaluator.closed_form.train is not None) == is_linear_regression
+    for W in (5.0, 1.0):
+        made.assign({"W": [W]})
+        found = evaluator.evaluate()
+        for part, examples in zip(found, (datasets.train, _VALIDATION), strict=True):
+            x, y = examples.x[:, 0].astype(np.float64), examples.y.astype(np.float64)
+            residual = W * x + 0.5 - y
+            expected = {
+                "loss": np.mean(residual**2),
+                "mae": np.abs(residual).mean(),
+                "r2_score": 1 - np.mean(residual**2) / y.var(),
+            }
+            assert part == pytest.approx(expected, rel=1e-4)
+
+
+def test_training_stops_at_each_epoch_for_metrics_or_norms() -> None:
+    """Where the rows do not have what is reported."""
+    assert _symmetric().next_stop(0) == math.inf
+    for settings in ({"metrics": "mae"}, {"early_stopping_patience": 1}):
+        stopping = _symmetric(**settings)
+        assert [stopping.next_stop(step) for step in (0, 9, 10)] == [10, 10, 20]
+    many = _evaluator(_linear(num_features=20), _datasets(_examples(100, 20)))
+    assert many.closed_form.train is not None
+    assert many.next_stop(0) == 1
+
+
+_W = [3.0, 2.0, 2.5, 2.0, 1.0, 1.5, 2.0, 0.5]  # at the ends of epochs; the loss is its square
+
+
+@pytest.mark.parametrize(("patience", "ends_at"), [(0, None), (1, 20), (2, 30), (3, None)])
+def test_training_ends_where_patience_runs_out(patience: int, ends_at: int | None) -> None:
+    """A loss that is equal to the smallest is no smaller one; the end itself is reported later."""
+    evaluator = _symmetric(metrics="mae", early_stopping_patience=patience)
+    reported: list[evaluation.EpochMetrics] = []
+    evaluator.report = reported.append
+    steps = []
+    for step, W in zip(range(0, 80, 10), _W, strict=True):
+        evaluator.task.assign({"W": [W], "b": 0.0})
+        is_exhausted = evaluator.is_exhausted(step)
+        assert is_exhausted == (step == ends_at)
+        if is_exhausted:
+            with pytest.raises(hooks.EndOfTraining) as caught:
+                evaluator.before(step)
+            assert caught.value.step == step
+            break
+        evaluator.before(step)
+        evaluator.before(step + 1)  # no end of an epoch
+        steps.append(step)
+    assert _joined(reported).step.tolist() == steps
+    assert _joined(reported).train["loss"].tolist() == [W**2 for W in _W[: len(steps)]]
+
+
+def test_patience_of_an_earlier_process_counts_on() -> None:
+    evaluator = _symmetric(early_stopping_patience=3)
+    evaluator.best = evaluation.Best(40, 4.0)
+    evaluator.task.assign({"W": [2.5], "b": 0.0})
+    assert [evaluator.is_exhausted(step) for step in (50, 60, 70)] == [False, False, True]
+    evaluator.task.assign({"W": [1.5]})
+    assert not evaluator.is_exhausted(70)
+
+
+def test_patience_looks_at_the_validation_loss() -> None:
+    """Here y = 5x there and 3x here; the loss of the training examples falls all the time."""
+    validation = datasets_lib.Examples(_SYMMETRIC.x, 5 * _SYMMETRIC.x[:, 0])
+    train = datasets_lib.Examples(_SYMMETRIC.x, 3 * _SYMMETRIC.x[:, 0])
+    evaluator = _evaluator(
+        _claims(W=5, b=0), _datasets(train, validation), early_stopping_patience=2
+    )
+    evaluator.before(0)
+    evaluator.task.assign({"W": [4.0]})
+    evaluator.before(1)
+    evaluator.task.assign({"W": [3.5]})
+    with pytest.raises(hooks.EndOfTraining):
+        evaluator.before(2)
+    assert evaluator.best == (0, 0.0)

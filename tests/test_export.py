@@ -20,14 +20,13 @@ _num_features = pytest.mark.parametrize("num_features", list(_NAMES))
 Array = npt.NDArray[np.float32]
 
 
-def _task(model: models.Model, num_features: int = 1) -> task.Task:
-    features = _NAMES[num_features]
-    return task.Task(model, losses.squared_error, features=features, is_linear_regression=True)
+def _task(model: Any, num_features: int = 1) -> task.Task:
+    return task.Task(model, losses.squared_error, features=_NAMES[num_features])
 
 
 def _trained(kind: str = "module", num_features: int = 1) -> task.Task:
     """The task of a model with b = 0.25 and W = 2, or W = -0.5, 0.5, 1.5."""
-    model = models.MODELS[kind](num_features, initial_w=2.0, initial_b=0.25)
+    model = getattr(models, kind)(num_features, initial_w=2.0, initial_b=0.25)
     if num_features > 1:
         model.W.assign(np.arange(num_features) - 0.5)
     return _task(model, num_features)
@@ -44,7 +43,7 @@ def _publish(
     x = _sample(num_features)
     examples = datasets_lib.Examples(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, _NAMES[num_features], "price")
-    export.publish(trained, datasets, version, step=step)
+    export.publish(trained, datasets, version, export.Steps(model=step, last=step + 2))
     return version
 
 
@@ -57,12 +56,12 @@ def _expected(x: Array) -> Array:
 def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> None:
     """And leaves nothing else."""
     directory = tmp_path / "export"
-    assert (export.newest_version(directory), export.newest_step(directory)) == (0, None)
+    assert (export.newest_version(directory), export.newest_steps(directory)) == (0, None)
     for number, kind in enumerate(("module", "keras", "module"), start=1):
         assert export.next_version(directory) == directory / str(number)
         _publish(directory / str(number), _trained(kind), step=7 * number)
         assert export.newest_version(directory) == number
-        assert export.newest_step(directory) == 7 * number
+        assert export.newest_steps(directory) == (7 * number, 7 * number + 2)
     assert sorted(directory.iterdir()) == [directory / "1", directory / "2", directory / "3"]
 
 
@@ -126,7 +125,7 @@ def test_load_gives_the_model_and_its_names(
 def test_exported_variables_give_a_model_back(tmp_path: pathlib.Path, num_features: int) -> None:
     """Of the other kind, as --initialize_from does."""
     version = _publish(tmp_path / "1", _trained("module", num_features), num_features)
-    other = _task(models.MODELS["keras"](num_features), num_features)
+    other = _task(models.keras(num_features), num_features)
     other.assign(export.load(version).variables())
     x = _sample(num_features)
     prediction = other.predict(tf.constant(x)).numpy()
@@ -164,16 +163,54 @@ def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
 
 
 class _Unfaithful(models.LinearModel):
-    """Predicts something else in a graph, as a wrong export would."""
+    """Predicts something else in each graph that is made of it, so also in that of an export."""
+
+    calls = 0
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return super().__call__(x) + (0.0 if tf.executing_eagerly() else 0.01)
+        self.calls += 1
+        return super().__call__(x) + 0.125 * self.calls
+
+
+def _several_outputs(num_features: int) -> task.Task:
+    """A Keras model of x, of 2 x and of 3 x, each summed over the features."""
+    layer = tf.keras.layers.Dense(3, use_bias=False)
+    model = tf.keras.Sequential([tf.keras.Input((num_features,)), layer])
+    layer.set_weights([np.tile(np.float32([1, 2, 3]), (num_features, 1))])
+    return _task(model, num_features)
+
+
+@_num_features
+def test_several_outputs_are_exported_as_columns(tmp_path: pathlib.Path, num_features: int) -> None:
+    _publish(tmp_path / "1", _several_outputs(num_features), num_features)
+    x = _sample(num_features, 50)
+    exported = export.load(tmp_path)
+    assert (exported.features, exported.label) == (_NAMES[num_features], "price")
+    expected = x.sum(axis=1)[:, None] * [1, 2, 3]
+    np.testing.assert_allclose(exported.predict(x), expected, rtol=1e-5, atol=1e-6)
+    (name, kernel), *others = exported.variables().items()
+    assert (name, others) == ("kernel", [])
+    np.testing.assert_array_equal(kernel, np.tile([1, 2, 3], (num_features, 1)))
+
+
+def test_the_export_predicts_as_after_training(tmp_path: pathlib.Path) -> None:
+    """Dropout is off; the variables that are not trained are among the parameters."""
+    layers = [tf.keras.layers.Dropout(0.9), tf.keras.layers.BatchNormalization(epsilon=0.0)]
+    model = tf.keras.Sequential([tf.keras.Input((3,)), *layers])
+    trained = _task(model, 3)
+    trained.assign({"moving_mean": [1, 2, 3], "moving_variance": [4, 4, 4]})
+    exported = export.load(_publish(tmp_path / "1", trained, 3))
+    x = _sample(3, 50)
+    np.testing.assert_allclose(exported.predict(x), (x - [1, 2, 3]) / 2, rtol=1e-5, atol=1e-6)
+    assert set(trained.variables) >= {"moving_mean", "moving_variance", "gamma", "beta"}
+    assert exported.variables().keys() == trained.variables.keys()
+    assert exported.variables()["moving_mean"].tolist() == [1, 2, 3]
 
 
 def test_export_that_predicts_something_else_is_withheld(tmp_path: pathlib.Path) -> None:
     _publish(tmp_path / "1", _trained())
-    with pytest.raises(errors.RunError, match=r"largest difference 0\.01.*not exported"):
-        _publish(tmp_path / "2", _task(_Unfaithful()))
+    with pytest.raises(errors.RunError, match=r"largest difference 0\.125\).*not exported"):
+        _publish(tmp_path / "2", _task(_Unfaithful(1, 0.0, 0.0)))
     assert list(tmp_path.iterdir()) == [tmp_path / "1"]
 
 

@@ -29,7 +29,7 @@ _TABLES = {
     "x and y/all largest": (np.full(20, _LARGEST), np.full(20, _LARGEST)),
     "x/two columns": (np.sign(np.column_stack([_NORMAL, _NORMAL[::-1]])) * _LARGEST, _NORMAL),
 }
-_DIVERGES = (3, "not finite at step 0: the examples, or W and b at the start, are too large")
+_DIVERGES = (3, "not finite at step 0: the examples, or the model at its start, are too large")
 _TOO_LARGE = (2, "the synthetic y are too large for float32; give smaller numbers than")
 _TRAINS = (0, "")
 # The exit code and the message of a run with each of these settings.

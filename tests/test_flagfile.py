@@ -12,15 +12,24 @@ from pipeline import errors, flagfile
 
 _EVERY_FIELD_CHANGED = config_lib.Config(
     model="keras",
+    loss="huber",
+    metrics="mae,auc",
     loop="fit",
     epochs=10**9,
     learning_rate=0.1 + 0.2,
     batch_size=64,
     optimizer="adam",
+    clip_norm=0.3,
+    schedule="cosine",
+    decay_steps=1000,
+    warmup_steps=10,
+    early_stopping_patience=5,
+    jit_compile="false",
     run_eagerly=True,
     seed=2**32 - 1,
     initial_w=-1e-7,
     initial_b=1e22,
+    synthetic="sine",
     num_examples=2,
     validation_examples=0,
     true_w=1 / 3,
@@ -36,6 +45,7 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     profile_steps="100,2000",
     checkpoint_every=100,
     checkpoint_secs=0.5,
+    export="best",
     logdir="some logs",
     run_name="a-b_c.d,e=f+1",
     overwrite=True,
@@ -76,6 +86,26 @@ def test_the_config_is_read_again_from_anywhere(
     place = {"logdir": str(tmp_path.parent), "run_name": tmp_path.name}
     expected = dataclasses.replace(config, **absolute, **place, overwrite=False)
     assert _printed(f"--flagfile={path}") == str(expected)
+
+
+@pytest.mark.parametrize("form", ["{name}.py:{function}", "{name}:{function}"])
+def test_own_functions_are_found_again_from_anywhere(
+    form: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the path of their file, or as modules of the directory where the run was started."""
+    monkeypatch.chdir(tmp_path)
+    for name, function in (("my_model", "make"), ("my_loss", "loss")):
+        (tmp_path / f"{name}.py").write_text(f"def {function}(*arguments):\n    return 0\n")
+    config = config_lib.Config(
+        model=form.format(name="my_model", function="make"),
+        loss=form.format(name="my_loss", function="loss"),
+    )
+    flags = flagfile.from_config(config)
+    assert flags["model"] == f"{tmp_path}/my_model.py:make"
+    assert flags["loss"] == f"{tmp_path}/my_loss.py:loss"
+    monkeypatch.chdir("/")
+    again = config_lib.Config(model=flags["model"], loss=flags["loss"])
+    assert flagfile.from_config(again) == flags
 
 
 def _printed(*arguments: str, cwd: pathlib.Path | str = "/") -> str:
@@ -167,9 +197,12 @@ def test_flags_that_may_change_make_no_difference() -> None:
     changed = dataclasses.replace(
         config,
         epochs=20,
+        metrics="mae",
+        early_stopping_patience=7,
         summary_every=3,
         checkpoint_every=5,
         checkpoint_secs=1.0,
+        export="best",
         logdir="other",
         run_name="a",
         profile_steps="1,2",

@@ -42,6 +42,7 @@ for program, *arguments in json.load(sys.stdin):
 json.dump(answers, sys.stdout)
 """
 _PREDICTS, _STARTS = "x,y\n1.0,5.0\n", "Starting: W = 3.00, b = 2.00"
+_PREDICTS_THREE = "x,y_0,y_1,y_2\n1.0,1.0,2.0,5.0\n"
 _NO_EXPORT = "must be a SavedModel or a directory of numbered ones"
 _NO_CHECKPOINT = "holds no undamaged checkpoint"
 _DAMAGED = "can't be loaded as a SavedModel"
@@ -187,8 +188,15 @@ _MODELS = {
     ),
     "unknown shape": _Model(_shaped(lambda x: 3 * x + 2), _PREDICTS, _STARTS),
     "unknown shape, a table": _Model(
-        _shaped(lambda x: tf.stack([x, x, x], 1)), "gave y [1, 3] for 1 inputs", _STARTS
+        _shaped(lambda x: tf.stack([x, 2 * x, 5 * x], 1)), _PREDICTS_THREE, _STARTS
     ),
+    "unknown shape, a cube": _Model(
+        _shaped(lambda x: tf.stack([x, x, x], 1)[..., None]), "gave y [1, 3, 1] for 1", _STARTS
+    ),
+    "y is [N, 3]": _Model(
+        _serving(lambda x: {"y": tf.stack([x, 2 * x, 5 * x], 1)}), _PREDICTS_THREE, _STARTS
+    ),
+    "y is a column": _Model(_serving(lambda x: {"y": 5 * x[:, None]}), "x,y_0\n1.0,5.0\n", _STARTS),
     "y of another length": _Model(
         _serving(lambda x: {"y": tf.concat([x, x], 0)}), "gave y [2] for 1 inputs", _STARTS
     ),
@@ -215,8 +223,7 @@ _MODELS = {
         f"y is {name}": _Model(_serving(lambda x, y=y: {"y": y(x)}))
         for name, y in {
             "a scalar": tf.reduce_sum,
-            "a column": lambda x: x[:, None],
-            "[N, 3]": lambda x: tf.stack([x, x, x], 1),
+            "[N, 3, 1]": lambda x: tf.stack([x, x, x], 1)[..., None],
             "float64": lambda x: tf.cast(x, tf.float64),
             "string": tf.strings.as_string,
         }.items()

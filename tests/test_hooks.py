@@ -110,6 +110,7 @@ def test_several_hooks_are_called_in_their_order() -> None:
     calls: list[tuple[str, str, int]] = []
     both = hooks.Hooks([_Log("a", calls), _Log("b", calls)])
     both.before(3)
-    rows = metrics.StepMetrics(np.array([3, 4]), np.zeros((2, 2), np.float32), np.zeros(2))
+    numbers = np.zeros((2, 2), np.float32), np.zeros(2), np.zeros(2)
+    rows = metrics.StepMetrics(np.array([3, 4]), *numbers)
     both.after(rows)
     assert calls == [("a", "before", 3), ("b", "before", 3), ("a", "after", 5), ("b", "after", 5)]

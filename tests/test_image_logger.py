@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import image_logger, plots, summary_writer
-from pipeline.training import evaluation, losses, metrics, task
+from pipeline.training import evaluation, losses, make_task, metrics, task
 from tests import helpers
 
 
@@ -35,15 +35,19 @@ class _Images:
         self, directory: pathlib.Path, config: config_lib.Config, drawn: task.Task | None = None
     ):
         self.datasets = datasets_lib.load(config)
-        self.task = drawn or task.linear(config, self.datasets.features)
+        self.task = drawn or make_task.make_task(config, self.datasets)
         self.writer = summary_writer.SummaryWriter(
-            directory, names=self.task.names, first_step=0, earlier={}
+            directory, names=self.task.names, metric_names=(), first_step=0, earlier={}
         )
         self.logger = image_logger.ImageLogger(
             evaluation.Evaluator(self.task, self.datasets, config),
             directory / "figures",
             self.writer,
         )
+
+    def show(self, rows: metrics.StepMetrics) -> None:
+        """Shows the logger the model at the stops among some rows, and the rows."""
+        helpers.show(self.logger, self.task, rows)
 
     def finish(self, rows: metrics.StepMetrics) -> None:
         """Finishes with the model of the last row."""
@@ -81,7 +85,7 @@ def _model(figure: Figure) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _title(figure: Figure) -> tuple[str, float]:
-    """What a fit is of, and the loss in its title."""
+    """What a fit is of, and the loss in its title, which is that of all training examples."""
     words, loss = figure.axes[0].get_title().split(", loss=")
     return words, float(loss)
 
@@ -113,24 +117,26 @@ def test_the_start_shows_the_data_and_the_untrained_model(
 def test_fits_are_drawn_at_powers_of_four(tmp_path: pathlib.Path) -> None:
     with _images(tmp_path) as images:
         for first in range(0, 70, 7):
-            images.logger.after(helpers.line(first, first + 7))
+            images.show(helpers.line(first, first + 7))
         images.logger.flush()
+        stops = [images.logger.next_stop(step) for step in (0, 1, 3, 4, 63, 64)]
+    assert stops == [1, 4, 4, 16, 64, 256]
     assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4, 16, 64]}
     assert helpers.steps(tmp_path / "train", "histograms") == {"residuals": [1, 4, 16, 64]}
 
 
-def test_rows_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None:
+def test_fits_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None:
     """Training would wait for each drawing."""
     with _images(tmp_path) as images:
-        images.logger.after(helpers.line(0, 5))
-        images.logger.after(helpers.line(5, 20))
+        images.show(helpers.line(0, 5))
+        images.show(helpers.line(5, 20))
         images.writer.sizes()
         assert not list(tmp_path.iterdir())
         images.logger.flush()
         images.writer.sizes()
         assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4, 16]}
         images.logger.flush()
-        images.logger.after(helpers.line(20, 70))
+        images.show(helpers.line(20, 70))
         images.finish(helpers.line(0, 71))
     assert helpers.steps(tmp_path / "train", "images")["fit"] == [1, 4, 16, 64]
 
@@ -140,7 +146,7 @@ def test_the_last_step_may_be_a_power_of_four(
     tmp_path: pathlib.Path, last_step: int, expected: list[int]
 ) -> None:
     with _images(tmp_path) as images:
-        images.logger.after(helpers.line(0, last_step))
+        images.show(helpers.line(0, last_step))
         images.finish(helpers.line(0, last_step + 1))
     train = tmp_path / "train"
     assert helpers.steps(train, "images") == {
@@ -159,10 +165,10 @@ def test_each_fit_shows_the_model_of_its_step(
     """Also though it is drawn later; the model itself stays as it is."""
     W, b, loss, _ = helpers.guide(20)
     values = np.stack([W, b], axis=1).astype(np.float32)
-    rows = metrics.StepMetrics(np.arange(21), values, np.float32(loss))
+    rows = metrics.StepMetrics(np.arange(21), values, np.float32(loss), np.float32(loss))
     with _images(tmp_path) as images:
+        images.show(rows)
         images.task.assign({"W": [7.0], "b": -1.0})
-        images.logger.after(rows)
         images.logger.flush()
         assert images.task.values().numpy().tolist() == [7.0, -1.0]
     assert len(figures) == 3
@@ -175,14 +181,12 @@ def test_each_fit_shows_the_model_of_its_step(
 def test_a_model_that_is_no_line_is_drawn_as_it_is(
     tmp_path: pathlib.Path, figures: list[Figure]
 ) -> None:
-    parabola = task.Task(
-        _Parabola(), losses.squared_error, features=("x",), is_linear_regression=False
-    )
+    parabola = task.Task(_Parabola(), losses.squared_error, features=("x",))
     a = np.array([[2.0], [0.5], [0.5], [0.5], [-1.5]], np.float32)
-    rows = metrics.StepMetrics(np.arange(5), a, a[:, 0])
+    rows = metrics.StepMetrics(np.arange(5), a, a[:, 0], a[:, 0])
     with _images(tmp_path, parabola) as images:
         images.logger.start()
-        images.logger.after(rows.select(slice(0, 4)))
+        images.show(rows.select(slice(0, 4)))
         images.finish(rows)
     _, before, *fits, parameters, trained = figures
     expected = [("Before training", 2), ("Step 1", 0.5), ("Step 4", -1.5), ("After training", -1.5)]
@@ -237,18 +241,50 @@ def test_several_features_have_no_path(tmp_path: pathlib.Path) -> None:
     with _images(tmp_path, data=str(data)) as images:
         images.logger.start()
         values = np.array([[5, 5, 0], [1, 1, 0]], np.float32)
-        images.finish(metrics.StepMetrics(np.arange(2), values, values[:, 0]))
+        images.finish(metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 0]))
     names = ["before_training", "data", "parameters", "trained"]
     assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == names
 
 
-def test_rows_that_are_not_finite_are_not_drawn(tmp_path: pathlib.Path) -> None:
-    rows = helpers.line(0, 70)
-    rows.values[16:] = np.nan
+class _Classes(tf.Module):
+    """Three outputs, a x, a x + 1 and a x + 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = tf.Variable(2.0, name="a")
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return self.a * x + tf.range(3.0)
+
+
+def test_a_model_of_several_outputs_has_no_residuals(
+    tmp_path: pathlib.Path, figures: list[Figure]
+) -> None:
+    classes = task.Task(_Classes(), lambda y, p: y + p[:, 2], features=("x",))
+    a = np.array([[2.0], [0.5]], np.float32)
+    with _images(tmp_path, classes) as images:
+        images.logger.start()
+        images.finish(metrics.StepMetrics(np.arange(2), a, a[:, 0], a[:, 0]))
+    assert helpers.steps(tmp_path / "train", "histograms") == {}
+    *_, trained = figures
+    lines = {line.get_label(): line.get_data() for line in trained.axes[0].lines}
+    x, _ = lines["output 0"]
+    for i in range(3):
+        np.testing.assert_allclose(lines[f"output {i}"][1], 0.5 * x + i, rtol=1e-5, atol=1e-6)
+    loss = np.mean(images.datasets.train.y, dtype=np.float64) + 2  # the mean of x is 0
+    assert _title(trained) == ("After training", pytest.approx(loss, rel=1e-5))
+
+
+@pytest.mark.parametrize("W", [np.nan, np.inf, 3e38])
+def test_a_fit_that_is_not_finite_ends_nothing(tmp_path: pathlib.Path, W: float) -> None:
+    """Training ends by itself after the stop; the residuals have no histogram."""
     with _images(tmp_path) as images:
-        images.logger.after(rows)
+        images.logger.before(1)
+        images.task.assign({"W": [W]})
+        images.logger.before(4)
         images.logger.flush()
     assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4]}
+    assert helpers.steps(tmp_path / "train", "histograms") == {"residuals": [1]}
 
 
 def test_residuals_are_labels_less_predictions(tmp_path: pathlib.Path) -> None:
@@ -260,10 +296,14 @@ def test_residuals_are_labels_less_predictions(tmp_path: pathlib.Path) -> None:
     assert (count[0], count[-1], count.sum()) == (1, 1, 2)
 
 
-def test_of_many_residuals_an_even_selection_is_shown(tmp_path: pathlib.Path) -> None:
+def test_of_many_examples_a_sample_is_shown(tmp_path: pathlib.Path, figures: list[Figure]) -> None:
+    """Each of 25,000 as likely as another; the title says so."""
     with _images(tmp_path, num_examples=25_000, noise_stddev=0.0, x_min=-1, x_max=1) as images:
         images.logger.start()
     left, right, count = _histogram(tmp_path / "train", 0)
-    assert count.sum() == 8334  # each third
-    np.testing.assert_allclose((left[0], right[-1]), (0, 4), atol=1e-3)  # 2 - 2x
-    np.testing.assert_allclose(count, 8334 / 30, atol=1.5)
+    assert count.sum() == 2000
+    np.testing.assert_allclose((left[0], right[-1]), (0, 4), atol=0.02)  # 2 - 2x
+    np.testing.assert_allclose(count, 2000 / 30, atol=5 * (2000 / 30) ** 0.5)
+    title, loss = figures[1].axes[0].get_title().split("=")
+    assert title == "Before training, loss of 2,000 examples"
+    assert float(loss) == pytest.approx(4 + 4 / 3, rel=0.1)  # the mean of (2 - 2x)²

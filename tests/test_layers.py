@@ -6,7 +6,10 @@ import pathlib
 import pipeline
 
 ROOT = pathlib.Path(pipeline.__file__).parent
-SHARED = {"__init__", "cli", "config", "errors", "files", "flagfile", "printing", "tf_runtime"}
+SHARED = {
+    *("__init__", "cli", "config", "errors", "files", "flagfile", "printing", "tf_runtime"),
+    "user_code",
+}
 LAYERS = (SHARED, {"data"}, {"training"}, {"reporting"}, {"run"})
 NODES = {
     path.relative_to(ROOT).with_suffix("").parts: list(ast.walk(ast.parse(path.read_text())))

@@ -65,18 +65,6 @@ def test_minimum_is_that_of_least_squares(name: str) -> None:
     assert np.square(y - predicted).mean() == pytest.approx(expected, rel=_INPUTS[name][1])
 
 
-@pytest.mark.parametrize("name", ["one feature", "three features", "a column twice"])
-def test_gradient_norm_is_that_over_the_examples(name: str) -> None:
-    x, y = _examples(name)
-    inputs = _with_ones(x)
-    values = np.random.default_rng(4).normal(size=(20, inputs.shape[1])) * 3
-    gradients = 2 * (values @ inputs.T - y) @ inputs / len(y)
-    fitted = least_squares.LeastSquares.of(_examples(name))
-    norm = fitted.gradient_norm(values)
-    np.testing.assert_allclose(norm, np.linalg.norm(gradients, axis=1), rtol=1e-9)
-    assert fitted.gradient_norm([fitted.solution]) == [0]
-
-
 @pytest.mark.parametrize("num_features", [1, 3])
 def test_distance_is_the_euclidean_one_from_the_solution(num_features: int) -> None:
     W, b = np.array([3.0, -1.0, 0.5][:num_features]), 2.0

@@ -15,7 +15,8 @@ def _rows(first: int, end: int, num_values: int = 2) -> metrics.StepMetrics:
     """Rows first to end - 1, with numbers that tell the step and the column."""
     step = np.arange(first, end)
     values = step[:, None] * 0.5 + np.arange(num_values) * 0.125
-    return metrics.StepMetrics(step, values.astype(np.float32), (step * 0.25).astype(np.float32))
+    others = ((step * factor).astype(np.float32) for factor in (0.25, 0.75))
+    return metrics.StepMetrics(step, values.astype(np.float32), *others)
 
 
 def _assert_same(rows: metrics.StepMetrics, expected: metrics.StepMetrics) -> None:

@@ -48,21 +48,81 @@ def test_each_follows_the_gradient_at_its_rate(name: str, loop: str) -> None:
     config = config_lib.Config(model="keras", loop=loop, optimizer=name, learning_rate=0.01)
     if name not in _of_keras():
         with pytest.raises(errors.InputError, match=f"--optimizer={name} needs a newer Keras"):
-            optimizers.create(config, [])
+            optimizers.create(config, [], last_step=10)
         return
     variable: Any = tf.keras.Variable([0.0, 0.0])
-    optimizer = optimizers.create(config, [variable])
-    assert float(optimizer.learning_rate) == pytest.approx(0.01)
+    optimizer = optimizers.create(config, [variable], last_step=10)
     is_hand_written = isinstance(optimizer, optimizers.GradientDescent)
     assert is_hand_written == (name == "sgd" and loop == "custom")
-    count = 0 if is_hand_written else len(optimizer.variables)
+    assert is_hand_written or float(optimizer.learning_rate) == pytest.approx(0.01)
+    count = len(optimizer.variables)
     values = [variable.numpy()]
     for _ in range(3):
         gradients = [tf.constant([1.0, -1.0])]
         optimizer.apply_gradients(zip(gradients, [variable.value], strict=True))
         values.append(variable.numpy())
     assert (np.diff(values, axis=0) * [-1, 1] > 0).all()
-    assert is_hand_written or len(optimizer.variables) == count
+    if is_hand_written:
+        np.testing.assert_allclose(values, np.outer(range(4), [-0.01, 0.01]), rtol=1e-6)
+    assert len(optimizer.variables) == count
+    assert int(optimizer.iterations) == 3
+
+
+def _rates(count: int, **settings: Any) -> np.ndarray:
+    """The learning rates of the first updates of a run of 100 steps."""
+    rate = optimizers.LearningRate(config_lib.Config(**settings), 100)
+    return np.asarray(rate(tf.range(count, dtype=tf.int64)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({}, {0: 0.1, 99: 0.1}),
+        ({"warmup_steps": 4}, {0: 0.025, 1: 0.05, 3: 0.1, 4: 0.1, 99: 0.1}),
+        ({"schedule": "cosine"}, {0: 0.1, 50: 0.05, 100: 0.0, 150: 0.0}),
+        ({"schedule": "cosine", "decay_steps": 60}, {0: 0.1, 20: 0.075, 30: 0.05, 60: 0.0}),
+        ({"schedule": "exponential"}, {0: 0.1, 50: 0.1 / 10**0.5, 100: 0.01}),
+        ({"schedule": "exponential", "decay_steps": 10}, {0: 0.1, 10: 0.01, 30: 0.0001}),
+        ({"schedule": "cosine", "warmup_steps": 20}, {9: 0.05, 19: 0.1, 60: 0.05, 100: 0.0}),
+    ],
+)
+def test_the_rate_of_a_step_is_that_of_the_schedule(
+    settings: dict[str, Any], rates: dict[int, float]
+) -> None:
+    """Without --decay_steps it ends with the run; what follows the warm-up comes after it."""
+    found = _rates(200, **settings)
+    assert found.dtype == np.float32
+    assert {step: found[step] for step in rates} == pytest.approx(rates, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_each_update_has_the_rate_of_its_step(loop: str, name: str) -> None:
+    """Adam's first updates by a constant gradient of 1 are as long as the rate."""
+    settings = {"schedule": "exponential", "decay_steps": 2, "warmup_steps": 2}
+    config = config_lib.Config(model="keras", loop=loop, optimizer=name, **settings)
+    variable: Any = tf.keras.Variable(0.0)
+    optimizer = optimizers.create(config, [variable], last_step=100)
+    values = [0.0]
+    for _ in range(6):
+        optimizer.apply_gradients([(tf.constant(1.0), variable.value)])
+        values.append(float(variable))
+    np.testing.assert_allclose(-np.diff(values), _rates(6, **settings), rtol=1e-3)
+
+
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+@pytest.mark.parametrize(("clip_norm", "factor"), [(0.0, 1), (100.0, 1), (13.0, 1), (6.5, 0.5)])
+def test_a_longer_gradient_is_scaled_to_the_norm_given(
+    loop: str, clip_norm: float, factor: float
+) -> None:
+    """That of all variables together: 3, 4 and 12 are 13 long."""
+    config = config_lib.Config(model="keras", loop=loop, clip_norm=clip_norm, learning_rate=0.5)
+    variables: list[Any] = [tf.keras.Variable([0.0, 0.0]), tf.keras.Variable(0.0)]
+    optimizer = optimizers.create(config, variables, last_step=100)
+    gradients = [tf.constant([3.0, 4.0]), tf.constant(12.0)]
+    optimizer.apply_gradients(zip(gradients, [v.value for v in variables], strict=True))
+    found = np.append(*(variable.numpy() for variable in variables))
+    np.testing.assert_allclose(found, np.multiply([3, 4, 12], -0.5 * factor), rtol=1e-6)
 
 
 def test_an_unknown_name_is_answered_at_once(tmp_path: pathlib.Path) -> None:

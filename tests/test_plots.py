@@ -16,7 +16,7 @@ _A_MILLION = 10**6
 
 
 def _datasets(
-    count: int, num_features: int = 1, truth: datasets_lib.Line | None = None
+    count: int, num_features: int = 1, truth: datasets_lib.Truth | None = None
 ) -> datasets_lib.Datasets:
     """Examples of y = the sum of the features, whose columns never share a value."""
     x = np.linspace(0, 1, count * num_features, dtype=np.float32).reshape(count, num_features)
@@ -31,7 +31,7 @@ def _sample(count: int, num_features: int = 1) -> plots.Sample:
 
 def _rows(count: int, num_values: int = 2) -> metrics.StepMetrics:
     values = np.random.default_rng(0).normal(size=(count, num_values)).astype(np.float32)
-    return metrics.StepMetrics(np.arange(count), values, values[:, 0])
+    return metrics.StepMetrics(np.arange(count), values, values[:, 0], values[:, 0])
 
 
 def _fit(sample: plots.Sample) -> Figure:
@@ -76,6 +76,7 @@ def test_two_thousand_of_a_million_examples_are_drawn() -> None:
         np.testing.assert_array_equal(x, y)  # y = x holds: each dot is an example
         np.testing.assert_allclose(x.mean(), 0.5, atol=0.05)
         assert len(plots.png(figure)) < 200_000
+    assert _fit(sample).axes[0].get_title() == "Before training, loss of 2,000 examples=6.50642"
 
 
 def test_the_same_examples_are_chosen_each_time() -> None:
@@ -111,7 +112,7 @@ def test_data_are_drawn_against_each_of_the_first_features() -> None:
 
 
 def test_the_fit_of_one_feature_has_truth_and_model() -> None:
-    sample = plots.Sample.of(_datasets(50, truth=datasets_lib.Line(3.0, 2.0)))
+    sample = plots.Sample.of(_datasets(50, truth=datasets_lib.Truth(3.0, 2.0)))
     figure = _fit(sample)
     lines = _lines(figure)
     assert list(lines) == ["data", "truth", "model"]
@@ -129,6 +130,27 @@ def test_the_fit_of_a_model_that_is_no_line_is_a_curve() -> None:
     x = np.arange(201) / 200
     figure = plots.fit(sample, np.sin(7 * sample.inputs[:, 0]), loss=1.0, title="Sine")
     np.testing.assert_allclose(_lines(figure)["model"], [x, np.sin(7 * x)], atol=1e-6)
+
+
+def test_the_truth_may_be_a_curve() -> None:
+    x = np.arange(201) / 200
+    sample = plots.Sample.of(_datasets(50, truth=datasets_lib.Truth(3.0, 2.0, is_line=False)))
+    np.testing.assert_allclose(
+        _lines(_fit(sample))["truth"], [x, 3 * np.sin(np.pi * x) + 2], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("num_features", [1, 2])
+def test_each_of_several_outputs_is_drawn(num_features: int) -> None:
+    """As the probabilities of classes."""
+    sample = _sample(50, num_features)
+    total = sample.inputs.sum(axis=1)
+    predictions = np.stack([total, 2 * total, 3 * total], axis=1)
+    lines = _lines(plots.fit(sample, predictions, loss=1.0, title="Classes"))
+    x = sample.inputs[:, 0] if num_features == 1 else sample.y
+    assert [name for name in lines if name != "data"] == ["output 0", "output 1", "output 2"]
+    for i in range(3):
+        np.testing.assert_allclose(lines[f"output {i}"], [x, (i + 1) * total], rtol=1e-6)
 
 
 def test_the_fit_without_a_truth_has_none() -> None:
@@ -213,9 +235,9 @@ def test_the_path_has_no_truth_where_none_is_known() -> None:
 
 def test_contours_are_where_the_loss_has_their_level() -> None:
     """The loss of this bowl is the squared distance from (1, 2)."""
-    rows = metrics.StepMetrics(
-        np.arange(2), np.array([[4, 2], [1, 3]], np.float32), np.zeros(2, np.float32)
-    )
+    nothing = np.zeros(2, np.float32)
+    values = np.array([[4, 2], [1, 3]], np.float32)
+    rows = metrics.StepMetrics(np.arange(2), values, nothing, nothing)
     (contours,) = _surface(rows, [1.0, 2.0], 0.0).axes[0].collections
     drawn = 0
     for level, path in zip(contours.levels, contours.get_paths(), strict=True):
@@ -233,7 +255,7 @@ def test_contours_are_where_the_loss_has_their_level() -> None:
 def test_the_path_may_be_of_any_length(offset: float, minimum: float) -> None:
     """As where training starts at the optimum, or near that of noisy data, or diverges."""
     W = np.array([3 + offset, 3], np.float32)
-    rows = metrics.StepMetrics(np.arange(2), np.stack([W, W - 1], axis=1), W)
+    rows = metrics.StepMetrics(np.arange(2), np.stack([W, W - 1], axis=1), W, W)
     pixels = _pixels(_surface(rows, [3 + offset, 2.0 + offset], minimum))
     assert pixels.shape == (480, 640, 4)
 

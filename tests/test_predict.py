@@ -49,12 +49,12 @@ def _publish(
     version: pathlib.Path, W: list[float], b: float, *, features: tuple[str, ...], label: str
 ) -> None:
     """Exports y = x·W + b."""
-    model = models.LinearModel(len(W), initial_b=b)
+    model = models.module(len(W), initial_b=b)
     model.W.assign(W)
-    trained = task.Task(model, losses.squared_error, features=features, is_linear_regression=True)
+    trained = task.Task(model, losses.squared_error, features=features)
     examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label)
-    export.publish(trained, datasets, version, step=10)
+    export.publish(trained, datasets, version, export.Steps(model=10, last=10))
 
 
 @pytest.fixture(scope="module")

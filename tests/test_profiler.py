@@ -20,8 +20,8 @@ def _profiles(directory: pathlib.Path) -> list[pathlib.Path]:
 
 def _rows(first: int, end: int) -> metrics.StepMetrics:
     count = end - first
-    values = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
-    return metrics.StepMetrics(np.arange(first, end), *values)
+    values, nothing = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
+    return metrics.StepMetrics(np.arange(first, end), values, nothing, nothing)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def _ends(epochs: int, *, validation: bool = False) -> evaluation.EpochMetrics:
     return evaluation.EpochMetrics(
         step=np.arange(epochs + 1) * 3,
         values=np.tile(np.float32([4.4412, 0.3917]), (epochs + 1, 1)),
-        loss=6.506419 * ones,
-        validation_loss=7.25 * ones if validation else None,
+        train={"loss": 6.506419 * ones},
+        validation={"loss": 7.25 * ones} if validation else {},
     )
 
 
@@ -44,7 +44,7 @@ def _table(epochs: int, *, at_a_time: int | None = None, validation: bool = Fals
 
 def _row(step: int, loss: float) -> metrics.StepMetrics:
     """The row before the update that leads to a step."""
-    numbers = np.zeros((1, 2), np.float32), np.float32([loss])
+    numbers = np.zeros((1, 2), np.float32), np.float32([loss]), np.float32([loss])
     return metrics.StepMetrics(np.array([step - 1]), *numbers)
 
 
@@ -71,6 +71,18 @@ def test_the_table_does_not_depend_on_how_epochs_are_given() -> None:
     assert _table(500, at_a_time=7) == _table(500, at_a_time=1) == _table(500)
 
 
+def test_an_early_end_has_its_row() -> None:
+    """Of 100 epochs, each fifth is a row."""
+    out = io.StringIO()
+    printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=300, out=out)
+    ends = _ends(52)
+    printer.epochs(ends.select(slice(0, 52)))
+    printer.last_step = 3 * 52
+    printer.epochs(ends.select(slice(52, 53)))
+    labels = [line.partition(":")[0].split()[-1] for line in out.getvalue().splitlines()]
+    assert labels == ["Starting", *map(str, range(5, 55, 5)), "52"]
+
+
 def test_the_validation_loss_is_at_the_end_of_the_row() -> None:
     lines = _table(3, validation=True)
     assert len(lines) == 4
@@ -93,15 +105,29 @@ def test_a_report_is_in_the_words_of_the_guide(
     W: list[float], b: float, loss: float, expected: str
 ) -> None:
     elements = ("W",) if len(W) == 1 else tuple(f"W/{i}" for i in range(len(W)))
-    assert progress.report((*elements, "b"), np.array([*W, b]), loss) == expected
-    with_validation = progress.report((*elements, "b"), np.array([*W, b]), loss, 0.5)
+    names, values, train = (*elements, "b"), np.array([*W, b]), {"loss": loss}
+    assert progress.report(names, values, train) == expected
+    with_validation = progress.report(names, values, train, {"loss": 0.5})
     assert with_validation == f"{expected}, validation loss=0.50000"
+
+
+def test_a_report_shows_metrics_after_the_loss() -> None:
+    train, validation = {"loss": 4, "mae": 1.5, "auc": 0.25}, {"loss": 5, "mae": 2, "auc": 1e9}
+    assert progress.report(("b",), [1], train, validation) == (
+        "b = 1.00, loss=4.00000, mae=1.50000, auc=0.25000, "
+        "validation loss=5.00000, validation mae=2.00000, validation auc=1.00000e+09"
+    )
+
+
+def test_a_report_shows_no_norms() -> None:
+    names = ("norm/first.kernel", "norm/first.bias", "norm/second.kernel")
+    assert progress.report(names, [1, 2, 3], {"loss": 4}) == "loss=4.00000"
 
 
 def test_a_report_shows_four_variables() -> None:
     names = ("kernel/0", "kernel/1", "bias", "kernel_1", "bias_1", "kernel_2", "bias_2")
     expected = "kernel = [1.00, 2.00], bias = 3.00, kernel_1 = 4.00, bias_1 = 5.00, loss=0.00000"
-    assert progress.report(names, np.arange(1, 8), 0) == expected
+    assert progress.report(names, np.arange(1, 8), {"loss": 0}) == expected
 
 
 def test_a_terminal_gets_a_live_line_that_the_next_replaces() -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from pipeline.training import evaluation, metrics, models, task
+from pipeline.training import evaluation, losses, metrics, task
 from tests import helpers
 
 _RATES = ("steps_per_second", "examples_per_second")
@@ -26,15 +26,6 @@ def _feed(recording: helpers.Recording, last_step: int, *, at_a_time: int = 4096
 def _steps(directory: pathlib.Path) -> dict[str, list[int]]:
     """The steps of each scalar."""
     return {tag: [s for s, _ in curve] for tag, curve in helpers.scalars(directory).items()}
-
-
-def _absolute_error() -> task.Task:
-    """The guide's model with another loss, so that nothing is known in closed form."""
-
-    def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-        return tf.abs(y - prediction)
-
-    return task.Task(models.LinearModel(), loss, features=("x",), is_linear_regression=False)
 
 
 @pytest.fixture
@@ -68,12 +59,13 @@ def test_at_most_ten_thousand_steps_are_recorded_evenly(
     assert _steps(tmp_path / "validation") == {"loss": list(expected)}
     curves = helpers.scalars(tmp_path / "train")
     rows = helpers.line(0, last_step + 1)
-    for tag, column in (("W", rows.values[:, 0]), ("b", rows.values[:, 1]), ("loss", rows.loss)):
+    columns = zip(("W", "b", "loss", "gradient_norm"), (*rows.values.T, *rows[2:]), strict=True)
+    for tag, column in columns:
         steps, values = zip(*curves[tag], strict=True)
         assert list(steps) == list(expected)
         np.testing.assert_array_equal(values, column[list(expected)])
     derived, others = (
-        [step for step, _ in curves[tag]] for tag in ("gradient_norm", "distance_to_optimum")
+        [step for step, _ in curves[tag]] for tag in ("learning_rate", "distance_to_optimum")
     )
     assert derived == others
     assert (derived[0], derived[-1]) == (0, last_step)
@@ -98,21 +90,23 @@ def test_rows_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, 50, at_a_time=6)
     steps = _steps(tmp_path / "train")
-    assert steps["W"] == steps["gradient_norm"] == [0, 20, 40, 50]
+    assert steps["W"] == steps["gradient_norm"] == steps["learning_rate"] == [0, 20, 40, 50]
 
 
-def test_the_gradient_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -> None:
+def test_the_rate_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -> None:
+    """The rate is that of the next update: it is half as large after 10 of 20."""
     W, b, loss, datasets = helpers.guide(20)
     values = np.stack([W, b], axis=1).astype(np.float32)
-    with contextlib.closing(helpers.Recording(tmp_path, epochs=20)) as recording:
-        recording.after(metrics.StepMetrics(np.arange(20), values[:20], np.float32(loss[:20])))
+    rows = metrics.StepMetrics(np.arange(20), values[:20], *[np.float32(loss[:20])] * 2)
+    settings = {"epochs": 20, "schedule": "cosine"}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        recording.after(rows)
     x, y = datasets.train.x[:, 0].astype(np.float64), datasets.train.y.astype(np.float64)
     best = np.polyfit(x, y, 1)
     curves = helpers.scalars(tmp_path / "train")
     for k in range(20):
-        residual = W[k] * x + b[k] - y
-        gradient = 2 * np.mean(residual * x), 2 * np.mean(residual)
-        assert curves["gradient_norm"][k] == (k, pytest.approx(np.hypot(*gradient), rel=1e-5))
+        rate = 0.1 * (1 + np.cos(np.pi * k / 20)) / 2
+        assert curves["learning_rate"][k] == (k, pytest.approx(rate, rel=1e-5))
         distance = np.hypot(W[k] - best[0], b[k] - best[1])
         assert curves["distance_to_optimum"][k] == (k, pytest.approx(distance, rel=1e-5))
 
@@ -168,6 +162,7 @@ def test_the_settings_are_a_table_of_all_that_matters(tmp_path: pathlib.Path, ho
         "| features | rooms, area |",
         "| steps | 2,000, 1 an epoch |",
         "| learning_rate | `0.25` |",
+        "| compilation | compiled by XLA |",
         f"| tensorflow | {tf.__version__} |",
     ):
         assert line in lines
@@ -206,12 +201,16 @@ def _sessions(directory: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def test_hparams_are_the_settings_that_apply(tmp_path: pathlib.Path, houses: str) -> None:
-    common = ("model", "loop", "optimizer", "learning_rate", "batch_size", "epochs", "seed")
+    common = (
+        *("model", "loss", "loop", "optimizer", "learning_rate", "schedule", "clip_norm"),
+        *("batch_size", "epochs", "seed"),
+    )
     start = ("initial_w", "initial_b")
     for name, settings, expected in (
         ("guide", {}, {*common, *start, "num_examples", "noise_stddev"}),
         ("file", {"data": houses}, {*common, *start, "num_examples"}),
         ("from", {"initialize_from": "x"}, {*common, "num_examples", "noise_stddev"}),
+        ("mlp", {"model": "mlp"}, {*common, "num_examples", "noise_stddev"}),
     ):
         with contextlib.closing(helpers.Recording(tmp_path / name, **settings)) as recording:
             recording.recorder.start(None)
@@ -227,7 +226,7 @@ def test_a_file_has_least_squares_but_no_truth(
     with contextlib.closing(helpers.Recording(tmp_path, data=houses, epochs=1)) as recording:
         recording.recorder.start(None)
         values = np.array([[1, 0, 0], [0.5, 0.25, 1]], np.float32)
-        rows = metrics.StepMetrics(np.arange(2), values, values[:, 0])
+        rows = metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 1])
         recording.after(rows.select(slice(0, 1)))
         recording.finish(rows.select(slice(1, 2)))
     x, y = recording.datasets.train
@@ -245,14 +244,18 @@ def test_a_file_has_least_squares_but_no_truth(
 def test_a_task_without_closed_form_has_no_reference(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recording = helpers.Recording(tmp_path, trained=_absolute_error(), epochs=5)
+    absolute = helpers.linear(loss=helpers.absolute_error)
+    recording = helpers.Recording(tmp_path, trained=absolute, epochs=5)
     with contextlib.closing(recording):
         recording.recorder.start(None)
         recording.after(helpers.line(0, 5))
         recording.finish(helpers.line(5, 6))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "train", "validation"]
     curves = helpers.scalars(tmp_path / "train")
-    assert curves.keys() == {"W", "b", "loss", "final_loss", "final_validation_loss", *_RATES}
+    assert curves.keys() == {
+        *("W", "b", "loss", "gradient_norm", "learning_rate", *_RATES),
+        *("final_loss", "final_validation_loss"),
+    }
     x, y = (column.astype(np.float64) for column in recording.datasets.train)
     W, b = helpers.line(5, 6).values[0]
     expected = np.mean(np.abs(W * x[:, 0] + b - y))
@@ -267,9 +270,9 @@ def test_the_end_records_the_final_losses(
     settings = {"epochs": 3, "validation_examples": validation_examples}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.after(helpers.line(0, 3))
-        validation = 0.75 if validation_examples else None
+        validation = {"loss": 0.75} if validation_examples else {}
         last = helpers.line(3, 4)
-        recording.recorder.finish(last, evaluation.Losses(0.5, validation))
+        recording.recorder.finish(last, evaluation.Evaluation({"loss": 0.5}, validation))
     curves = helpers.scalars(tmp_path / "train")
     assert curves["final_loss"] == [(3, 0.5)]
     assert curves.get("final_validation_loss") == ([(3, 0.75)] if validation_examples else None)
@@ -281,10 +284,73 @@ def test_the_end_records_the_final_losses(
     assert "Least squares: W = 3." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("validation_examples", [201, 0])
+def test_the_end_records_the_final_metrics(
+    tmp_path: pathlib.Path, validation_examples: int
+) -> None:
+    """Each under the tag that HParams compares."""
+    settings = {"epochs": 3, "validation_examples": validation_examples, "metrics": "mae,r2_score"}
+    train = {"loss": 0.5, "mae": 0.25, "r2_score": 4.0}
+    validation = {"loss": 0.75, "mae": 0.125, "r2_score": 8.0} if validation_examples else {}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        recording.recorder.start(None)
+        recording.recorder.finish(helpers.line(3, 4), evaluation.Evaluation(train, validation))
+    curves = helpers.scalars(tmp_path / "train")
+    found = {tag: curve for tag, curve in curves.items() if tag.startswith("final_")}
+    expected = {f"final_{name}": number for name, number in train.items()}
+    expected |= {f"final_validation_{name}": number for name, number in validation.items()}
+    assert found == {tag: [(3, number)] for tag, number in expected.items()}
+    (experiment,) = (
+        value.metadata.plugin_data.content
+        for _, value in helpers.values(tmp_path / "train")
+        if value.tag == hparams.EXPERIMENT_TAG
+    )
+    shown = hparams.parse_experiment_plugin_data(experiment)
+    assert {info.name.tag for info in shown.metric_infos} == expected.keys()
+
+
 def _status(directory: pathlib.Path) -> Any:
     """What the last event says of how the run ended."""
     (value,) = helpers.events(directory)[-1].summary.value
     return hparams.parse_session_end_info_plugin_data(value.metadata.plugin_data.content).status
+
+
+def _ends(epochs: int) -> evaluation.EpochMetrics:
+    """The ends of the first epochs of 7 steps each, with numbers that tell them."""
+    number = np.arange(epochs)
+    train = {"loss": number + 0.5, "mae": number + 0.25}
+    values = np.zeros((epochs, 2), np.float32)
+    return evaluation.EpochMetrics(7 * number, values, train, {n: -v for n, v in train.items()})
+
+
+@pytest.mark.parametrize(("summary_every", "epochs"), [(0, range(9)), (20, [0, 2, 4, 6, 8])])
+def test_metrics_are_recorded_at_ends_of_epochs(
+    tmp_path: pathlib.Path, summary_every: int, epochs: Any
+) -> None:
+    """Those of both sets; the training loss of an epoch is a row of its step."""
+    settings = {"epochs": 8, "batch_size": 32, "metrics": "mae", "summary_every": summary_every}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        recording.recorder.epochs(_ends(9))
+    assert helpers.scalars(tmp_path / "train") == {"mae": [(7 * k, k + 0.25) for k in epochs]}
+    assert helpers.scalars(tmp_path / "validation") == {
+        "loss": [(7 * k, -k - 0.5) for k in epochs],
+        "mae": [(7 * k, -k - 0.25) for k in epochs],
+    }
+
+
+def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path) -> None:
+    """At up to 100 epochs, evenly chosen, and the last; of each variable that is trained."""
+    tf.keras.utils.clear_session()
+    layers = [tf.keras.Input([1]), tf.keras.layers.Dense(20), tf.keras.layers.BatchNormalization()]
+    model = tf.keras.Sequential([*layers, tf.keras.layers.Dense(1, name="last")])
+    many = task.Task(model, losses.squared_error, features=("x",))
+    recording = helpers.Recording(tmp_path, trained=many, epochs=150)
+    with contextlib.closing(recording):
+        for step in range(151):
+            recording.evaluator.before(step)
+    names = {"dense.kernel", "dense.bias", "gamma", "beta", "last.kernel", "last.bias"}
+    histograms = helpers.steps(tmp_path / "train", "histograms")
+    assert histograms == {name: list(range(0, 151, 2)) for name in names}
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 5])
@@ -342,7 +408,7 @@ def test_a_resumed_recording_equals_one_that_never_stopped(
     """Though more was recorded after the checkpoint, and is recorded again."""
     W, b, loss, _ = helpers.guide(60)
     values = np.stack([W, b], axis=1).astype(np.float32)
-    rows = metrics.StepMetrics(np.arange(61), values, np.float32(loss))
+    rows = metrics.StepMetrics(np.arange(61), values, *[np.float32(loss)] * 2)
     whole = helpers.Recording(tmp_path / "whole", epochs=60, **settings)
     whole.recorder.start(None)
     for part in (slice(0, 10), slice(10, 60)):
@@ -419,7 +485,7 @@ def test_rows_before_divergence_are_recorded(
         recording.after(rows)
         recording.recorder.diverged()
     steps = _steps(tmp_path / "train")
-    for tag in ("W", "b", "loss", "gradient_norm"):
+    for tag in ("W", "b", "loss", "gradient_norm", "learning_rate"):
         assert steps[tag] == list(range(at))
     assert _steps(tmp_path / "validation")["loss"] == list(range(at))
     assert recording.recorder.history.last.step.tolist() == [at - 1]

@@ -159,8 +159,8 @@ def test_each_event_is_there_once_after_kills(killed: pathlib.Path) -> None:
     every, last, powers_of_4 = list(range(30001)), 30000, [4**i for i in range(8)]
     assert all(steps.pop(f"{what}_per_second")[-1] == last - 1 for what in ("steps", "examples"))
     assert steps == {
-        **dict.fromkeys(("W", "b", "loss"), every),
-        **dict.fromkeys(("gradient_norm", "distance_to_optimum"), every[::16]),
+        **dict.fromkeys(("W", "b", "loss", "gradient_norm"), every),
+        **dict.fromkeys(("learning_rate", "distance_to_optimum"), every[::16]),
         **{tag: [0] for tag in ("data", "before_training", "settings")},
         "fit": powers_of_4,
         "residuals": [0, *powers_of_4, last],

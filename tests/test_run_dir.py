@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -196,6 +197,65 @@ def test_run_with_other_settings_is_not_resumed(
         return
     with pytest.raises(errors.InputError, match=message):
         run.check(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "cosine"}, "can't be extended: its --schedule=cosine ends with --epochs=10"),
+        ({"schedule": "exponential", "warmup_steps": 3}, "can't be extended: its --schedule=expon"),
+        ({"schedule": "cosine", "decay_steps": 7}, ""),
+        ({"warmup_steps": 3}, ""),
+    ],
+)
+def test_run_whose_schedule_ends_with_it_is_not_extended(
+    tmp_path: pathlib.Path, settings: dict[str, Any], message: str
+) -> None:
+    """With as many epochs as before it is resumed."""
+    run = _start(_config(tmp_path, **settings))
+    run.check(_config(tmp_path, **settings))
+    longer = _config(tmp_path, **settings, epochs=11)
+    if message:
+        with pytest.raises(errors.InputError, match=message):
+            run.check(longer)
+    else:
+        run.check(longer)
+
+
+_OWN = "def make(num_features):\n    return 1 * num_features\n"
+
+
+@pytest.fixture
+def own(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A file of the user's, whose functions stand for a model and a loss."""
+    path = tmp_path / "own.py"
+    path.write_text(_OWN)
+    return path
+
+
+def test_run_keeps_the_code_that_it_was_started_with(
+    tmp_path: pathlib.Path, own: pathlib.Path
+) -> None:
+    """And is resumed by code that does the same."""
+    config = _config(tmp_path / "logs", model=f"{own}:make", loss=f"{own}:make")
+    run = _start(config)
+    kept = {f"code/{name}.py": _OWN for name in ("model", "loss")}
+    assert kept.items() <= _content(run.path).items()
+    own.write_text(f"# Makes a model.\n{_OWN}")
+    run.check(config)
+    own.write_text(_OWN.replace("*", "+"))
+    changed = f"{own} has changed since the run {run.path} was started, which keeps it as "
+    with pytest.raises(errors.InputError, match=re.escape(changed)):
+        run.check(config)
+    run.check(dataclasses.replace(config, overwrite=True))
+    assert kept.items() <= _content(run.path).items()
+
+
+def test_failed_start_leaves_no_copy_of_code(tmp_path: pathlib.Path, own: pathlib.Path) -> None:
+    with pytest.raises(KeyError):
+        _fail(_config(tmp_path / "logs", model=f"{own}:make"), is_resumable=False)
+    assert not list((tmp_path / "logs").iterdir())
+    assert own.read_text() == _OWN
 
 
 def test_directory_that_can_not_be_made_is_refused_early(tmp_path: pathlib.Path) -> None:

@@ -16,8 +16,9 @@ def _state(num_values: int, steps: int) -> run_state.RunState:
     history = metrics.History(30_000, metrics.empty(num_values))
     if steps:
         random = np.random.default_rng(0)
-        numbers = random.normal(size=(steps, num_values + 1)).astype(np.float32)
-        history.add(metrics.StepMetrics(np.arange(steps), numbers[:, 1:], numbers[:, 0]))
+        numbers = random.normal(size=(steps, num_values + 2)).astype(np.float32)
+        rows = metrics.StepMetrics(np.arange(steps), numbers[:, 2:], numbers[:, 0], numbers[:, 1])
+        history.add(rows)
     return run_state.RunState(
         step=steps,
         last_step=10**15,

@@ -27,11 +27,16 @@ def _writer(
     directory: pathlib.Path,
     names: tuple[str, ...] = _NAMES,
     *,
+    metric_names: tuple[str, ...] = (),
     first_step: int = 0,
     earlier: Mapping[str, int] | None = None,
 ) -> summary_writer.SummaryWriter:
     return summary_writer.SummaryWriter(
-        directory, names=names, first_step=first_step, earlier=earlier or {}
+        directory,
+        names=names,
+        metric_names=metric_names,
+        first_step=first_step,
+        earlier=earlier or {},
     )
 
 
@@ -39,7 +44,8 @@ def _rows(first: int, count: int, num_values: int = 2) -> metrics.StepMetrics:
     """Rows whose numbers are all exact: value i of a step is step / 4 + 1024 i."""
     step = np.arange(first, first + count)
     values = step[:, None] / 4 + 1024 * np.arange(num_values)
-    return metrics.StepMetrics(step, values.astype(np.float32), (step / 8).astype(np.float32))
+    others = ((step / factor).astype(np.float32) for factor in (8, 2))
+    return metrics.StepMetrics(step, values.astype(np.float32), *others)
 
 
 def _values(directory: pathlib.Path) -> list[Any]:
@@ -49,64 +55,68 @@ def _values(directory: pathlib.Path) -> list[Any]:
 def test_each_row_is_written_once(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(_writer(tmp_path)) as writer:
         for first, count in ((0, 500), (500, 1), (501, 499)):
-            writer.steps("train", _rows(first, count))
+            writer.steps(_rows(first, count))
     assert helpers.scalars(tmp_path / "train") == {
         "W": [(step, step / 4) for step in range(1000)],
         "b": [(step, step / 4 + 1024) for step in range(1000)],
         "loss": [(step, step / 8) for step in range(1000)],
+        "gradient_norm": [(step, step / 2) for step in range(1000)],
     }
 
 
 def test_no_rows_write_nothing(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.steps("train", _rows(0, 0))
+        writer.steps(_rows(0, 0))
     assert helpers.scalars(tmp_path / "train") == {}
 
 
 def test_each_watched_value_has_a_tag_of_its_name(tmp_path: pathlib.Path) -> None:
     names = ("W/rooms", "W/area", "b", "slope")
     with contextlib.closing(_writer(tmp_path, names)) as writer:
-        writer.steps("train", _rows(0, 9, num_values=4))
+        writer.steps(_rows(0, 9, num_values=4))
     curves = helpers.scalars(tmp_path / "train")
-    assert list(curves) == [*names, "loss"]
+    assert list(curves) == [*names, "loss", "gradient_norm"]
     for i, name in enumerate(names):
         assert curves[name] == [(step, step / 4 + 1024 * i) for step in range(9)]
 
 
 def test_each_curve_has_the_same_tags(tmp_path: pathlib.Path) -> None:
     """So TensorBoard draws them into one chart."""
-    rows = _rows(3, 2)
     with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.steps("train", rows)
-        writer.steps("truth", rows.select(slice(0, 1)))
+        writer.steps(_rows(3, 2))
+        writer.scalars([3], {"W": [0.75], "b": [1024.75], "loss": [0.375]}, curve="truth")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "truth"]
     train, truth = (helpers.scalars(tmp_path / name) for name in ("train", "truth"))
-    assert truth == {tag: curve[:1] for tag, curve in train.items()}
     assert list(truth) == ["W", "b", "loss"]
+    assert truth == {tag: train[tag][:1] for tag in truth}
 
 
 def test_other_scalars_belong_to_train_or_a_named_curve(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.scalars([0, 3], {"gradient_norm": [1.5, 0.5]})
+        writer.scalars([0, 3], {"learning_rate": [1.5, 0.5]})
         writer.scalars([0, 10], {"loss": [0.5, 0.25]}, curve="validation")
-    assert helpers.scalars(tmp_path / "train") == {"gradient_norm": [(0, 1.5), (3, 0.5)]}
+    assert helpers.scalars(tmp_path / "train") == {"learning_rate": [(0, 1.5), (3, 0.5)]}
     assert helpers.scalars(tmp_path / "validation") == {"loss": [(0, 0.5), (10, 0.25)]}
 
 
 def test_each_tag_is_described_once(tmp_path: pathlib.Path) -> None:
-    with contextlib.closing(_writer(tmp_path, ("W/rooms", "W/area", "b", "slope"))) as writer:
-        writer.steps("train", _rows(0, 3, num_values=4))
-        writer.scalars([0, 1], {"gradient_norm": [1, 2], "distance_to_optimum": [3, 4]})
+    names = "W/rooms", "W/area", "b", "slope"
+    with contextlib.closing(_writer(tmp_path, names, metric_names=("mae",))) as writer:
+        writer.steps(_rows(0, 3, num_values=4))
+        writer.scalars([0, 1], {"learning_rate": [1, 2], "distance_to_optimum": [3, 4]})
+        writer.scalars([0, 2], {"mae": [1, 2]})
         writer.scalars([2], {"final_loss": [1], "final_validation_loss": [2]})
+        writer.scalars([2], {"final_mae": [1], "final_validation_mae": [2]})
         writer.scalars([2], {"steps_per_second": [1], "examples_per_second": [2]})
     values = _values(tmp_path / "train")
     described = {v.tag: v.metadata for v in values if v.metadata.summary_description}
     tags = {value.tag for value in values}
-    assert len(tags) == 11
-    assert sum(value.HasField("metadata") for value in values) == 11
+    assert len(tags) == 15
+    assert sum(value.HasField("metadata") for value in values) == 15
     assert described.keys() == tags
     assert {metadata.plugin_data.plugin_name for metadata in described.values()} == {"scalars"}
-    assert "slope" in described["slope"].summary_description
+    for tag in ("slope", "mae", "final_mae"):
+        assert tag.removeprefix("final_") in described[tag].summary_description
 
 
 def test_an_image_is_written_as_it_is(tmp_path: pathlib.Path) -> None:
@@ -205,22 +215,24 @@ def test_the_layout_has_a_chart_of_each_variable_and_loss(
     assert found == expected
 
 
-@pytest.mark.parametrize("has_validation", [True, False])
+@pytest.mark.parametrize(
+    "final",
+    [{"final_loss": "loss"}, {"final_loss": "loss", "final_validation_mae": "validation mae"}],
+)
 @pytest.mark.parametrize("is_success", [True, False])
 def test_hparams_are_settings_metrics_and_how_it_ended(
-    tmp_path: pathlib.Path, has_validation: bool, is_success: bool
+    tmp_path: pathlib.Path, final: dict[str, str], is_success: bool
 ) -> None:
     given = {"model": "keras", "learning_rate": 0.25, "epochs": 10}
     with contextlib.closing(_writer(tmp_path / "name")) as writer:
-        writer.hparams(given, has_validation=has_validation)
+        writer.hparams(given, final)
         writer.end(is_success=is_success)
     experiment, started, ended = (
         value.metadata.plugin_data.content for value in _values(tmp_path / "name" / "train")
     )
     shown = hparams.parse_experiment_plugin_data(experiment)
     assert [column.name for column in shown.hparam_infos] == list(given)
-    compared = [info.name.tag for info in shown.metric_infos]
-    assert compared == ["final_loss", *["final_validation_loss"] * has_validation]
+    assert {info.name.tag: info.display_name for info in shown.metric_infos} == final
     session = hparams.parse_session_start_info_plugin_data(started)
     assert session.group_name == "name"
     values = {name: getattr(v, v.WhichOneof("kind")) for name, v in session.hparams.items()}
@@ -232,12 +244,12 @@ def test_hparams_are_settings_metrics_and_how_it_ended(
 def test_what_was_written_after_a_checkpoint_is_cut_off(tmp_path: pathlib.Path) -> None:
     """As after a crash: no step is written twice by the run that is resumed."""
     writer = _writer(tmp_path)
-    writer.steps("train", _rows(0, 300))
+    writer.steps(_rows(0, 300))
     sizes = writer.sizes()
     (path,) = (tmp_path / "train").iterdir()
     assert sizes == {f"train/{path.name}": path.stat().st_size}
-    writer.steps("train", _rows(300, 50))
-    writer.steps("truth", _rows(350, 1))
+    writer.steps(_rows(300, 50))
+    writer.scalars([350], {"W": [3]}, curve="truth")
     writer.close()
     others = ("notes.txt", "events.out.tfevents.1732502400.host", "events.out.tfevents.1.pipeline")
     for name in others:  # event files, too, that this program did not write
@@ -256,12 +268,12 @@ def test_sizes_include_the_files_of_earlier_processes(tmp_path: pathlib.Path) ->
     sizes: dict[str, int] = {}
     for first in (0, 10):
         with contextlib.closing(_writer(tmp_path, first_step=first, earlier=sizes)) as writer:
-            writer.steps("train", _rows(first, 10))
+            writer.steps(_rows(first, 10))
             sizes = writer.sizes()
     for _ in range(2):
         with contextlib.closing(_writer(tmp_path, first_step=20, earlier=sizes)) as writer:
             assert writer.sizes() == sizes
-            writer.steps("train", _rows(20, 10))
+            writer.steps(_rows(20, 10))
     _writer(tmp_path, first_step=20, earlier=sizes).close()
     assert len(sizes) == 2
     assert [step for step, _ in helpers.scalars(tmp_path / "train")["W"]] == list(range(20))
@@ -270,13 +282,13 @@ def test_sizes_include_the_files_of_earlier_processes(tmp_path: pathlib.Path) ->
 def test_a_resumed_run_starts_a_file_that_says_where(tmp_path: pathlib.Path) -> None:
     """Then TensorBoard forgets the later steps that it has read already."""
     with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.steps("train", _rows(0, 300))
+        writer.steps(_rows(0, 300))
         sizes = writer.sizes()
     (old,) = (tmp_path / "train").iterdir()
     content = old.read_bytes()
 
     with contextlib.closing(_writer(tmp_path, first_step=200, earlier=sizes)) as writer:
-        writer.steps("train", _rows(200, 100))
+        writer.steps(_rows(200, 100))
     assert old.read_bytes() == content
     old.unlink()
     _, start, *_ = helpers.events(tmp_path / "train")
@@ -294,7 +306,7 @@ def test_files_are_ordered_by_process_and_not_by_time(
     for process in range(12):
         monkeypatch.setattr(time, "time", lambda process=process: now - 86400 * process)
         with contextlib.closing(_writer(tmp_path, first_step=process, earlier=sizes)) as writer:
-            writer.steps("train", _rows(process, 1))
+            writer.steps(_rows(process, 1))
             sizes = writer.sizes()
     curve = helpers.scalars(tmp_path / "train")["W"]
     assert curve == [(step, step / 4) for step in range(12)]
@@ -314,7 +326,7 @@ def test_name_of_a_removed_file_is_not_given_again(tmp_path: pathlib.Path) -> No
 def _write(directory: pathlib.Path, earlier: Mapping[str, int]) -> dict[str, int]:
     """Writes the steps 0 to 99 as another process; returns the sizes of the files."""
     with contextlib.closing(_writer(directory, earlier=earlier)) as writer:
-        writer.steps("train", _rows(0, 100))
+        writer.steps(_rows(0, 100))
         return writer.sizes()
 
 
@@ -327,14 +339,14 @@ def test_what_a_file_cut_short_has_left_is_shown(
     (path,) = (tmp_path / "train").iterdir()
     os.truncate(path, max(0, path.stat().st_size - lost))
     with contextlib.closing(_writer(tmp_path, first_step=100, earlier=sizes)) as writer:
-        writer.steps("train", _rows(100, 50))
+        writer.steps(_rows(100, 50))
         assert sum(writer.sizes().values()) == sum(
             path.stat().st_size for path in (tmp_path / "train").iterdir()
         )
     steps = [step for step, _ in helpers.scalars(tmp_path / "train")["W"]]
     left = len(steps) - 50
     assert steps == [*range(left), *range(100, 150)]
-    assert left == {1: 99, 5: 99, 20: 99, 500: 91}.get(lost, 0)
+    assert left == {1: 99, 5: 99, 20: 99, 500: 94}.get(lost, 0)
     assert capsys.readouterr().err == (
         f"Warning: a part of {path} is gone, so its curves have a gap\n"
     )
@@ -352,7 +364,7 @@ def test_board_shows_what_comes_after_a_gap_and_a_clock_set_back(
     yesterday = time.time() - 86400
     monkeypatch.setattr(time, "time", lambda: yesterday)
     with contextlib.closing(_writer(tmp_path, first_step=100, earlier=sizes)) as writer:
-        writer.steps("train", _rows(100, 50))
+        writer.steps(_rows(100, 50))
     with helpers.tensorboard(tmp_path, f"--load_fast={load_fast}") as board:
-        curve = board.scalars("train", "W", points=141)
-    assert curve == [(step, step / 4) for step in (*range(91), *range(100, 150))]
+        curve = board.scalars("train", "W", points=144)
+    assert curve == [(step, step / 4) for step in (*range(94), *range(100, 150))]

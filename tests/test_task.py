@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.training import losses, models, task
+from tests import helpers
 
+_KINDS = {"module": models.LinearModel, "keras": models.KerasLinearModel}
 _X = np.array([[1, 2], [3, -4]], np.float32)
 _Y = np.array([10, -10], np.float32)
 
@@ -27,24 +28,24 @@ class _Scaled(tf.Module):
 
 
 def _linear(kind: str, *features: str) -> task.Task:
-    return task.linear(config_lib.Config(model=kind, initial_w=2, initial_b=0.5), features)
+    return helpers.linear(features, model=kind, initial_w=2, initial_b=0.5)
 
 
-def _scaled(loss: task.Loss = losses.squared_error) -> task.Task:
-    return task.Task(_Scaled(), loss, features=("a", "b"), is_linear_regression=False)
+def _scaled(loss: losses.Loss = losses.squared_error) -> task.Task:
+    return task.Task(_Scaled(), loss, features=("a", "b"))
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
+@pytest.mark.parametrize("kind", list(_KINDS))
 def test_linear_task_is_that_of_the_config(kind: str) -> None:
     made = _linear(kind, "a", "b")
-    assert type(made.model) is models.MODELS[kind]
+    assert type(made.model) is _KINDS[kind]
     assert made.is_linear_regression
     assert made.loss is losses.squared_error
     assert made.values().numpy().tolist() == [2, 2, 0.5]
     assert made.values().dtype == tf.float32
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
+@pytest.mark.parametrize("kind", list(_KINDS))
 @pytest.mark.parametrize(
     ("features", "names"),
     [
@@ -69,7 +70,7 @@ def test_elements_that_belong_to_no_feature_are_numbered() -> None:
 def test_weights_of_a_keras_layer_are_named_after_features() -> None:
     """The kernel of a layer with one unit is [D, 1]: each element belongs to a feature."""
     model = tf.keras.Sequential([tf.keras.Input((2,)), tf.keras.layers.Dense(1)])
-    made = task.Task(model, losses.squared_error, features=("a", "b"), is_linear_regression=False)
+    made = task.Task(model, losses.squared_error, features=("a", "b"))
     assert made.names == ("kernel/a", "kernel/b", "bias")
 
 
@@ -79,18 +80,87 @@ def test_all_variables_are_there_but_only_trained_ones_watched() -> None:
     assert len(made.names) == 9
 
 
-def test_variables_of_the_same_name_get_numbers() -> None:
-    model = tf.keras.Sequential(
-        [tf.keras.Input((2,)), tf.keras.layers.Dense(1), tf.keras.layers.Dense(1)]
+def _layers(*units: int) -> task.Task:
+    """The task of a Keras model of two features with some dense layers."""
+    layers = (
+        tf.keras.layers.Dense(count, kernel_initializer="ones", name=f"layer{i}")
+        for i, count in enumerate(units)
     )
-    made = task.Task(model, losses.squared_error, features=("a", "b"), is_linear_regression=False)
-    assert len(made.variables) == len(model.variables) == 4
-    assert len(set(made.names)) == len(made.names) == 2 + 1 + 1 + 1
+    model = tf.keras.Sequential([tf.keras.Input((2,)), *layers])
+    return task.Task(model, losses.squared_error, features=("a", "b"))
+
+
+def test_variables_of_the_same_name_are_told_apart_by_layer() -> None:
+    made = _layers(1, 1)
+    assert list(made.variables) == ["layer0.kernel", "layer0.bias", "layer1.kernel", "layer1.bias"]
+    assert made.names == (
+        *("layer0.kernel/a", "layer0.kernel/b", "layer0.bias"),
+        *("layer1.kernel", "layer1.bias"),
+    )
     made.assign({name: np.full(variable.shape, 3) for name, variable in made.variables.items()})
     np.testing.assert_array_equal(made.values(), [3] * 5)
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
+class _Same(tf.Module):
+    """y = (v + v') x, of two variables of one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = [tf.Variable(1.0, name="v"), tf.Variable(2.0, name="v")]
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Predicts y [B]."""
+        return sum(self.both) * x[:, 0]
+
+
+def test_variables_that_nothing_tells_apart_get_numbers() -> None:
+    made = task.Task(_Same(), losses.squared_error, features=("a",))
+    assert made.names == tuple(made.variables) == ("v", "v_1")
+    made.assign({"v": 3, "v_1": 4})
+    assert made.values().numpy().tolist() == [3, 4]
+
+
+def test_up_to_16_numbers_are_watched_one_by_one() -> None:
+    """2 * 4 + 4 and 4 * 1 are 16; a bias more is 17."""
+    model = tf.keras.Sequential(
+        [
+            *(tf.keras.Input((2,)), tf.keras.layers.Dense(4, name="first")),
+            tf.keras.layers.Dense(1, use_bias=False, name="second"),
+        ]
+    )
+    made = task.Task(model, losses.squared_error, features=("a", "b"))
+    assert (made.watches_all, made.num_trainable, len(made.names)) == (True, 16, 16)
+    assert made.names[:2] == ("first.kernel/0", "first.kernel/1")  # they belong to no feature
+    more = _layers(4, 1)
+    assert (more.watches_all, more.num_trainable, len(more.names)) == (False, 17, 4)
+
+
+def test_of_more_numbers_the_norms_of_variables_are_watched() -> None:
+    """The norm of eight ones is √8."""
+    made = _layers(4, 1)
+    made.assign({"layer1.bias": [-3.0]})
+    assert made.names == tuple(
+        f"norm/{name}" for name in ("layer0.kernel", "layer0.bias", "layer1.kernel", "layer1.bias")
+    )
+    assert made.values().dtype == tf.float32
+    np.testing.assert_allclose(made.values(), [8**0.5, 0, 2, 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("units", [(1,), (4, 1)])
+def test_values_at_other_numbers_are_those_of_such_a_model(units: tuple[int, ...]) -> None:
+    """Whether the numbers themselves are watched or their norms."""
+    made = _layers(*units)
+    before = made.values().numpy()
+    numbers = np.arange(made.num_trainable) - 2.5
+    expected = made.values_at(numbers)
+    np.testing.assert_array_equal(made.values(), before)
+    made.assign(made.by_variable(numbers))
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(made.values(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(made.numbers(), numbers)
+
+
+@pytest.mark.parametrize("kind", list(_KINDS))
 def test_variables_are_those_of_the_model(kind: str) -> None:
     """Variables of TensorFlow, also where the model has those of Keras around them."""
     made = _linear(kind, "a", "b")
@@ -100,26 +170,44 @@ def test_variables_are_those_of_the_model(kind: str) -> None:
     assert made.model.W.numpy().tolist() == [7, 8]
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
+@pytest.mark.parametrize("kind", list(_KINDS))
 def test_prediction_and_losses_are_those_of_the_examples(kind: str) -> None:
     made = _linear(kind, "a", "b")
     made.assign({"W": [1, -1]})
     assert made.predict(tf.constant(_X)).numpy().tolist() == [-0.5, 7.5]  # x·W + 0.5
-    found = made.losses(tf.constant(_X), tf.constant(_Y))
+    found = made.losses_of(tf.constant(_Y), made.predict(tf.constant(_X)))
     assert found.numpy().tolist() == [10.5**2, 17.5**2]
 
 
-@pytest.mark.parametrize(
-    ("count", "expected"),
-    [(None, (10.5**2 + 17.5**2) / 2), (2, (10.5**2 + 17.5**2) / 2), (1, 10.5**2)],
-)
-def test_batch_loss_is_the_mean_of_those_that_count(count: int | None, expected: float) -> None:
+@pytest.mark.parametrize(("count", "expected"), [(2, (10.5**2 + 17.5**2) / 2), (1, 10.5**2)])
+def test_batch_loss_is_the_mean_over_the_batch(count: int, expected: float) -> None:
+    """Also where it is a short one."""
     made = _linear("module", "a", "b")
     made.assign({"W": [1, -1]})
-    counting = None if count is None else tf.constant(count)
-    loss = made.batch_loss(tf.constant(_X), tf.constant(_Y), counting)
+    loss = made.batch_loss(tf.constant(_X[:count]), tf.constant(_Y[:count]))
     assert loss.shape == ()
+    assert loss.dtype == tf.float32
     assert float(loss) == expected
+
+
+def test_batch_loss_has_the_penalty_and_the_dropout_of_keras() -> None:
+    """Those of a call with training=True: here half of x is dropped, the other half doubled."""
+    model = tf.keras.Sequential(
+        [
+            *(tf.keras.Input((2,)), tf.keras.layers.Dropout(0.5, seed=0)),
+            tf.keras.layers.Dense(
+                *(1,), kernel_initializer="ones", kernel_regularizer=tf.keras.regularizers.L2(0.25)
+            ),
+        ]
+    )
+    made = task.Task(model, losses.squared_error, features=("a", "b"))
+    x = tf.ones([1000, 2])
+    assert set(made.predict(x).numpy()) == {2}
+    assert set(made.predict(x, training=True).numpy()) == {0, 2, 4}
+    # The mean of (0 - 2)², (2 - 2)² and (4 - 2)² in the proportion 1 : 2 : 1, and 0.25 · 2.
+    loss = made.batch_loss(x, tf.fill([1000], 2.0))
+    assert float(loss) == pytest.approx(2 + 0.5, abs=0.3)
+    assert float(made.penalty()) == 0.5
 
 
 def test_prediction_of_one_column_becomes_one_number_each() -> None:
@@ -128,15 +216,27 @@ def test_prediction_of_one_column_becomes_one_number_each() -> None:
     prediction = made.predict(tf.constant(_X))
     assert prediction.shape == (2,)
     assert prediction.numpy().tolist() == [-3, 1]  # 0.5 * (-2 * (x_a + x_b))
-    found = made.losses(tf.constant(_X), tf.constant(_Y))
+    found = made.losses_of(tf.constant(_Y), prediction)
     assert found.numpy().tolist() == [13.0**2, 11.0**2]
 
 
 @pytest.mark.parametrize("loss", [tf.keras.losses.MeanSquaredError(), tf.keras.losses.mse])
-def test_loss_that_takes_the_mean_is_refused(loss: task.Loss) -> None:
-    """Its gradient would be that of the whole batch, the filling of a short one included."""
+def test_loss_that_takes_the_mean_is_refused(loss: losses.Loss) -> None:
+    """The mean over all examples would be that of the means of chunks of unlike sizes."""
     with pytest.raises(errors.InputError, match="one number for each of the examples"):
-        _scaled(loss).batch_loss(tf.constant(_X), tf.constant(_Y), tf.constant(1))
+        _scaled(loss).batch_loss(tf.constant(_X), tf.constant(_Y))
+
+
+def test_several_outputs_stay_columns_and_meet_their_labels() -> None:
+    model = tf.keras.Sequential([tf.keras.Input((2,)), tf.keras.layers.Softmax()])
+
+    def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(prediction, axis=1) - y
+
+    made = task.Task(model, loss, features=("a", "b"))
+    prediction = made.predict(tf.constant(_X))
+    assert prediction.shape == (2, 2)
+    np.testing.assert_allclose(made.losses_of(tf.constant(_Y), prediction), [-9, 11], rtol=1e-6)
 
 
 def test_by_variable_gives_the_values_the_shapes_of_variables() -> None:
@@ -148,7 +248,7 @@ def test_by_variable_gives_the_values_the_shapes_of_variables() -> None:
     assert all(array.dtype == np.float32 for array in arrays.values())
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
+@pytest.mark.parametrize("kind", list(_KINDS))
 @pytest.mark.parametrize("features", ["a", "abc"])
 def test_assign_undoes_by_variable(kind: str, features: str) -> None:
     made = _linear(kind, *features)
@@ -165,15 +265,27 @@ def test_assign_sets_any_variable_from_an_array_of_its_size() -> None:
     assert made.model.W.numpy().tolist() == [[1, 2, 3], [4, 5, 6]]  # left alone
 
 
-@pytest.mark.parametrize("kind", list(models.MODELS))
-def test_at_gives_other_values_for_a_while(kind: str) -> None:
-    """And gives the own ones back, to the bit, after an error too."""
+@pytest.mark.parametrize("kind", list(_KINDS))
+def test_unchanged_gives_all_variables_their_values_back(kind: str) -> None:
+    """To the bit, after an error too."""
     made = _linear(kind, "a", "b")
     own = np.array([0.1, -1 / 3, 1e-30], np.float32)
     made.assign(made.by_variable(own))
-    with made.at([1, -1, 0.5]):
+    with made.unchanged():
+        made.assign({"W": [1, -1], "b": 0.5})
         assert made.predict(tf.constant(_X)).numpy().tolist() == [-0.5, 7.5]
     np.testing.assert_array_equal(made.values(), own)
-    with pytest.raises(ZeroDivisionError), made.at([1, -1, 0.5]):
-        raise ZeroDivisionError
+    with pytest.raises(KeyError), made.unchanged():
+        made.assign({"W": [1, -1], "no such variable": 0.5})
     np.testing.assert_array_equal(made.values(), own)
+
+
+def test_unchanged_keeps_variables_that_are_not_trained() -> None:
+    made = _scaled()
+    arrays = made.arrays()
+    assert list(arrays) == ["V", "W", "scale"]
+    with made.unchanged():
+        made.assign({"scale": 7.0})
+        assert float(made.model.scale) == 7
+        assert arrays["scale"] == 0.5  # they are copies
+    assert float(made.model.scale) == 0.5

@@ -24,8 +24,9 @@ pytestmark = pytest.mark.slow
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 IMAGES = {"data", "before_training", "fit", "parameters", "trained", "path"}
+OF_EACH_STEP = ("W", "b", "loss", "gradient_norm", "learning_rate", "distance_to_optimum")
 SCALARS = {
-    *("W", "b", "loss", "gradient_norm", "distance_to_optimum"),
+    *OF_EACH_STEP,
     *("steps_per_second", "examples_per_second", "final_loss", "final_validation_loss"),
 }
 
@@ -71,9 +72,11 @@ def test_scalars_have_descriptions_and_each_step_once(
     assert set(tags[f"{name}/train"]) == SCALARS
     assert set(tags[f"{name}/validation"]) == {"loss"}
     assert all(entry["description"] for run in tags.values() for entry in run.values())
-    for tag in ("W", "b", "loss", "gradient_norm", "distance_to_optimum"):
+    for tag in OF_EACH_STEP:
         curve = board.scalars(f"{name}/train", tag)
         assert [step for step, _ in curve] == list(range(_last_step(name) + 1))
+    rates = {rate for _, rate in board.scalars(f"{name}/train", "learning_rate")}
+    assert rates == {float(np.float32(0.1))}
     assert board.scalars(f"{name}/train", "examples_per_second")[-1][1] > 0
     assert [s for s, _ in board.scalars(f"{name}/train", "final_loss")] == [_last_step(name)]
 
@@ -124,6 +127,7 @@ def test_hparams_compares_the_runs(board: helpers.TensorBoard) -> None:
     experiment = _post(board, "plugin/hparams/experiment", {"experimentName": ""})
     names = {info["name"] for info in experiment["hparamInfos"]}
     assert {"model", "loop", "learning_rate", "batch_size", "optimizer"} <= names
+    assert {"loss", "schedule", "clip_norm"} <= names
     metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
     assert metrics == ["final_loss", "final_validation_loss"]
     columns = [{"metric": info["name"]} for info in experiment["metricInfos"]]

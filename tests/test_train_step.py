@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline.training import optimizers, task, train_step
+from tests import helpers
 
 _RANDOM = np.random.default_rng(0)
 _KINDS = ("module", "keras")
@@ -13,33 +14,38 @@ _KINDS = ("module", "keras")
 
 def _task(kind: str, num_features: int, *, initial_b: float = 0.5) -> task.Task:
     """The task of the guide."""
-    config = config_lib.Config(model=kind, initial_b=initial_b)
-    return task.linear(config, tuple("xyz"[:num_features]))
+    return helpers.linear(tuple("xyz"[:num_features]), model=kind, initial_b=initial_b)
+
+
+def _descent(learning_rate: float) -> optimizers.GradientDescent:
+    """The hand-written update at a constant rate."""
+    config = config_lib.Config(learning_rate=learning_rate)
+    return optimizers.GradientDescent(optimizers.LearningRate(config, 100), clip_norm=0.0)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("num_features", [1, 3])
-@pytest.mark.parametrize("given", [None, 8, 5, 1])
-def test_update_is_by_the_gradient_of_the_first_examples(
-    kind: str, num_features: int, given: int | None
-) -> None:
-    count = 8 if given is None else given
-    x = _RANDOM.normal(size=(8, num_features)).astype(np.float32)
-    y = _RANDOM.normal(size=8).astype(np.float32)
+@pytest.mark.parametrize("count", [8, 5, 1])
+def test_update_is_by_the_gradient_of_the_batch(kind: str, num_features: int, count: int) -> None:
+    x = _RANDOM.normal(size=(count, num_features)).astype(np.float32)
+    y = _RANDOM.normal(size=count).astype(np.float32)
     W = _RANDOM.normal(size=num_features).astype(np.float32)
     trained = _task(kind, num_features)
     trained.assign({"W": W})
-    residual = x[:count].astype(np.float64) @ W + 0.5 - y[:count]
-    by_W = 2 * residual @ x[:count] / count
-    x[count:] = 1e30  # what fills the batch up must not count
-    counting = None if given is None else tf.constant(given)
-    optimizer = optimizers.GradientDescent(0.25)
-    loss = train_step.train(trained, optimizer, tf.constant(x), tf.constant(y), counting)
-    assert loss.shape == ()
-    assert float(loss) == pytest.approx(np.mean(residual**2), rel=1e-5)  # before the update
+    residual = x.astype(np.float64) @ W + 0.5 - y
+    by_W, by_b = 2 * residual @ x / count, 2 * residual.mean()
+    norm = np.linalg.norm([*by_W, by_b])
+
+    expected = np.mean(residual**2), norm  # before the update
+    evaluated = train_step.evaluate(trained, tf.constant(x), tf.constant(y))
+    assert trained.by_variable(trained.values())["W"].tolist() == W.tolist()
+    result = train_step.train(trained, _descent(0.25), tf.constant(x), tf.constant(y))
+    for each in (evaluated, result):
+        assert (each.loss.shape, each.gradient_norm.shape) == ((), ())
+        assert (float(each.loss), float(each.gradient_norm)) == pytest.approx(expected, rel=1e-5)
     found = trained.by_variable(trained.values())
     np.testing.assert_allclose(found["W"], W - 0.25 * by_W, rtol=1e-4, atol=1e-5)
-    assert float(found["b"]) == pytest.approx(0.5 - 0.25 * 2 * residual.mean(), rel=1e-4, abs=1e-5)
+    assert float(found["b"]) == pytest.approx(0.5 - 0.25 * by_b, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -52,9 +58,7 @@ def test_only_trainable_variables_are_updated(kind: str) -> None:
         else model.add_weight(name="offset", shape=(), initializer="ones", trainable=False)
     )
     before = float(model.offset)
-    train_step.train(
-        trained, optimizers.GradientDescent(0.1), tf.ones([4, 1]), tf.constant([0.0] * 4)
-    )
+    train_step.train(trained, _descent(0.1), tf.ones([4, 1]), tf.constant([0.0] * 4))
     assert float(model.offset) == before
     # The residual is 5 * 1 + 0.5 - 0, so W and b both lose 0.1 * 2 * 5.5.
     np.testing.assert_allclose(trained.values(), [5 - 1.1, 0.5 - 1.1], rtol=1e-6)
@@ -67,10 +71,9 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
     kind: str, num_features: int, optimizer: str
 ) -> None:
     trained = _task(kind, num_features)
-    made = optimizers.create(
-        config_lib.Config(optimizer=optimizer), trained.model.trainable_variables
-    )
-    definition = train_step.graph(trained, made, num_features=num_features)
+    config = config_lib.Config(optimizer=optimizer)
+    made = optimizers.create(config, trained.model.trainable_variables, last_step=10)
+    definition = train_step.trace(trained, made, num_features=num_features).as_graph_def()
 
     graph = tf.Graph()
     with graph.as_default():
@@ -90,11 +93,11 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
 
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_making_the_graph_changes_no_variable(kind: str, optimizer: str) -> None:
+def test_tracing_the_step_changes_no_variable(kind: str, optimizer: str) -> None:
     trained = _task(kind, 1, initial_b=0.25)
     config = config_lib.Config(model="keras", loop="fit", optimizer=optimizer)
-    made = optimizers.create(config, trained.model.trainable_variables)
+    made = optimizers.create(config, trained.model.trainable_variables, last_step=10)
     before = [variable.numpy() for variable in made.variables]
-    train_step.graph(trained, made, num_features=1)
+    train_step.trace(trained, made, num_features=1)
     assert trained.values().numpy().tolist() == [5.0, 0.25]
     np.testing.assert_equal([variable.numpy() for variable in made.variables], before)

@@ -33,6 +33,7 @@ class Block(NamedTuple):
     y: tf.Tensor  # [R, B] float32
     size: tf.Tensor  # [R] int32, the examples that count
 
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The x, y and size of one of the block's steps."""
         if self.y.shape[0] == 1:  # known to the compiler, which then need not copy the batch
@@ -48,7 +49,7 @@ class Batches:
     Attributes:
       batch_size: B, the size of every batch but the last of an epoch.
       steps_per_epoch: Batches that it takes to see every example once.
-      has_short_batch: Whether the last batch of an epoch is smaller.
+      short_size: The size of an epoch's last batch, 0 if it is as large as the others.
       block_steps: Steps in a block.
     """
 
@@ -60,7 +61,7 @@ class Batches:
         self._count = len(examples.y)
         self.batch_size = min(config.batch_size or self._count, self._count)
         self.steps_per_epoch = config_lib.steps_per_epoch(self._count, config.batch_size)
-        self.has_short_batch = self._count % self.batch_size != 0
+        self.short_size = self._count % self.batch_size
         self._compiled_block = tf.function(self._block, jit_compile=True)
         numbers = self.batch_size * self._x.shape[1]
         limit = _FULL_BATCH_NUMBERS if self.steps_per_epoch == 1 else _MINI_BATCH_NUMBERS
@@ -85,7 +86,7 @@ class Batches:
             batch = tf.data.Dataset.from_tensors((self._x, self._y))
             return batch.repeat(steps).with_options(_OPTIONS)
         rows = self.blocks(first_step, last_step).unbatch().take(steps).prefetch(2)
-        if self.has_short_batch:
+        if self.short_size:
             return rows.map(lambda row: (row.x[: row.size], row.y[: row.size]))
         return rows.map(lambda row: (row.x, row.y))
 

@@ -4,7 +4,7 @@ So that a mistake in a file is reported before TensorFlow is imported.
 """
 
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,16 @@ class Examples(NamedTuple):
     y: Array  # [N]
 
 
-class Line(NamedTuple):
-    """The line that synthetic examples are drawn from."""
+class Truth(NamedTuple):
+    """The curve that synthetic examples are drawn from."""
 
-    slope: float
-    intercept: float
+    w: float
+    b: float
+    is_line: bool = True
+
+    def at(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The y at x: w*x + b, or w*sin(pi*x) + b."""
+        return self.w * (x if self.is_line else np.sin(np.pi * x)) + self.b
 
 
 class Datasets(NamedTuple):
@@ -41,7 +46,7 @@ class Datasets(NamedTuple):
     validation: Examples | None  # evaluated, but not trained on
     features: tuple[str, ...]  # D names, in the order of the columns of x
     label: str  # the name of y
-    truth: Line | None = None  # None for a file
+    truth: Truth | None = None  # None for a file
 
     def fingerprint(self) -> int:
         """A number that changes when examples, names or their order do."""
@@ -72,12 +77,12 @@ def _load_synthetic(config: config_lib.Config) -> Datasets:
         validation=synthetic(config, count, stream=_VALIDATION_NOISE) if count else None,
         features=("x",),
         label="y",
-        truth=Line(config.true_w, config.true_b),
+        truth=Truth(config.true_w, config.true_b, is_line=config.synthetic == "line"),
     )
 
 
 def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples:
-    """Draws y = true_w * x + true_b + noise at `count` evenly spaced x.
+    """Draws y = true_w * x + true_b (or sin(pi*x) for x) + noise at `count` evenly spaced x.
 
     The same bits for the same seed and stream.
 
@@ -89,7 +94,8 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples
     y = generator.standard_normal(count, dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         y *= np.float32(config.noise_stddev)
-        y += np.float32(config.true_w) * x
+        shape = x if config.synthetic == "line" else np.sin(np.float32(np.pi) * x)
+        y += np.float32(config.true_w) * shape
         y += np.float32(config.true_b)
     names = ("true_w", "true_b", "noise_stddev", "x_min", "x_max")
     errors.require(

@@ -34,7 +34,8 @@ class Sample(NamedTuple):
     inputs: Array  # [P, D]: evenly spaced for one feature, x for several
     features: tuple[str, ...]  # D names
     label: str  # the name of y
-    truth: datasets_lib.Line | None  # that the examples were drawn from
+    truth: datasets_lib.Truth | None  # that the examples were drawn from
+    is_whole: bool  # whether these are all training examples
 
     @classmethod
     def of(cls, datasets: datasets_lib.Datasets) -> "Sample":
@@ -45,7 +46,8 @@ class Sample(NamedTuple):
         x, y = datasets.train.x[chosen], datasets.train.y[chosen]
         ends = float(x.min()), float(x.max())
         inputs = np.linspace(*ends, _CURVE)[:, None] if x.shape[1] == 1 else x
-        return cls(x, y, inputs.astype(np.float32), *datasets[2:])
+        inputs = inputs.astype(np.float32, copy=False)
+        return cls(x, y, inputs, *datasets[2:], count <= _MOST_DOTS)
 
 
 def png(figure: Figure) -> bytes:
@@ -72,22 +74,28 @@ def data(sample: Sample) -> Figure:
 
 
 def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figure:
-    """Data, true line and model over x; with several features, predicted against actual y.
+    """Data, true curve and model over x; with several features, predicted against actual y.
 
-    predictions [P] are those of sample.inputs, the loss is that over all training examples.
+    predictions [P] or [P, C] are those of sample.inputs, the loss is that of the sample.
     """
-    figure, axes = _axes(f"{title}, loss={loss:.5f}")
+    of_some = "" if sample.is_whole else f" of {len(sample.y):,} examples"
+    figure, axes = _axes(f"{title}, loss{of_some}={loss:.5f}")
+    outputs = predictions.reshape(len(predictions), -1).T[:_MOST_ELEMENTS]
+    several = len(outputs) > 1
     if sample.x.shape[1] == 1:
         x = sample.inputs[:, 0].astype(np.float64)
         axes.plot(sample.x[:, 0], sample.y, ".", label="data")
         if sample.truth is not None:
-            axes.plot(x, sample.truth.slope * x + sample.truth.intercept, label="truth")
-        axes.plot(x, predictions, label="model")
+            axes.plot(x, sample.truth.at(x), label="truth")
+        for i, output in enumerate(outputs):
+            axes.plot(x, output, label=f"output {i}" if several else "model")
         axes.set(xlabel=sample.features[0], ylabel=sample.label)
     else:
-        ends = np.array([sample.y.min(), sample.y.max()])
-        axes.plot(sample.y, predictions, ".", label="examples")
-        axes.plot(ends, ends, label="predicted = actual")
+        for i, output in enumerate(outputs):
+            axes.plot(sample.y, output, ".", label=f"output {i}" if several else "examples")
+        if not several:
+            ends = np.array([sample.y.min(), sample.y.max()])
+            axes.plot(ends, ends, label="predicted = actual")
         axes.set(xlabel=f"actual {sample.label}", ylabel=f"predicted {sample.label}")
     axes.legend()
     return figure

@@ -4,6 +4,8 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TextIO
 
 import numpy as np
@@ -15,27 +17,31 @@ from pipeline.training import evaluation, hooks, metrics
 _MOST_ROWS = 20
 _MOST_VALUES = 3  # of a variable
 _MOST_VARIABLES = 4
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 _LARGE = 1e7
 _SECONDS_BETWEEN_LIVE_LINES = 0.1
 _SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
 def report(
-    names: tuple[str, ...], values: npt.ArrayLike, loss: float, validation_loss: float | None = None
+    names: tuple[str, ...],
+    values: npt.ArrayLike,
+    train: Mapping[str, float],
+    validation: Mapping[str, float] = _NOTHING,
 ) -> str:
     """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
 
     The names of a variable's elements begin with its name and a slash; of many elements the first
-    few are shown. The losses are those over all examples.
+    few are shown, and norms none. Losses and metrics are those over all examples.
     """
     variables: dict[str, list[float]] = {}
     for name, value in zip(names, np.asarray(values), strict=True):
-        variables.setdefault(name.partition("/")[0], []).append(float(value))
+        if not name.startswith("norm/"):
+            variables.setdefault(name.partition("/")[0], []).append(float(value))
     shown = list(variables.items())[:_MOST_VARIABLES]
     words = [f"{name} = {_elements(numbers)}" for name, numbers in shown]
-    words.append(f"loss={_number(loss, 5)}")
-    if validation_loss is not None:
-        words.append(f"validation loss={_number(validation_loss, 5)}")
+    words += [f"{name}={_number(value, 5)}" for name, value in train.items()]
+    words += [f"validation {name}={_number(value, 5)}" for name, value in validation.items()]
     return ", ".join(words)
 
 
@@ -70,7 +76,7 @@ class Progress(hooks.Hook):
         self._names = names
         self._out = out or sys.stdout
         self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
-        self._steps_per_epoch, self._last_step = steps_per_epoch, last_step
+        self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
         self._num_epochs = last_step // steps_per_epoch
         self._every = -(-self._num_epochs // _MOST_ROWS)
         pause = _SECONDS_BETWEEN_LIVE_LINES if self._is_terminal else _SECONDS_BETWEEN_PLAIN_LINES
@@ -80,9 +86,10 @@ class Progress(hooks.Hook):
     def epochs(self, ends: evaluation.EpochMetrics) -> None:
         """Prints the rows of the table that are among these epochs."""
         epoch = ends.step // self._steps_per_epoch
-        for i in np.flatnonzero((epoch % self._every == 0) | (epoch == self._num_epochs)):
-            validation = None if ends.validation_loss is None else float(ends.validation_loss[i])
-            text = report(self._names, ends.values[i], float(ends.loss[i]), validation)
+        is_last = ends.step == self.last_step
+        for i in np.flatnonzero((epoch % self._every == 0) | is_last):
+            one = ends.select(i)
+            text = report(self._names, one.values, one.train, one.validation)  # type: ignore[arg-type]
             self.line(f"{self._label(int(epoch[i]))} {text}")
 
     def after(self, rows: metrics.StepMetrics) -> None:
@@ -96,7 +103,7 @@ class Progress(hooks.Hook):
         self._printing.done()
         speed = (rows.end - first_step) / (now - started)
         loss = float(rows.loss[-1])
-        text = f"  step {rows.end:,} of {self._last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
+        text = f"  step {rows.end:,} of {self.last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
             self._write(f"\r\033[K{text[:width]}")

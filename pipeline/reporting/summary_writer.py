@@ -26,10 +26,9 @@ _DESCRIPTIONS = {
     "b": "The bias after so many updates.",
     "loss": "The loss of that step's model: in `train` over the batch of the next "
     "update, in the other curves over all examples.",
-    "gradient_norm": "Length of the gradient of the loss over all training examples.",
+    "gradient_norm": "Length of the gradient of that step's loss, before --clip_norm.",
+    "learning_rate": "The learning rate of the next update.",
     "distance_to_optimum": "Distance of (W, b) from the least-squares solution.",
-    "final_loss": "The loss of the trained model over all training examples.",
-    "final_validation_loss": "The same over the validation examples.",
     "steps_per_second": "Steps in the time since the value before.",
     "examples_per_second": "Training examples in the time since the value before.",
 }
@@ -46,20 +45,29 @@ class SummaryWriter:
         directory: pathlib.Path,
         *,
         names: tuple[str, ...],
+        metric_names: tuple[str, ...],
         first_step: int,
         earlier: Mapping[str, int],
     ):
         """Prepares to write from first_step on, beside what earlier processes have written.
 
-        `names` are those of the values that are watched at every step. `earlier` is what `sizes`
+        `names` are those of the values that are watched at every step, metric_names those of
+        --metrics. `earlier` is what `sizes`
         gave at first_step; what was written later is cut off.
         """
         self._names = names
         variables = {name: name.partition("/")[0] for name in names}
         self._descriptions = _DESCRIPTIONS | {
-            name: _DESCRIPTIONS.get(variable, f"{name} of the model after so many updates.")
+            name: _DESCRIPTIONS.get(
+                variable, f"The {name.replace('/', ' ')} of the model after so many updates."
+            )
             for name, variable in variables.items()
         }
+        self._descriptions |= {name: f"{name} over all examples." for name in metric_names}
+        for name in ("loss", *metric_names):
+            for part, examples in (("", "training"), ("validation_", "validation")):
+                text = f"The {name} of the trained model over all {examples} examples."
+                self._descriptions[f"final_{part}{name}"] = text
         self._layout = (*dict.fromkeys(variables.values()), "loss")
         self._directory = directory
         self._first_step = first_step
@@ -70,10 +78,11 @@ class SummaryWriter:
         self._earlier = _cut_back(directory, written, earlier)
         self._files: dict[str, event_file.EventFile] = {}
 
-    def steps(self, curve: str, rows: metrics.StepMetrics) -> None:
-        """Writes the watched values and the loss of some steps to a curve."""
+    def steps(self, rows: metrics.StepMetrics) -> None:
+        """Writes the rows of some training steps."""
         columns = dict(zip(self._names, rows.values.T, strict=True))
-        self._file(curve).scalars(rows.step, {**columns, "loss": rows.loss})
+        more = {"loss": rows.loss, "gradient_norm": rows.gradient_norm}
+        self._file("train").scalars(rows.step, columns | more)
 
     def scalars(
         self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], *, curve: str = "train"
@@ -111,11 +120,9 @@ class SummaryWriter:
         category = layout_pb2.Category(title=title, chart=charts)
         self._write(custom_scalar.pb(layout_pb2.Layout(category=[category])))
 
-    def hparams(self, values: Mapping[str, Any], *, has_validation: bool) -> None:
-        """Writes the settings that runs are compared by, and the metrics to compare."""
-        shown = [hparams_api.Metric("final_loss", display_name="loss")]
-        validation = hparams_api.Metric("final_validation_loss", display_name="validation loss")
-        shown += [validation] * has_validation
+    def hparams(self, values: Mapping[str, Any], final: Mapping[str, str]) -> None:
+        """Writes the settings that runs are compared by, and the tags to compare with titles."""
+        shown = [hparams_api.Metric(tag, display_name=title) for tag, title in final.items()]
         columns = [hparams_api.HParam(name) for name in values]
         self._write(hparams_api.hparams_config_pb(columns, shown))
         self._write(hparams_api.hparams_pb(dict(values), trial_id=self._directory.name))

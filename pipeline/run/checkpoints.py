@@ -13,7 +13,7 @@ from absl import logging
 
 from pipeline import errors, files
 from pipeline.run import run_state, signals
-from pipeline.training import evaluation, hooks, metrics, optimizers, task
+from pipeline.training import hooks, metrics, optimizers, task
 
 _KEPT = 3
 _MODEL, _SUFFIX = "model/", "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -40,7 +40,7 @@ class Checkpoints:
         )
         self._saved = -1
 
-    def save(self, state: run_state.RunState, best_variables: evaluation.Variables | None) -> None:
+    def save(self, state: run_state.RunState, best_variables: task.Arrays | None) -> None:
         """Saves the model and the optimizer as they are at state.step, with the state.
 
         A model that is not finite, or a step that is saved already, is not saved. best_variables
@@ -57,7 +57,7 @@ class Checkpoints:
         for path in older[_KEPT:]:  # newer ones are damaged
             _remove(path)
 
-    def save_best(self, step: int, variables: evaluation.Variables | None) -> None:
+    def save_best(self, step: int, variables: task.Arrays | None) -> None:
         """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
         name = f"best-{step}"
         if variables is None:
@@ -68,6 +68,17 @@ class Checkpoints:
         for path in _prefixes(self._directory, "best"):
             if path.name != name:
                 _remove(path)
+
+    def best(self, step: int) -> task.Arrays:
+        """The model of the best epoch, which ended at a step.
+
+        Raises:
+          errors.RunError: it is damaged or missing.
+        """
+        try:
+            return variables(self._directory / f"best-{step}")
+        except errors.InputError as error:
+            raise errors.RunError(f"the best model can't be exported: {error}") from error
 
     def restore(self) -> run_state.RunState:
         """Restores the newest checkpoint that is not damaged, and returns its state.
@@ -131,7 +142,7 @@ class SaveCheckpoints(hooks.Hook):
             self._stop.check(self._how_to_resume)
 
 
-def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[np.float32]]:
+def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
     """The variables of the model, by name, in a checkpoint or the newest one in a directory.
 
     Raises:
@@ -143,7 +154,8 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[np.float32]]:
         is_there = candidate.with_name(f"{candidate.name}.index").exists()
         tensors = _read(candidate) if is_there else {}
         if found := {key: array for key, array in tensors.items() if key.startswith(_MODEL)}:
-            return {k.removeprefix(_MODEL).removesuffix(_SUFFIX): a for k, a in found.items()}
+            names = {key: key.removeprefix(_MODEL).removesuffix(_SUFFIX) for key in found}
+            return {names[key].replace("..", "."): array for key, array in found.items()}
     raise errors.InputError(f"{path}: holds no undamaged checkpoint of this pipeline")
 
 

@@ -26,11 +26,14 @@ class StopOnDivergence(hooks.Hook):
         message = f"the loss is not finite at step {step}"
         last = self._recorder.history.last
         if not len(last.step):
-            return f"{message}: the examples, or W and b at the start, are too large for float32"
-        report = progress.report(self._evaluator.task.names, last.values[0], float(last.loss[0]))
+            return f"{message}: the examples, or the model at its start, are too large for float32"
+        report = progress.report(
+            self._evaluator.task.names, last.values[0], {"loss": float(last.loss[0])}
+        )
         message += f"; the last good step is {last.step[0]}: {report}; "
-        if self._config.optimizer == "sgd" and self._evaluator.least_squares:
-            largest = self._evaluator.least_squares.largest_stable_learning_rate()
+        reference = self._evaluator.closed_form.train
+        if self._config.optimizer == "sgd" and reference:
+            largest = reference.largest_stable_learning_rate()
             is_full_batch = self._evaluator.steps_per_epoch == 1
             few = "" if is_full_batch else ", for mini-batches it is less"
             message += f"the largest stable learning rate for these data is {largest:.4g}{few}; "

@@ -3,7 +3,7 @@
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class Exported:
         errors.require(
             is_from_x_to_y,
             f"{path}: is no SavedModel whose signature serving_default maps x (float32, [None] or "
-            "[None, D]) to y (float32, [None])",
+            "[None, D]) to y (float32, [None] or [None, C])",
         )
         shape = self._serve.structured_input_signature[1]["x"].shape
         self.num_features: int | None = shape[1] if shape.rank == 2 else None  # None: x is [N]
@@ -44,7 +44,7 @@ class Exported:
         self.label = "".join(self._names("label", 1))
 
     def predict(self, x: Array) -> Array:
-        """Predicts y [N] from x [N, D]; raises errors.InputError where the model can't."""
+        """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
         given = x[:, 0] if self.num_features is None else x
         try:
             y = np.asarray(self._serve(x=tf.constant(given, tf.float32))["y"])
@@ -53,7 +53,8 @@ class Exported:
                 f"{self.path}: can't predict: {errors.one_line(error)[:200]}"
             ) from error
         errors.require(
-            y.shape == (len(x),), f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs"
+            y.ndim in (1, 2) and len(y) == len(x) and y.size >= len(x),
+            f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs",
         )
         return y
 
@@ -76,12 +77,13 @@ class Exported:
 
 
 def _maps_x_to_y(serve: Any) -> bool:
-    """Whether a signature has x (float32, [None] or [None, D]) and y (float32, [None])."""
+    """Whether a signature has x (float32, [None] or [None, D]) and y ([None] or [None, C])."""
     inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
     if list(inputs) != ["x"] or "y" not in outputs:
         return False
     x, y = inputs["x"], outputs["y"]
-    if not x.dtype == y.dtype == tf.float32 or not y.shape.is_compatible_with([None]):
+    is_y = any(y.shape.is_compatible_with(shape) for shape in ([None], [None, None]))
+    if not x.dtype == y.dtype == tf.float32 or not is_y:
         return False
     return bool(x.shape.rank in (1, 2) and x.shape[0] is None and x.shape[1:].num_elements())
 
@@ -115,33 +117,40 @@ def next_version(directory: pathlib.Path) -> pathlib.Path:
     return directory / str(1 + max(map(int, names), default=0))
 
 
-def newest_step(directory: pathlib.Path) -> int | None:
-    """The step of the model in the newest version of a directory, None if there is none."""
+class Steps(NamedTuple):
+    """What an export says of its run."""
+
+    model: int  # the step of the exported model
+    last: int  # the step at which the run had come to its end
+
+
+def newest_steps(directory: pathlib.Path) -> Steps | None:
+    """The steps in the newest version of a directory, None if there is none."""
     version = directory / str(newest_version(directory))
     try:
         with files.without_pattern(version) as path:
             reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
-            return int(reader.get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE"))
+            return Steps(*map(int, reader.get_tensor("steps/.ATTRIBUTES/VARIABLE_VALUE")))
     except Exception:  # depending on the byte, damage shows as almost any type
         return None
 
 
 def publish(
-    trained: task.Task, datasets: datasets_lib.Datasets, version: pathlib.Path, *, step: int
+    trained: task.Task, datasets: datasets_lib.Datasets, version: pathlib.Path, steps: Steps
 ) -> None:
-    """Writes the model at a step, with the names in the data, as a version of an export directory.
+    """Writes the model, with the names in the data, as a version of an export directory.
 
     Raises:
       errors.RunError: reloaded, it predicts something else than the live model.
     """
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        _save(trained, unfinished, datasets, step)
+        _save(trained, unfinished, datasets, steps)
         _verify(unfinished, trained, datasets.train.x[:_SAMPLE])
 
 
 def _save(
-    trained: task.Task, path: pathlib.Path, datasets: datasets_lib.Datasets, step: int
+    trained: task.Task, path: pathlib.Path, datasets: datasets_lib.Datasets, steps: Steps
 ) -> None:
     """Saves a module with the same two signatures for both kinds of model.
 
@@ -150,7 +159,7 @@ def _save(
     """
     served = tf.Module()
     served.variables_by_name = dict(trained.variables)
-    served.step = tf.Variable(step, dtype=tf.int64, trainable=False)
+    served.steps = tf.Variable(steps, dtype=tf.int64, trainable=False)
     served.features = tf.Variable(datasets.features, trainable=False)
     served.label = tf.Variable(datasets.label, trainable=False)
     count = len(datasets.features)
@@ -173,7 +182,9 @@ def _save(
 
 
 def _verify(path: pathlib.Path, trained: task.Task, sample: Array) -> None:
-    live = trained.predict(tf.constant(sample)).numpy()
+    # As a graph, too: the rounding of 16-bit layers depends on that.
+    x = tf.TensorSpec([None, sample.shape[1]], tf.float32)
+    live = tf.function(trained.predict, [x], autograph=False)(sample).numpy()
     reloaded = Exported(path).predict(sample)
     if not np.allclose(reloaded, live, rtol=_TOLERANCE, atol=_TOLERANCE):
         raise errors.RunError(

@@ -5,12 +5,13 @@ import fcntl
 import os
 import pathlib
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from typing import TextIO
 
 from pipeline import config as config_lib
-from pipeline import errors, files, flagfile
+from pipeline import errors, files, flagfile, user_code
 
 
 class RunDir:
@@ -25,6 +26,7 @@ class RunDir:
         self.flags = path / "flags.txt"  # the flagfile that repeats or resumes the run
         self.checkpoints = path / "checkpoints"
         self.figures = path / "figures"
+        self.code = path / "code"  # copies of the user's files, such as model.py
         self.export = path / "export"  # numbered SavedModels
         self.weights = path / "model.weights.h5"  # of a Keras model
         self._lock = path / ".lock"
@@ -80,6 +82,7 @@ class RunDir:
             resumes = self._has_begun()
             if not resumes:
                 flagfile.write(self.flags, flagfile.from_config(config))
+                self._copy_code(config)
             try:
                 yield resumes
             except BaseException:
@@ -98,7 +101,7 @@ class RunDir:
 
     def _has_begun(self) -> bool:
         """Whether training has begun here: then there is a checkpoint, or should be one."""
-        beginning = {self.flags, self.checkpoints}
+        beginning = {self.flags, self.checkpoints, self.code}
         return flagfile.is_of_run(self.flags) and (
             any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning
         )
@@ -127,6 +130,32 @@ class RunDir:
             f"the run {self.path} has --epochs={epochs}, which may grow but not shrink; "
             f"received --epochs={config.epochs}",
         )
+        errors.require(
+            config.epochs == int(epochs) or config.may_be_extended,
+            f"the run {self.path} can't be extended: its --schedule={config.schedule} ends with "
+            f"--epochs={epochs}, and a later end would change the steps so far; start another "
+            f"run with --initialize_from={self.path}",
+        )
+        self._check_code(config)
+
+    def _copy_code(self, config: config_lib.Config) -> None:
+        """Keeps the user's files as they are at the start of the run."""
+        for flag, function in user_code.functions(config).items():
+            if function.is_own:
+                self.code.mkdir(exist_ok=True)
+                with files.replacing(self.code / f"{flag}.py") as unfinished:
+                    unfinished.write_bytes(function.path.read_bytes())
+
+    def _check_code(self, config: config_lib.Config) -> None:
+        for flag, function in user_code.functions(config).items():
+            copy = self.code / f"{flag}.py"
+            errors.require(
+                not function.is_own
+                or not copy.exists()
+                or user_code.is_same_code(copy.read_bytes(), function.path.read_bytes()),
+                f"{function.path} has changed since the run {self.path} was started, which keeps "
+                f"it as {copy}; choose another --run_name, or start anew with --overwrite",
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -166,6 +195,8 @@ class RunDir:
         with contextlib.suppress(OSError):
             self.flags.unlink()
             self._lock.unlink()
+            if self.code.exists():
+                shutil.rmtree(self.code)
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
             self.path.rmdir()

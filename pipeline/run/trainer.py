@@ -1,8 +1,6 @@
 """A run from start to end: prepare or resume, train, finish, export."""
 
 import contextlib
-import pathlib
-import textwrap
 from typing import NamedTuple
 
 import numpy as np
@@ -13,16 +11,33 @@ from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import profiler, progress, recorder
-from pipeline.run import checkpoints, divergence, export, run_dir, run_state, signals
-from pipeline.training import evaluation, hooks, loops, metrics, optimizers, task, train_step
+from pipeline.run import (
+    checkpoints,
+    divergence,
+    export,
+    initialization,
+    run_dir,
+    run_state,
+    signals,
+)
+from pipeline.training import (
+    compilation,
+    evaluation,
+    hooks,
+    loops,
+    make_task,
+    metrics,
+    optimizers,
+    train_step,
+)
 
 _MOST_NUMBERS = 20  # in a command that is printed
 
 
 class Result(NamedTuple):
-    """The losses of a trained model, and a report of it in the words of the guide."""
+    """The evaluation of a trained model, and a report of it in the words of the guide."""
 
-    losses: evaluation.Losses
+    evaluation: evaluation.Evaluation
     report: str
 
 
@@ -60,10 +75,14 @@ class _Trainer:
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
         self._batches = batches_lib.Batches(datasets.train, config)
         self._last_step = config.last_step(len(datasets.train.y))
-        self._task = task.linear(config, datasets.features)
+        self._task = make_task.make_task(config, datasets)
         if config.initialize_from and not self.run_dir.resumes(config):
-            _initialize(self._task, config.initialize_from)
-        self._optimizer = optimizers.create(config, self._task.model.trainable_variables)
+            initialization.initialize(self._task, config.initialize_from)
+        variables = self._task.model.trainable_variables
+        self._optimizer = optimizers.create(config, variables, last_step=self._last_step)
+        self._graph, self._compilation = compilation.prepare(
+            config, self._task, self._optimizer, datasets.train
+        )
         self._evaluator = evaluation.Evaluator(self._task, datasets, config)
         directory = self.run_dir.checkpoints
         self._checkpoints = checkpoints.Checkpoints(directory, self._task, self._optimizer)
@@ -78,36 +97,67 @@ class _Trainer:
                 f"the examples of the run {self.run_dir.path} are not what they were when it was "
                 "started; choose another --run_name, or start anew with --overwrite",
             )
-            if state.step == self._last_step == export.newest_step(self.run_dir.export):
-                printing.say(f"{self.run_dir.path} is finished; raise --epochs to extend it")
-                return self._result(self._evaluator.losses())
-        if reason := self._evaluator.why_passes:
-            printing.say(
-                f"Note: {reason}, so the losses come from passes over the examples, and the "
-                "least-squares reference is left out"
-            )
+            self._evaluator.best = state.best
+            if state.step == self._last_step or self._evaluator.is_exhausted(state.step):
+                final = self._evaluator.evaluate()
+                self._evaluator.receive(state.step, final)  # it may be the best
+                exported = export.newest_steps(self.run_dir.export)
+                if exported and exported.last == state.step:
+                    return self._finish_again(exported, final)
+        self._say_how()
         self._prepare(state)
         with contextlib.closing(self._recorder):
             first_step = self._begin(state)
             if first_step < self._last_step:
                 self._train(first_step)
-            losses = self._finish()
+            result = self._result(self._finish())
         self._export()
         self._say_what_next()
-        return self._result(losses)
+        return result
 
-    def _result(self, losses: evaluation.Losses) -> Result:
-        return Result(losses, progress.report(self._task.names, self._task.values(), *losses))
+    def _finish_again(self, exported: export.Steps, final: evaluation.Evaluation) -> Result:
+        """Exports a finished run again if its newest export is not what is wanted."""
+        printing.say(f"{self.run_dir.path} is finished; {self._how_to_extend(exported.last)}")
+        result = self._result(final)
+        self._last_step = exported.last
+        if exported.model != self._exported_step():
+            self._export()
+            self._say_what_next()
+        return result
+
+    def _exported_step(self) -> int:
+        """The step whose model is exported at the end."""
+        return self._evaluator.best.step if self._config.export == "best" else self._last_step
+
+    def _how_to_extend(self, step: int) -> str:
+        if not self._config.may_be_extended:
+            return f"its --schedule={self._config.schedule} ends with it"
+        flag = "epochs" if step == self._last_step else "early_stopping_patience"
+        return f"raise --{flag} to extend it"
+
+    def _say_how(self) -> None:
+        """Says where something is not done as one would expect."""
+        if reason := self._evaluator.closed_form.why_not:
+            printing.say(
+                f"Note: {reason}, so the losses come from passes over the examples, and the "
+                "least-squares reference is left out"
+            )
+        mode, reason = self._compilation
+        if reason:
+            printing.say(f"Note: {reason}, so the steps run {mode.value}")
+
+    def _result(self, final: evaluation.Evaluation) -> Result:
+        return Result(final, progress.report(self._task.names, self._task.values(), *final))
 
     def _prepare(self, state: run_state.RunState | None) -> None:
         """Prepares to go on from a checkpoint, or to start."""
-        if state:
-            self._evaluator.best = state.best
+        mode, reason = self._compilation
         self._recorder = recorder.Recorder(
             self._config,
             self._evaluator,
             directory=self.run_dir.path,
             repeat_command=cli.repeat_command(self.run_dir.flags),
+            compilation=mode.value + (f" ({reason})" if reason else ""),
             history=state.history if state else metrics.empty(len(self._task.names)),
             event_files=state.event_files if state else {},
         )
@@ -123,14 +173,10 @@ class _Trainer:
         if state is None:
             self._save(0)
         else:
-            printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
-        if is_extended:
             flagfile.write(self.run_dir.flags, flagfile.from_config(self._config))
+            printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
         if first_step == 0:
-            graph, count = None, len(self._datasets.features)
-            if not self._config.run_eagerly:  # there nothing may trace the step before training
-                graph = train_step.graph(self._task, self._optimizer, num_features=count)
-            self._recorder.start(graph)
+            self._recorder.start(self._graph)
         elif is_extended:
             self._recorder.extend(first_step)
         return first_step
@@ -145,15 +191,20 @@ class _Trainer:
         records = [self._recorder, self._evaluator, self._divergence]
         shows = [self._recorder.progress, self._recorder.images, profile]
         with stop, contextlib.closing(profile):
-            loops.LOOPS[config.loop](
-                self._task,
-                self._batches,
-                optimizer=self._optimizer,
-                first_step=first_step,
-                last_step=self._last_step,
-                hook=hooks.Hooks([*records, *shows, save]),
-                run_eagerly=config.run_eagerly,
-            )
+            try:
+                loops.LOOPS[config.loop](
+                    self._task,
+                    self._batches,
+                    optimizer=self._optimizer,
+                    first_step=first_step,
+                    last_step=self._last_step,
+                    hook=hooks.Hooks([*records, *shows, save]),
+                    mode=self._compilation.mode,
+                )
+            except hooks.EndOfTraining as end:
+                self._save(end.step)
+                self._last_step = end.step
+                self._recorder.end_early(end.step)
             self._save(self._last_step)
             stop.check(self.command)
 
@@ -168,28 +219,35 @@ class _Trainer:
         )
         self._checkpoints.save(state, self._evaluator.best_variables)
 
-    def _finish(self) -> evaluation.Losses:
+    def _finish(self) -> evaluation.Evaluation:
         """Evaluates and records the state after the last update."""
         step = self._last_step
         x, y = next(iter(self._batches.singly(step, step + 1)))  # of the next update
-        values, loss = self._task.values(), self._task.batch_loss(x, y)
-        last = metrics.StepMetrics(np.array([step]), values.numpy()[None], loss.numpy()[None])
+        result = train_step.evaluate(self._task, x, y)
+        row = (tensor.numpy()[None] for tensor in (self._task.values(), *result))
+        last = metrics.StepMetrics(np.array([step]), *row)
         self._divergence.after(last)
-        losses = self._evaluator.evaluate(step)
-        self._recorder.finish(last, losses)
+        final = self._evaluator.evaluate()
+        self._evaluator.receive(step, final)
+        self._recorder.finish(last, final)
         self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
-        return losses
+        return final
 
     def _export(self) -> None:
         """Leaves the trained model; the last thing that a run does."""
-        model = self._task.model
+        step, model = self._exported_step(), self._task.model
+        if step != self._last_step:
+            self._task.assign(self._checkpoints.best(step))
+            epoch, loss = step // self._evaluator.steps_per_epoch, self._evaluator.best.loss
+            printing.say(f"Exporting the best model, of epoch {epoch:,} with loss={loss:.5f}")
         if isinstance(model, tf.keras.Model):
             with files.replacing(self.run_dir.weights) as unfinished:
                 size = sum(np.asarray(v).nbytes for v in self._task.variables.values())
                 unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
                 model.save_weights(unfinished)
         version = export.next_version(self.run_dir.export)
-        export.publish(self._task, self._datasets, version, step=self._last_step)
+        steps = export.Steps(step, self._last_step)
+        export.publish(self._task, self._datasets, version, steps)
 
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
@@ -201,28 +259,3 @@ class _Trainer:
         printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
         repeat = cli.repeat_command(self.run_dir.flags)
         printing.say(f"Predict: {predict}\nRepeat:  {repeat}")
-
-
-def _initialize(trained: task.Task, source: str) -> None:
-    """Sets the variables to those of the run's directory, checkpoint or export that is named."""
-    path = pathlib.Path(source)
-    if (path / "saved_model.pb").is_file() or export.newest_version(path):
-        arrays = export.load(path).variables()
-    else:
-        run = run_dir.RunDir(path)
-        arrays = checkpoints.variables(run.checkpoints if run.flags.exists() else path)
-    has, needs = (
-        ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
-        for variables in (arrays, trained.variables)
-    )
-    has_other_features = arrays.keys() == trained.variables.keys()
-    what_to_do = "; give --data and --features as for its training" * has_other_features
-    errors.require(
-        has == needs,
-        f"--initialize_from={source} does not fit the model: it has {textwrap.shorten(has, 100)}; "
-        f"the model for these examples has {needs}{what_to_do}",
-    )
-    for name, array in arrays.items():
-        is_finite = np.asarray(array).dtype == np.float32 and np.isfinite(array).all()
-        errors.require(is_finite, f"--initialize_from={source}: {name} is not finite as float32")
-    trained.assign(arrays)

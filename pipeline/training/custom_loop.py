@@ -1,50 +1,68 @@
 """The hand-written training loop: a GradientTape inside one compiled function."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.data import batches as batches_lib
-from pipeline.training import hooks, metrics, optimizers, task, train_step
+from pipeline.training import compilation, hooks, metrics, optimizers, task, train_step
 
 
 def make_training_loop(
     trained: task.Task,
     batches: batches_lib.Batches,
     optimizer: optimizers.Optimizer,
-    *,
-    run_eagerly: bool = False,
-) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """Makes the function that trains through a block of batches in one call, compiled by XLA.
+    mode: compilation.Mode,
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Makes the function that trains through a block of batches in one call.
 
     The number of steps is a tensor, so one executable serves every number of steps, and a run
-    that is cut anywhere has the same bits. run_eagerly leaves it as plain Python.
+    that is cut anywhere has the same bits.
     """
+    step = _make_step(trained, batches, optimizer)
 
     def training_loop(
         block: batches_lib.Block, first: tf.Tensor, steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, ...]:
         """Trains for some steps (scalar int32) from batch `first` of a block on.
 
         Returns:
-          The watched values [block_steps, M] and the loss [block_steps] before each update;
-          what follows the first `steps` rows is undefined.
+          The watched values [block_steps, M], and the loss and the gradient norm [block_steps],
+          before each update; what follows the first `steps` rows is undefined.
         """
-        values = tf.TensorArray(tf.float32, batches.block_steps)
-        losses = tf.TensorArray(tf.float32, batches.block_steps)
+        columns = tuple(tf.TensorArray(tf.float32, batches.block_steps) for _ in range(3))
         i = tf.constant(0)
         while i < steps:  # `for i in tf.range(steps)` recompiles for every number
-            x, y, size = block.batch(first + i)
-            count = size if batches.has_short_batch else None
-            values = values.write(i, trained.values())
-            losses = losses.write(i, train_step.train(trained, optimizer, x, y, count))
+            row = step(*block.batch(first + i))
+            columns = tuple(a.write(i, v) for a, v in zip(columns, row, strict=True))
             i += 1
-        return values.stack(), losses.stack()
+        return tuple(column.stack() for column in columns)
 
-    if run_eagerly:
+    if mode is compilation.Mode.EAGER:
         return training_loop
-    return tf.function(training_loop, jit_compile=True)  # type: ignore[no-any-return]
+    is_xla = mode is compilation.Mode.XLA
+    return tf.function(training_loop, jit_compile=is_xla)  # type: ignore[no-any-return]
+
+
+def _make_step(
+    trained: task.Task, batches: batches_lib.Batches, optimizer: optimizers.Optimizer
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Makes the function that makes one update and returns its row of StepMetrics."""
+    update = functools.partial(train_step.train, trained, optimizer)
+    short = batches.short_size
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def step(x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        values = trained.values()
+        if not short:
+            return values, *update(x, y)
+        is_short = size < batches.batch_size
+        result = tf.cond(is_short, lambda: update(x[:short], y[:short]), lambda: update(x, y))
+        return values, *result
+
+    return step  # type: ignore[no-any-return]
 
 
 def train(
@@ -55,10 +73,10 @@ def train(
     first_step: int,
     last_step: int,
     hook: hooks.Hook,
-    run_eagerly: bool = False,
+    mode: compilation.Mode = compilation.Mode.XLA,
 ) -> None:
     """Trains from first_step to last_step; the arguments are those of loops.Loop."""
-    training_loop = make_training_loop(trained, batches, optimizer, run_eagerly=run_eagerly)
+    training_loop = make_training_loop(trained, batches, optimizer, mode)
     step = first_step
     for block in batches.blocks(first_step, last_step):
         block_start, block_end = step, min(step + batches.block_steps, last_step)
@@ -67,6 +85,6 @@ def train(
             stop = int(min(block_end, hook.next_stop(step)))
             first, steps = tf.constant(step - block_start), tf.constant(stop - step)
             arrays = training_loop(block, first, steps)
-            values, loss = (array.numpy()[: stop - step] for array in arrays)
-            hook.after(metrics.StepMetrics(np.arange(step, stop), values, loss))
+            rows = (array.numpy()[: stop - step] for array in arrays)
+            hook.after(metrics.StepMetrics(np.arange(step, stop), *rows))
             step = stop

@@ -7,6 +7,14 @@ from collections.abc import Callable, Sequence
 from pipeline.training import metrics
 
 
+class EndOfTraining(Exception):  # noqa: N818 (it is no error)
+    """Training is to end at a step, earlier than planned."""
+
+    def __init__(self, step: int):
+        super().__init__(step)
+        self.step = step
+
+
 class Hook:
     """Something that happens during training; this one does nothing.
 
@@ -19,7 +27,10 @@ class Hook:
         return math.inf
 
     def before(self, step: int) -> None:
-        """Called at a stop: the model has `step` updates, and another one follows."""
+        """Called at a stop: the model has `step` updates, and another one is to follow.
+
+        May raise EndOfTraining.
+        """
 
     def after(self, rows: metrics.StepMetrics) -> None:
         """Called with the metrics of the updates since the last call; may raise to end training.

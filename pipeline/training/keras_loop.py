@@ -7,65 +7,105 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data import batches as batches_lib
-from pipeline.training import hooks, losses, metrics, optimizers, task
+from pipeline.training import compilation, hooks, metrics, norms, optimizers, task
 
 _STEPS_PER_EXECUTION = 256  # steps in one call of Keras' compiled function
 
 
-class _StepRecords(tf.keras.metrics.Metric):  # type: ignore[misc]
-    """Keeps the loss of each step, and the watched values after it, until they are taken.
+class _StepRecords:
+    """Keeps the rows of the steps in one call of Keras' compiled function, until they are taken.
 
-    Keras itself reports a running mean of the loss, once in a call. A metric is the
-    one part of compile and fit that sees every step from inside the compiled function.
+    Keras itself reports a running mean of the loss, once in a call. Two of the things that one
+    hands to compile see every step from inside the compiled function: the optimizer is called
+    before the update, and a metric after it, with the predictions from before.
     """
 
     def __init__(self, trained: task.Task, *, capacity: int):
-        super().__init__(name="step_records")
-        self._values = tf.Variable(tf.zeros([capacity, len(trained.names)]), trainable=False)
-        self._losses = tf.Variable(tf.zeros([capacity]), trainable=False)
-        # In closures: Keras would take an attribute for a variable of the metric.
-        self._current_values: Callable[[], tf.Tensor] = lambda: trained.values()
-        self._loss: task.Loss = lambda y, prediction: trained.losses_of(y, prediction)
+        self._trained = trained
+        shapes = [capacity, len(trained.names)], [capacity], [capacity]
+        self._columns = [tf.Variable(tf.zeros(shape), trainable=False) for shape in shapes]
+        self._penalty = tf.Variable(0.0, trainable=False)
         self._count = tf.Variable(0, trainable=False)
 
-    def update_state(self, y: tf.Tensor, prediction: tf.Tensor, sample_weight: Any = None) -> None:
-        """Takes y [b] and the prediction [b] from before the step's update."""
-        del sample_weight
-        loss = losses.mean_over_batch(self._loss(y, prediction))
-        self._values.scatter_update(tf.IndexedSlices(self._current_values(), self._count))
-        self._losses.scatter_update(tf.IndexedSlices(loss, self._count))
+    def before_update(self, gradients: list[tf.Tensor]) -> None:
+        """Keeps what is known before the update with these gradients."""
+        self._penalty.assign(self._trained.penalty())
+        self._set(0, self._trained.values())
+        self._set(2, norms.global_norm(gradients))
+
+    def after_update(self, y: tf.Tensor, prediction: tf.Tensor) -> None:
+        """Keeps the loss of the batch y [b], with the predictions [b] from before the update."""
+        each = self._trained.losses_of(y, prediction)
+        self._set(1, tf.reduce_mean(each) + self._penalty)
         self._count.assign_add(1)
 
-    def take(self) -> tuple[Any, Any]:
-        """Returns the values [K, M] and the loss [K] of the steps kept, and forgets them."""
+    def take(self) -> tuple[Any, ...]:
+        """Returns the values [K, M], the loss and the gradient norm [K], and forgets them."""
         count = int(self._count.numpy())
         self._count.assign(0)
-        return self._values.numpy()[:count], self._losses.numpy()[:count]
+        return tuple(column.numpy()[:count] for column in self._columns)
+
+    def _set(self, column: int, value: tf.Tensor) -> None:
+        self._columns[column].scatter_update(tf.IndexedSlices(value, self._count))
+
+
+class _AfterUpdate(tf.keras.metrics.Metric):  # type: ignore[misc]
+    """A metric that shows _StepRecords each step."""
+
+    def __init__(self, records: _StepRecords):
+        super().__init__(name="step_records")
+        # In a closure: Keras would take the variables of an attribute for those of the metric.
+        self._keep: Callable[..., None] = lambda *arrays: records.after_update(*arrays)
+
+    def update_state(self, y: tf.Tensor, prediction: tf.Tensor, sample_weight: Any = None) -> None:
+        """Takes y [b, 1] and the prediction of a step."""
+        del sample_weight
+        self._keep(*_as_task(y, prediction))
 
     def result(self) -> tf.Tensor:
-        """The number of steps kept; Keras wants some scalar."""
-        return tf.convert_to_tensor(self._count)
+        """Keras wants some scalar."""
+        return tf.constant(0.0)
 
     def reset_state(self) -> None:
         """Does nothing: what was kept has been taken."""
 
 
-def _emitter(
-    trained: task.Task, records: _StepRecords, hook: hooks.Hook, *, step: int
-) -> tf.keras.callbacks.Callback:
-    """A callback that emits StepMetrics after each call of Keras' compiled function."""
-    before = trained.values().numpy()[None]
+def _as_task(y: tf.Tensor, prediction: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels as [b] and predictions as [b] or [b, C], of which Keras makes [b, 1]."""
+    prediction = tf.convert_to_tensor(prediction)
+    is_column = prediction.shape.rank == 2 and prediction.shape[1] == 1
+    prediction = tf.cast(tf.reshape(prediction, [-1]) if is_column else prediction, tf.float32)
+    return tf.cast(tf.reshape(y, [-1]), tf.float32), prediction
 
-    def emit(batch: int, logs: Any) -> None:
-        nonlocal step, before
-        del batch, logs
-        values, loss = records.take()
-        values, before = np.concatenate([before, values[:-1]]), values[-1:]
-        steps = np.arange(step, step + len(loss))
-        step += len(loss)
-        hook.after(metrics.StepMetrics(steps, values, loss))
 
-    return tf.keras.callbacks.LambdaCallback(on_train_batch_end=emit)
+def _keep_before_update(optimizer: optimizers.Optimizer, records: _StepRecords) -> None:
+    """Lets an optimizer show _StepRecords each step."""
+    apply = optimizer.apply
+
+    def apply_and_keep(gradients: list[Any], variables: list[Any] | None = None) -> Any:
+        records.before_update([tf.convert_to_tensor(gradient) for gradient in gradients])
+        return apply(gradients, variables)
+
+    optimizer.apply = apply_and_keep
+
+
+def _compile(
+    trained: task.Task, optimizer: optimizers.Optimizer, mode: compilation.Mode, *, capacity: int
+) -> _StepRecords:
+    """Prepares the model for fit, with up to `capacity` steps in a call, and keeps records."""
+    records = _StepRecords(trained, capacity=capacity)
+    _keep_before_update(optimizer, records)
+    trained.model.compile(
+        optimizer=optimizer,
+        # Of the losses of the examples, Keras takes the mean over the batch.
+        loss=lambda y, prediction: trained.losses_of(*_as_task(y, prediction)),
+        metrics=[_AfterUpdate(records)],
+        run_eagerly=mode is compilation.Mode.EAGER,
+        steps_per_execution=capacity,
+        jit_compile=mode is compilation.Mode.XLA,
+        auto_scale_loss=False,  # as in the custom loop, for 16-bit layers too
+    )
+    return records
 
 
 def train(
@@ -76,7 +116,7 @@ def train(
     first_step: int,
     last_step: int,
     hook: hooks.Hook,
-    run_eagerly: bool = False,
+    mode: compilation.Mode = compilation.Mode.GRAPH,
 ) -> None:
     """Trains from first_step to last_step; the arguments are those of loops.Loop.
 
@@ -86,20 +126,23 @@ def train(
     epoch, and its graph is empty.
     """
     # Fewer where a step is slow, so that training can stop and save between them.
-    capacity = 1 if run_eagerly else min(_STEPS_PER_EXECUTION, batches.block_steps)
-    records = _StepRecords(trained, capacity=capacity)
-    trained.model.compile(
-        optimizer=optimizer,
-        loss=trained.losses_of,  # of which Keras takes the mean over the batch
-        metrics=[records],
-        run_eagerly=run_eagerly,
-        steps_per_execution=capacity,
+    capacity = min(_STEPS_PER_EXECUTION, batches.block_steps)
+    records = _compile(
+        trained, optimizer, mode, capacity=1 if mode is compilation.Mode.EAGER else capacity
     )
-    emit = _emitter(trained, records, hook, step=first_step)
     step = first_step
+
+    def emit(batch: int, logs: Any) -> None:
+        nonlocal step
+        del batch, logs
+        rows = records.take()
+        steps = np.arange(step, step + len(rows[1]))
+        step += len(steps)
+        hook.after(metrics.StepMetrics(steps, *rows))
+
+    callback = tf.keras.callbacks.LambdaCallback(on_train_batch_end=emit)
     while step < last_step:
         hook.before(step)
         stop = int(min(last_step, hook.next_stop(step)))
         data = batches.singly(step, stop)
-        trained.model.fit(data, callbacks=[emit], shuffle=False, verbose=0)
-        step = stop
+        trained.model.fit(data, callbacks=[callback], shuffle=False, verbose=0)

@@ -56,12 +56,6 @@ class LeastSquares(NamedTuple):
         across = np.einsum("ki,ki->k", delta @ self.covariance, delta)
         return np.asarray(self.minimum + across + np.square(offset))
 
-    def gradient_norm(self, values: npt.ArrayLike) -> Float64:
-        """The length [K] of the gradient of the loss at K states."""
-        delta, offset = self._deltas(values)
-        by_W = delta @ self.covariance + np.outer(offset, self.mean)
-        return np.asarray(2 * np.sqrt(np.square(by_W).sum(axis=1) + np.square(offset)))
-
     def distance(self, values: npt.ArrayLike) -> Float64:
         """The distance [K] of K states from the solution."""
         return np.asarray(np.linalg.norm(np.asarray(values) - self.solution, axis=1))

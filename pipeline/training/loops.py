@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from pipeline.data import batches as batches_lib
-from pipeline.training import custom_loop, hooks, keras_loop, optimizers, task
+from pipeline.training import compilation, custom_loop, hooks, keras_loop, optimizers, task
 
 
 class Loop(Protocol):
@@ -18,13 +18,12 @@ class Loop(Protocol):
         first_step: int,
         last_step: int,
         hook: hooks.Hook,
-        run_eagerly: bool = False,
+        mode: compilation.Mode,
     ) -> None:
         """Makes the updates first_step + 1 to last_step of a task's model, in place.
 
         The hook's `before` is called at every stop that it asks for, its `after` gets one row for
-        each update, in order, and may end training by raising. run_eagerly runs the steps as
-        plain Python.
+        each update, in order, and both may end training by raising.
         """
 
 

@@ -10,12 +10,13 @@ class StepMetrics(NamedTuple):
     """The metrics of K consecutive steps, or of a selection of steps.
 
     A row is the state after `step` updates: the watched values of the model, and the loss of
-    the batch that the next update uses, at these values.
+    the batch that the next update uses, at these values, with the length of its gradient.
     """
 
     step: npt.NDArray[np.int64]  # [K]
     values: npt.NDArray[np.float32]  # [K, M], named by Task.names
     loss: npt.NDArray[np.float32]  # [K]
+    gradient_norm: npt.NDArray[np.float32]  # [K]
 
     @property
     def end(self) -> int:
@@ -41,7 +42,8 @@ class StepMetrics(NamedTuple):
 def empty(num_values: int) -> StepMetrics:
     """No rows, of M values."""
     nothing = np.zeros(0, np.float32)
-    return StepMetrics(np.zeros(0, np.int64), np.zeros((0, num_values), np.float32), nothing)
+    values = np.zeros((0, num_values), np.float32)
+    return StepMetrics(np.zeros(0, np.int64), values, nothing, nothing)
 
 
 def concatenate(*parts: StepMetrics) -> StepMetrics:

@@ -1,4 +1,8 @@
-"""The model y = x·W + b, as a tf.Module and as a Keras model."""
+"""The models that --model names: each public function here makes one, from its number of features.
+
+A model is a keras.Model, or a tf.Module for the custom loop alone, that maps x [B, D] to y [B] or
+[B, 1], or to C outputs [B, C]. One more is one more function.
+"""
 
 import tensorflow as tf
 
@@ -6,17 +10,50 @@ import tensorflow as tf
 _FEW_FEATURES = 8
 
 
-def _predict(x: tf.Tensor, W: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """The formula of both models: y [B] from x [B, D], W [D] and the scalar b."""
-    if W.shape[0] <= _FEW_FEATURES:
-        return tf.reduce_sum(x * W, axis=-1) + b
-    return tf.linalg.matvec(x, W) + b
+def module(
+    num_features: int = 1, *, initial_w: float = 5.0, initial_b: float = 0.0
+) -> "LinearModel":
+    """The guide's model y = x·W + b as a tf.Module."""
+    return LinearModel(num_features, initial_w, initial_b)
+
+
+def keras(
+    num_features: int = 1, *, initial_w: float = 5.0, initial_b: float = 0.0
+) -> "KerasLinearModel":
+    """The guide's model y = x·W + b as a keras.Model."""
+    return KerasLinearModel(num_features, initial_w, initial_b)
+
+
+def polynomial(num_features: int) -> tf.keras.Model:
+    """Polynomials: y = W·[x, x², x³] + b, from W = 0 and b = 0."""
+    x = tf.keras.Input([num_features])
+    powers = tf.keras.layers.Concatenate()([x, x**2, x**3])
+    y = tf.keras.layers.Dense(1, kernel_initializer="zeros")(powers)
+    return tf.keras.Model(x, y)
+
+
+def mlp(num_features: int) -> tf.keras.Model:
+    """A multilayer perceptron: two hidden layers of 64 units."""
+    return tf.keras.Sequential(
+        [
+            tf.keras.Input([num_features]),
+            tf.keras.layers.Dense(64, activation="relu"),
+            tf.keras.layers.Dense(64, activation="relu"),
+            tf.keras.layers.Dense(1),
+        ]
+    )
+
+
+def logistic(num_features: int) -> tf.keras.Model:
+    """Logistic regression: the probability that y is 1, for --loss=binary_crossentropy."""
+    output = tf.keras.layers.Dense(1, activation="sigmoid", kernel_initializer="zeros")
+    return tf.keras.Sequential([tf.keras.Input([num_features]), output])
 
 
 class LinearModel(tf.Module):  # type: ignore[misc]
     """y = x·W + b with plain TensorFlow variables: W [D], a weight for each feature, and b."""
 
-    def __init__(self, num_features: int = 1, *, initial_w: float = 5.0, initial_b: float = 0.0):
+    def __init__(self, num_features: int, initial_w: float, initial_b: float):
         """Starts with every weight at initial_w."""
         super().__init__()
         self.W = tf.Variable(tf.fill([num_features], float(initial_w)), name="W")
@@ -24,7 +61,7 @@ class LinearModel(tf.Module):  # type: ignore[misc]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Predicts y [B] from x [B, D], or as in the guide from x [B] if D = 1."""
-        return _predict(_with_features(x), self.W, self.b)
+        return _linear(_with_features(x), self.W, self.b)
 
 
 class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
@@ -34,7 +71,7 @@ class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
     nothing), so both variables come from add_weight.
     """
 
-    def __init__(self, num_features: int = 1, *, initial_w: float = 5.0, initial_b: float = 0.0):
+    def __init__(self, num_features: int, initial_w: float, initial_b: float):
         """Starts with every weight at initial_w."""
         super().__init__()
         constant = tf.keras.initializers.Constant
@@ -45,14 +82,17 @@ class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Predicts y [B] from x [B, D], or as in the guide from x [B] if D = 1."""
         W, b = tf.convert_to_tensor(self.W), tf.convert_to_tensor(self.b)
-        return _predict(_with_features(x), W, b)
+        return _linear(_with_features(x), W, b)
+
+
+def _linear(x: tf.Tensor, W: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """The formula of both: y [B] from x [B, D], W [D] and the scalar b."""
+    if W.shape[0] <= _FEW_FEATURES:
+        return tf.reduce_sum(x * W, axis=-1) + b
+    return tf.linalg.matvec(x, W) + b
 
 
 def _with_features(x: tf.Tensor) -> tf.Tensor:
     """Gives x [B], or a single number, the dimension of its one feature."""
     x = tf.convert_to_tensor(x)
     return x if x.shape.rank == 2 else x[..., None]
-
-
-Model = LinearModel | KerasLinearModel
-MODELS: dict[str, type[Model]] = {"module": LinearModel, "keras": KerasLinearModel}

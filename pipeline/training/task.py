@@ -1,91 +1,119 @@
 """What is trained: a model, the loss of an example, and the values watched at every step."""
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.training import losses, models
+from pipeline.training import losses, norms
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_MOST_WATCHED = 16  # trainable numbers that are watched one by one
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Task:
     """A model and its loss, as the loops, the evaluation, checkpoints and exports see them.
 
     Attributes:
-      model: Maps x [B, D] to y [B] or [B, 1].
-      loss: Maps y [B] and predictions [B] to the loss of each example [B].
+      model: A keras.Model or tf.Module that maps x [B, D] to y [B] or [B, 1], or to [B, C].
+      loss: Maps y [B] and predictions ([B], or [B, C]) to the loss of each example [B].
       variables: All variables of the model by name.
-      names: Of the M values that are watched, each element of the trainable variables. One that
-        belongs to a feature is named after it, such as W/area.
+      trainable: Those of them that are trained.
+      names: Of the M values that are watched at every step: up to 16 trainable numbers, or else
+        the norm of each trainable variable. A number that belongs to a feature is named after it,
+        such as W/area.
+      watches_all: Whether the watched values are all trainable numbers.
       is_linear_regression: Whether it is meant to be y = x·W + b with squared errors, for which
         there is a closed form.
     """
 
     def __init__(
         self,
-        model: models.Model,
-        loss: Loss,
+        model: Any,
+        loss: losses.Loss,
         *,
         features: tuple[str, ...],
-        is_linear_regression: bool,
+        is_linear_regression: bool = False,
     ):
         """Puts a model whose variables exist and a loss together; `features` are D names."""
         self.model, self.loss = model, loss
+        self._loss = _with_autograph(loss)
         self.is_linear_regression = is_linear_regression
-        self.variables = _by_name(model.variables)
-        self._trainable = _by_name(model.trainable_variables)
-        names = (_element_names(n, v.shape, features) for n, v in self._trainable.items())
-        self.names = tuple(itertools.chain.from_iterable(names))
+        self.variables = _by_name(model)
+        trained = {id(inner_variable(variable)) for variable in model.trainable_variables}
+        self.trainable = {n: v for n, v in self.variables.items() if id(v) in trained}
+        self.watches_all = self.num_trainable <= _MOST_WATCHED
+        self.names = tuple(self._names(features))
+        is_keras = isinstance(model, tf.keras.Model)
+        self._takes_training = is_keras or "training" in inspect.signature(model).parameters
+        self._may_have_penalty = is_keras
+        self._call = model if is_keras else _with_autograph(model)
 
-    def predict(self, x: tf.Tensor) -> tf.Tensor:
-        """Predicts y [B] from x [B, D]."""
-        return _as_vector(self.model(x))
+    @property
+    def num_trainable(self) -> int:
+        """The number of trainable numbers, P."""
+        return sum(variable.shape.num_elements() for variable in self.trainable.values())
 
-    def losses(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """The loss [B] of each example, from x [B, D] and y [B]."""
-        return self.losses_of(y, self.model(x))
+    def predict(self, x: tf.Tensor, *, training: bool = False) -> tf.Tensor:
+        """Predicts y [B] or [B, C] from x [B, D], by default as after training."""
+        y = self._call(x, training=training) if self._takes_training else self._call(x)
+        y = tf.convert_to_tensor(y)
+        return tf.cast(y[:, 0] if y.shape.rank == 2 and y.shape[1] == 1 else y, tf.float32)
 
     def losses_of(self, y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-        """The loss [B] of each example, from labels and predictions, [B] or [B, 1]."""
-        result = self.loss(_as_vector(y), _as_vector(prediction))
+        """The loss [B] of each example, from y [B] and predictions [B] or [B, C]."""
+        result = self._loss(y, prediction)
         errors.require(
-            result.shape.rank == 1,
-            "the loss must give one number for each of the examples; received an array of shape "
-            f"{result.shape}: do not take the mean in it",
+            isinstance(result, tf.Tensor) and result.shape.rank == 1,
+            "the loss must give one number for each of the examples; received "
+            f"{_described(result)}: do not take the mean in it",
         )
-        return result
+        return tf.cast(result, tf.float32)
 
-    def batch_loss(self, x: tf.Tensor, y: tf.Tensor, count: tf.Tensor | None = None) -> tf.Tensor:
-        """The mean loss of the first `count` of the examples x [B, D] and y [B]; None for all."""
-        return losses.mean_over_batch(self.losses(x, y), count)
+    def penalty(self) -> tf.Tensor:
+        """What the regularizers of a Keras model added to the loss in its last call (scalar)."""
+        terms = self.model.losses if self._may_have_penalty else []
+        return tf.add_n(terms) if terms else tf.constant(0.0)
+
+    def batch_loss(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """The loss (scalar) of a batch x [B, D] and y [B] that is trained on."""
+        each = self.losses_of(y, self.predict(x, training=True))
+        return tf.reduce_mean(each) + self.penalty()
 
     def values(self) -> tf.Tensor:
         """The watched values [M] float32 of the model as it is now."""
-        return tf.concat([tf.reshape(v, [-1]) for v in self._trainable.values()], axis=0)
+        if self.watches_all:
+            return self.numbers()
+        return tf.stack([norms.norm(variable) for variable in self.trainable.values()])
 
-    def by_variable(self, values: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
-        """The trainable variables, by name, that have these watched values [M]."""
-        sizes = [variable.shape.num_elements() for variable in self._trainable.values()]
-        parts = np.split(np.asarray(values, np.float32), np.cumsum(sizes)[:-1])
-        pairs = zip(self._trainable.items(), parts, strict=True)
+    def values_at(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """The watched values [M] of the model with these trainable numbers [P]."""
+        if self.watches_all:
+            return np.asarray(numbers, np.float32)
+        parts = self.by_variable(numbers).values()
+        return np.array([np.linalg.norm(part) for part in parts], np.float32)
+
+    def numbers(self) -> tf.Tensor:
+        """All trainable numbers [P] float32 of the model as it is now."""
+        parts = [tf.cast(tf.reshape(v, [-1]), tf.float32) for v in self.trainable.values()]
+        return tf.concat(parts, axis=0)
+
+    def by_variable(self, numbers: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
+        """The trainable variables, by name, that have these numbers [P]."""
+        sizes = [variable.shape.num_elements() for variable in self.trainable.values()]
+        parts = np.split(np.asarray(numbers, np.float32), np.cumsum(sizes)[:-1])
+        pairs = zip(self.trainable.items(), parts, strict=True)
         return {name: part.reshape(variable.shape) for (name, variable), part in pairs}
 
-    @contextlib.contextmanager
-    def at(self, values: npt.ArrayLike) -> Iterator[None]:
-        """Gives the model other watched values [M] for a while."""
-        own = self.values().numpy()
-        self.assign(self.by_variable(values))
-        try:
-            yield
-        finally:
-            self.assign(self.by_variable(own))
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of all variables by name."""
+        return {name: variable.numpy() for name, variable in self.variables.items()}
 
     def assign(self, arrays: Mapping[str, npt.ArrayLike]) -> None:
         """Sets variables by name, from arrays of their sizes."""
@@ -93,35 +121,75 @@ class Task:
             variable = self.variables[name]
             variable.assign(np.reshape(array, variable.shape))
 
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Gives all variables their present values again at the end."""
+        arrays = self.arrays()
+        try:
+            yield
+        finally:
+            self.assign(arrays)
 
-def linear(config: config_lib.Config, features: tuple[str, ...]) -> Task:
-    """The task of the guide: y = x·W + b with squared errors, from --initial_w and --initial_b."""
-    model_class = models.MODELS[config.model]
-    model = model_class(len(features), initial_w=config.initial_w, initial_b=config.initial_b)
-    return Task(model, losses.squared_error, features=features, is_linear_regression=True)
+    def _names(self, features: tuple[str, ...]) -> Iterator[str]:
+        sizes = {name: v.shape.num_elements() for name, v in self.trainable.items()}
+        # A hidden layer may have as many units as there are features.
+        is_one_vector = self.num_trainable - max(sizes.values(), default=0) == len(sizes) - 1
+        for name, size in sizes.items():
+            if not self.watches_all:
+                yield f"norm/{name}"
+            elif size == 1:
+                yield name
+            else:
+                by_feature = is_one_vector and size == len(features)
+                elements = features if by_feature else tuple(map(str, range(size)))
+                yield from (f"{name}/{element}" for element in elements)
 
 
-def _as_vector(y: tf.Tensor) -> tf.Tensor:
-    return y[:, 0] if y.shape.rank == 2 and y.shape[1] == 1 else y
+def _with_autograph(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A function whose `if` and `while` may depend on tensors when it is traced.
+
+    The code of this package, which does without, is traced as it is: to convert it takes longer
+    than all else at the start of a run.
+    """
+    if function.__module__.startswith("pipeline."):
+        return function
+    traced = tf.function(function)
+
+    def call(*args: Any, **kwargs: Any) -> tf.Tensor:
+        run = function if tf.executing_eagerly() else traced
+        return run(*args, **kwargs)
+
+    return call
 
 
-def _by_name(variables: Iterable[tf.Variable]) -> dict[str, tf.Variable]:
-    """Variables by name; a name that is there already gets a number."""
+def _by_name(model: Any) -> dict[str, tf.Variable]:
+    """All variables of a model, by the shortest names that tell them apart.
+
+    Of the path of a Keras variable, such as sequential/dense/kernel, that is the last part if no
+    other has the same, else the path in the model with dots: dense.kernel. A variable of a
+    tf.Module is named after its attribute, or else itself.
+    """
+    attributes = {id(value): name for name, value in vars(model).items()}
+    paths = []
+    for variable in model.variables:
+        of_module = attributes.get(id(variable)) or variable.name.partition(":")[0]
+        path = of_module if isinstance(variable, tf.Variable) else variable.path
+        paths.append(path.removeprefix(f"{getattr(model, 'name', '')}/"))
+    last = [path.rpartition("/")[2] for path in paths]
     result: dict[str, tf.Variable] = {}
-    for variable in variables:
-        name = first = variable.name.partition(":")[0]
+    for variable, path, short in zip(model.variables, paths, last, strict=True):
+        name = first = short if last.count(short) == 1 else path.replace("/", ".")
         while name in result:
             name = f"{first}_{len(result)}"
-        # Inside a Keras variable there is one of TensorFlow.
-        result[name] = variable if isinstance(variable, tf.Variable) else variable.value
+        result[name] = inner_variable(variable)
     return result
 
 
-def _element_names(name: str, shape: tf.TensorShape, features: tuple[str, ...]) -> list[str]:
-    """The names of a variable's elements."""
-    count = shape.num_elements()
-    if count == 1:
-        return [name]
-    belongs_to_features = shape in ([len(features)], [len(features), 1])
-    elements = features if belongs_to_features else tuple(map(str, range(count)))
-    return [f"{name}/{element}" for element in elements]
+def inner_variable(variable: Any) -> tf.Variable:
+    """The variable of TensorFlow inside a Keras variable."""
+    return variable if isinstance(variable, tf.Variable) else variable.value
+
+
+def _described(result: Any) -> str:
+    shape = getattr(result, "shape", None)
+    return type(result).__name__ if shape is None else f"an array of shape {tuple(shape)}"

@@ -1,0 +1,42 @@
+"""Starts from the variables of another run: --initialize_from."""
+
+import pathlib
+import textwrap
+
+import numpy as np
+
+from pipeline import errors
+from pipeline.run import checkpoints, export, run_dir
+from pipeline.training import task
+
+
+def initialize(trained: task.Task, source: str) -> None:
+    """Sets the variables to those of the run's directory, checkpoint or export that is named.
+
+    Raises:
+      errors.InputError: there is none, or it has other variables, or some that are not finite.
+    """
+    path = pathlib.Path(source)
+    if (path / "saved_model.pb").is_file() or export.newest_version(path):
+        arrays = export.load(path).variables()
+    else:
+        run = run_dir.RunDir(path)
+        arrays = checkpoints.variables(run.checkpoints if run.flags.exists() else path)
+    has, needs = (
+        ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
+        for variables in (arrays, trained.variables)
+    )
+    has_other_features = arrays.keys() == trained.variables.keys()
+    what_to_do = "; give --data and --features as for its training" * has_other_features
+    errors.require(
+        has == needs,
+        f"--initialize_from={source} does not fit the model: it has {textwrap.shorten(has, 100)}; "
+        f"the model for these examples has {textwrap.shorten(needs, 100)}{what_to_do}",
+    )
+    for name, array in arrays.items():
+        needed = trained.variables[name].dtype.as_numpy_dtype
+        is_finite = np.asarray(array).dtype == needed and np.isfinite(array).all()
+        errors.require(
+            is_finite, f"--initialize_from={source}: {name} is not finite as {needed.__name__}"
+        )
+    trained.assign(arrays)

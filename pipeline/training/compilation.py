@@ -1,0 +1,139 @@
+"""How the training step is run: as plain Python, as a graph, or compiled by XLA."""
+
+import enum
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors, tf_runtime, user_code
+from pipeline.data import datasets
+from pipeline.training import optimizers, task, train_step
+
+# On CPUs the code that XLA makes for these operations is slower than TensorFlow's kernels, by
+# factors of 3 (random numbers, convolution over one dimension) to 20 (over two dimensions).
+_SLOW_IN_XLA = {"Conv": "convolutions", "StatelessRandom": "random numbers, as for dropout,"}
+# And from about so many multiplications in a step, TensorFlow's matrix products are faster.
+_MOST_MULTIPLICATIONS = 5e8
+# Their numbers depend on what the process did before, so they can't be had again on resume.
+_NOT_REPEATABLE = re.compile("Random|Rng|StatefulUniform|StatefulStandardNormal|Multinomial")
+
+
+class Mode(enum.Enum):
+    """How the training step is run."""
+
+    EAGER = "as plain Python"
+    GRAPH = "as a graph"
+    XLA = "compiled by XLA"
+
+
+class Compilation(NamedTuple):
+    """The mode that was chosen, and why if it is not what was asked for, or for speed alone."""
+
+    mode: Mode
+    reason: str = ""
+
+
+def prepare(
+    config: config_lib.Config,
+    trained: task.Task,
+    optimizer: optimizers.Optimizer,
+    examples: datasets.Examples,
+) -> tuple[Any, Compilation]:
+    """Traces the training step, and chooses how it is run.
+
+    Returns:
+      The GraphDef of the step, None with --run_eagerly (there nothing may trace the step before
+      training), and the choice, which is the same each time: it decides the last bits of a run.
+
+    Raises:
+      errors.InputError: the step can't be traced, or could not be repeated.
+    """
+    if config.run_eagerly:
+        return None, Compilation(Mode.EAGER)
+    functions = user_code.functions(config).values()
+    with user_code.blamed("tracing the training step", *functions):
+        traced = train_step.trace(trained, optimizer, num_features=examples.x.shape[1])
+        graph = traced.as_graph_def()
+        _check_variables(traced, trained, optimizer)
+        _check_repeatable(graph)
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    is_auto = config.jit_compile == "auto" and on_cpu
+    if config.jit_compile == "false" or (is_auto and config.loop == "fit"):  # as Keras decides
+        return graph, Compilation(Mode.GRAPH)
+    batch_size = min(config.batch_size or len(examples.y), len(examples.y))
+    reason = _slower_in_xla(graph, batch_size * trained.num_trainable) if is_auto else ""
+    if not reason and any(function.is_own for function in functions):
+        batch = (tf.constant(array[:batch_size]) for array in examples)
+        reason = _try_xla(trained, optimizer, *batch)
+    return graph, Compilation(Mode.GRAPH if reason else Mode.XLA, reason)
+
+
+def _slower_in_xla(graph: Any, multiplications: int) -> str:
+    """Says in words why XLA would be slower at a step on a CPU, or '' if it is not."""
+    names = set(_operations(graph))
+    for prefix, what in _SLOW_IN_XLA.items():
+        if any(name.startswith(prefix) for name in names):
+            return f"XLA is slower at {what} on this machine"
+    is_large = multiplications > _MOST_MULTIPLICATIONS
+    return "XLA is slower at steps of this size on this machine" if is_large else ""
+
+
+def _check_variables(traced: Any, trained: task.Task, optimizer: optimizers.Optimizer) -> None:
+    """Raises InputError if a traced step uses variables that no checkpoint would hold."""
+    known = [*trained.variables.values(), *map(task.inner_variable, optimizer.variables)]
+    unknown = {id(v): v.name for v in traced.variables} | {id(v): "" for v in known}
+    names = sorted(filter(None, unknown.values()))
+    errors.require(
+        not names,
+        f"the training step uses variables that the model does not list as its own: "
+        f"{', '.join(names)}; a tf.Module lists the tf.Variable in its attributes, but not those "
+        "of Keras layers: make it a keras.Model",
+    )
+
+
+def _check_repeatable(graph: Any) -> None:
+    """Raises InputError if the step of a GraphDef draws random numbers that can't be repeated."""
+    found = sorted({name for name in _operations(graph) if _NOT_REPEATABLE.match(name)})
+    errors.require(
+        not found,
+        f"the model draws random numbers ({', '.join(found)}) that a resumed run could not repeat; "
+        "use keras.layers.Dropout, or keras.random with a keras.random.SeedGenerator",
+    )
+
+
+def _operations(graph: Any) -> Iterator[str]:
+    """The types of the operations in a GraphDef and its functions."""
+    yield from (node.op for node in graph.node)
+    for function in graph.library.function:
+        yield from (node.op for node in function.node_def)
+
+
+def _try_xla(
+    trained: task.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
+) -> str:
+    """Compiles the step on a batch x [B, D] and y [B] with XLA, without running it.
+
+    Returns in words what XLA can't do, or ''.
+    """
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def step() -> None:
+        train_step.train(trained, optimizer, x, y)
+
+    @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+    def run(steps: tf.Tensor) -> tf.Tensor:
+        while steps > 0:
+            step()
+            steps -= 1
+        return steps
+
+    try:
+        with tf_runtime.quiet_stderr():  # where XLA says the same at length
+            run(tf.constant(0))
+    except (tf.errors.OpError, ValueError) as error:
+        found = re.search(r"XLA_\w+: (\S+) .*?\(No registered", str(error))
+        return f"XLA can't compile {found[1] if found else errors.one_line(error)[:100]}"
+    return ""

@@ -1,0 +1,102 @@
+"""Makes the task that --model and --loss name, and checks what the functions there return."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors, tf_runtime, user_code
+from pipeline.data import datasets as datasets_lib
+from pipeline.training import losses, task
+
+_SAMPLE = 100  # examples that the functions are tried on
+
+
+def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task.Task:
+    """Makes the model and its loss, and tries them on a few examples.
+
+    Its initial values are a function of --seed, and its names the same in every process.
+
+    Raises:
+      errors.InputError: a function of the user's fails, or returns what can't be trained.
+    """
+    tf.keras.utils.clear_session()
+    tf.keras.utils.set_random_seed(config.seed)
+    functions = user_code.functions(config)
+    x, y = (array[:_SAMPLE] for array in datasets.train)
+    model = _make_model(functions["model"], config, x)
+    loss = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
+    made = task.Task(
+        model,
+        loss,
+        features=datasets.features,
+        is_linear_regression=config.is_linear and config.loss == "mean_squared_error",
+    )
+    if not config.is_linear:
+        _check_model(functions["model"], made, x)
+    with user_code.blamed("calling the loss", *reversed(functions.values())):
+        prediction = made.predict(x)
+        names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
+        for flag, name in names:
+            losses.check_range(flag, name, datasets.train.y, prediction.numpy())
+        with tf_runtime.quiet_stderr():
+            made.losses_of(tf.constant(y), prediction)
+    return made
+
+
+def _make_model(
+    function: user_code.Function, config: config_lib.Config, x: npt.NDArray[np.float32]
+) -> Any:
+    """Calls the function, and the model once, which then has its variables."""
+    start = {"initial_w": config.initial_w, "initial_b": config.initial_b}
+    make = function.load()
+    with user_code.blamed("making the model", function):
+        model = make(x.shape[1], **(start if config.is_linear else {}))
+    errors.require(
+        isinstance(model, tf.keras.Model) or (isinstance(model, tf.Module) and callable(model)),
+        f"{function} must return a keras.Model, or a tf.Module with __call__; received "
+        f"{type(model).__name__}",
+    )
+    errors.require(
+        isinstance(model, tf.keras.Model) or config.loop == "custom",
+        f"{function} returns a tf.Module, which has no compile and fit; use --loop=custom",
+    )
+    errors.require(
+        not hasattr(model, "train_step") or type(model).train_step is tf.keras.Model.train_step,
+        f"{function}: the model has a train_step of its own, which would not be called: both loops "
+        "take the gradient of the loss of --loss",
+    )
+    with user_code.blamed("calling the model", function), tf_runtime.quiet_stderr():
+        y = model(tf.constant(x))
+    shape, dtype = getattr(y, "shape", None), getattr(y, "dtype", tf.string)
+    errors.require(
+        shape is not None
+        and len(shape) in (1, 2)
+        and shape[0] == len(x)
+        and tf.as_dtype(dtype).is_floating,
+        f"{function}: the model must give one number, or C numbers, for each example; for x "
+        f"{list(x.shape)} it gave {'no tensor' if shape is None else list(shape)}",
+    )
+    errors.require(
+        model.trainable_variables,
+        f"{function}: the model has no trainable variables; a keras.Model tracks layers and what "
+        "add_weight gives, a tf.Module the tf.Variable in its attributes",
+    )
+    return model
+
+
+def _check_model(function: user_code.Function, made: task.Task, x: npt.NDArray[np.float32]) -> None:
+    """Checks that predictions without training are the same each time, and change nothing."""
+    before = made.arrays()
+    with user_code.blamed("calling the model", function):
+        one, other = made.predict(x).numpy(), made.predict(x).numpy()
+    after = made.arrays()
+    changed = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
+    errors.require(
+        np.array_equal(one, other, equal_nan=True) and not changed,
+        f"{function}: the model must predict the same each time it is called with training=False, "
+        "and leave its variables as they are, or a resumed run would differ; "
+        + (f"it changed {', '.join(changed)}" if changed else "its predictions differed"),
+    )

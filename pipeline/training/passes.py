@@ -1,0 +1,94 @@
+"""Passes of the model over examples: its mean loss, and the metrics that --metrics names."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import datasets
+from pipeline.training import task
+
+_CHUNK = 2**20  # elements of x in one call
+
+
+class Passes:
+    """Computes losses and metrics of a model as it is now, over any examples."""
+
+    def __init__(self, evaluated: task.Task, config: config_lib.Config, *, num_features: int):
+        """Prepares the metrics of the config.
+
+        Raises:
+          errors.InputError: Keras has no such metric.
+        """
+        self._task = evaluated
+        self._metrics: dict[str, tf.keras.metrics.Metric] = {}
+        for name in config.metric_names:
+            self._metrics[name] = _metric(name, evaluated, num_features)
+        x = tf.TensorSpec([None, num_features], tf.float32)
+        y = tf.TensorSpec([None], tf.float32)
+        run = (
+            self._look_at
+            if config.run_eagerly
+            else tf.function(self._look_at, [x, y], autograph=False)
+        )
+        self._compiled: Callable[..., tf.Tensor] = run
+
+    def loss(self, examples: datasets.Examples, *, is_compiled: bool = True) -> float:
+        """The mean loss over the examples; not compiled, which a single pass is not worth."""
+        run = self._compiled if is_compiled else self._look_at
+        rows = max(1, _CHUNK // examples.x.shape[1])
+        chunks = (slice(first, first + rows) for first in range(0, len(examples.y), rows))
+        sums = (run(*(tf.constant(array[chunk]) for array in examples)) for chunk in chunks)
+        return math.fsum(map(float, sums)) / len(examples.y)
+
+    def evaluate(self, examples: datasets.Examples) -> dict[str, float]:
+        """The mean loss, and each metric by its name."""
+        for metric in self._metrics.values():
+            metric.reset_state()
+        loss = self.loss(examples)
+        return {"loss": loss, **{name: _number(metric) for name, metric in self._metrics.items()}}
+
+    def _look_at(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Returns the sum of the losses of examples x [N, D] and y [N], and updates the metrics."""
+        prediction = self._task.predict(x)
+        losses = self._task.losses_of(y, prediction) + self._task.penalty()
+        for metric in self._metrics.values():
+            _update(metric, y, prediction)
+        return tf.reduce_sum(tf.cast(losses, tf.float64))
+
+
+def _metric(name: str, evaluated: task.Task, num_features: int) -> Any:
+    """A metric of Keras, tried once; 'accuracy' is the one for the model's outputs."""
+    prediction = evaluated.predict(tf.zeros([2, num_features]))
+    if name in ("accuracy", "acc"):
+        has_classes = prediction.shape.rank == 2
+        found = "sparse_categorical_accuracy" if has_classes else "binary_accuracy"
+    else:
+        found = name
+    try:
+        metric = tf.keras.metrics.get(found)
+        _update(metric, tf.zeros([2]), prediction)
+        _number(metric)
+    except Exception as error:  # each metric has its own for shapes that it is not for
+        raise errors.InputError(
+            f"--metrics={name}: tf.keras.metrics.get gives no metric of that name that takes one "
+            f"label and predictions {list(prediction.shape[1:]) or 'of one number'} for each "
+            f"example: {errors.one_line(error)[:200]}"
+        ) from error
+    return metric
+
+
+def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:
+    """Updates a metric of Keras, which wants columns."""
+    columns = prediction[:, None] if prediction.shape.rank == 1 else prediction
+    metric.update_state(y[:, None], columns)
+
+
+def _number(metric: Any) -> float:
+    result = np.asarray(metric.result())
+    errors.require(result.size == 1, f"it gives {result.size} numbers")
+    return float(result.ravel()[0])

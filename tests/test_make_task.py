@@ -1,0 +1,346 @@
+"""Tests of pipeline.training.make_task: what is refused, what is named, what a seed gives."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import datasets as datasets_lib
+from pipeline.training import make_task, task
+
+_MINE = """
+import keras
+import tensorflow as tf
+
+dense = keras.layers.Dense
+
+
+class Module(tf.Module):
+    def __init__(self, call, **attributes):
+        super().__init__()
+        self._call = call
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def __call__(self, x):
+        return self._call(self, x)
+
+
+def nothing(n):
+    pass
+
+
+def layer(n):
+    return dense(1)
+
+
+def uncallable(n):
+    return tf.Module()
+
+
+def module(n):
+    return Module(lambda self, x: x @ self.kernel, kernel=tf.Variable(tf.zeros([n, 1])))
+
+
+def no_variables(n):
+    return Module(lambda self, x: x[:, 0])
+
+
+def frozen(n):
+    model = keras.Sequential([keras.Input([n]), dense(1)])
+    model.trainable = False
+    return model
+
+
+def cube(n):
+    return keras.Sequential([keras.Input([n]), dense(4), keras.layers.Reshape([2, 2])])
+
+
+def mean(n):
+    return Module(lambda self, x: tf.reduce_mean(x) * self.w, w=tf.Variable(1.0))
+
+
+def half(n):
+    return Module(lambda self, x: x[::2, 0] * self.w, w=tf.Variable(1.0))
+
+
+def whole_numbers(n):
+    return Module(lambda self, x: tf.cast(x[:, 0] * self.w, tf.int32), w=tf.Variable(1.0))
+
+
+def text(n):
+    return Module(lambda self, x: "y", w=tf.Variable(1.0))
+
+
+def random(n):
+    return Module(lambda self, x: x[:, 0] * self.w + tf.random.normal([]), w=tf.Variable(1.0))
+
+
+def counting(n):
+    def call(self, x):
+        return x[:, 0] * self.w + 0 * self.calls.assign_add(1.0)
+
+    return Module(call, w=tf.Variable(1.0), calls=tf.Variable(0.0, trainable=False))
+
+
+def raising(n):
+    raise KeyError("in making it")
+
+
+def raises_later(n):
+    def call(self, x):
+        raise KeyError("in calling it")
+
+    return Module(call, w=tf.Variable(1.0))
+
+
+def classes(n):
+    return keras.Sequential([keras.Input([n]), dense(3, activation="softmax")])
+
+
+def line(n):
+    return keras.Sequential([keras.Input([n]), dense(1)])
+
+
+def two_layers(n):
+    return keras.Sequential([keras.Input([n]), dense(2), dense(1)])
+
+
+def nested(n):
+    inner = keras.Sequential([dense(2), dense(2)])
+    return keras.Sequential([keras.Input([n]), inner, dense(1)])
+
+
+def hidden_in_a_list(n):
+    variables = [tf.Variable([1.0], name="w"), tf.Variable([1.0], name="w")]
+    return Module(lambda self, x: x[:, 0] * self.all[0] * self.all[1] + self.b, all=variables,
+                  b=tf.Variable(0.0, name="of_another_name"))
+
+
+def sixteen(n):
+    return keras.Sequential([keras.Input([n]), dense(5), dense(1)])  # n = 1: 10 and 6 numbers
+
+
+def seventeen(n):
+    last = dense(1)
+    return keras.Sequential([keras.Input([n]), dense(5), last, dense(1, use_bias=False)])
+
+
+def dropout(n):
+    return keras.Sequential([keras.Input([n]), dense(20), keras.layers.Dropout(0.5), dense(1)])
+
+
+def mean_loss(y, prediction):
+    return tf.reduce_mean((y - prediction) ** 2)
+
+
+def loss_of_outputs(y, prediction):
+    return (y[:, None] - prediction) ** 2
+
+
+def number_loss(y, prediction):
+    return 1.0
+
+
+def raising_loss(y, prediction):
+    raise KeyError("in the loss")
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The user's file."""
+    path = tmp_path_factory.mktemp("user") / "mine.py"
+    path.write_text(_MINE)
+    return path
+
+
+def _examples(features: int, y: list[float]) -> datasets_lib.Datasets:
+    x = np.linspace(-1, 1, len(y) * features, dtype=np.float32).reshape(-1, features)
+    examples = datasets_lib.Examples(x, np.array(y, np.float32))
+    return datasets_lib.Datasets(examples, None, ("area", "age", "c")[:features], "y")
+
+
+def _make(
+    features: int = 1, y: tuple[float, ...] = (0, 1, 1, 0, 1, 0), **settings: Any
+) -> task.Task:
+    return make_task.make_task(config_lib.Config(**settings), _examples(features, list(y)))
+
+
+def _own(mine: pathlib.Path, settings: dict[str, str]) -> dict[str, str]:
+    """The settings, with names after a colon as functions of the user's file."""
+    return {k: f"{mine}{v}" if v.startswith(":") else v for k, v in settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": ":nothing"}, "must return a keras.Model, or a tf.Module with __call__; .*None"),
+        ({"model": ":layer"}, "must return a keras.Model, or a tf.Module .*; received Dense"),
+        ({"model": ":uncallable"}, "must return a keras.Model, or a tf.Module with __call__"),
+        ({"model": ":module", "loop": "fit"}, "returns a tf.Module, .*use --loop=custom"),
+        ({"model": ":no_variables"}, "no trainable variables; a keras.Model tracks layers"),
+        ({"model": ":frozen"}, "no trainable variables"),
+        ({"model": ":cube"}, r"one number, or C numbers, for each .* \[6, 1\] it gave \[6, 2, 2\]"),
+        ({"model": ":mean"}, r"for x \[6, 1\] it gave \[\]"),
+        ({"model": ":half"}, r"for x \[6, 1\] it gave \[3\]"),
+        ({"model": ":whole_numbers"}, "must give one number, or C numbers, for each example"),
+        ({"model": ":text"}, "it gave no tensor"),
+        ({"model": ":random"}, "predict the same each time .*its predictions differed"),
+        ({"model": ":counting"}, "leave its variables as they are, .*it changed calls"),
+        ({"model": ":raising"}, "making the model raised KeyError: .*in making it"),
+        ({"model": ":raises_later"}, "calling the model raised KeyError: .*in calling it"),
+        ({"model": "mlp", "loss": ":mean_loss"}, r"one number for each .*\(\): do not take the"),
+        ({"model": ":classes", "loss": ":loss_of_outputs"}, r"one number .* shape \(6, 3\)"),
+        ({"model": "mlp", "loss": ":number_loss"}, "one number for each of the ex.*received float"),
+        ({"model": "mlp", "loss": ":raising_loss"}, "calling the loss raised KeyError: .*in the l"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    mine: pathlib.Path, settings: dict[str, str], words: str
+) -> None:
+    """In one line, with the user's function and its file."""
+    with pytest.raises(errors.InputError, match=words) as caught:
+        _make(**_own(mine, settings))
+    name = [value[1:] for value in settings.values() if value.startswith(":")][-1]
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{name} in {mine}" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "y", "words"),
+    [
+        ({"model": "logistic"}, (0, 1, 2), "needs labels from 0 to 1; received 0 to 2"),
+        ({"model": "logistic"}, (-1, 1, 1), "needs labels from 0 to 1; received -1 to 1"),
+        ({"model": "polynomial"}, (0, 1, 0), ""),  # whose predictions are all 0 at first
+        ({"model": ":line"}, (0, 1, 0), "that are probabilities; received -.*; end the model with"),
+    ],
+)
+def test_binary_crossentropy_is_of_probabilities(
+    mine: pathlib.Path, settings: dict[str, str], y: tuple[float, ...], words: str
+) -> None:
+    """Keras clips other predictions, and takes other labels, without a word."""
+    settings = _own(mine, settings) | {"loss": "binary_crossentropy"}
+    if not words:
+        _make(y=y, **settings)
+        return
+    with pytest.raises(errors.InputError, match=f"--loss=binary_crossentropy {words}|{words}"):
+        _make(y=y, **settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "y", "words"),
+    [
+        (":classes", (0, 1, 3), "received labels from 0 to 3 and 3 outputs"),
+        (":classes", (-1, 1, 2), "received labels from -1 to 2 and 3 outputs"),
+        (":classes", (0, 0.5, 2), "needs labels 0, 1, ... below the number"),
+        ("logistic", (0, 1, 0), "received labels from 0 to 1 and 1 outputs"),
+    ],
+)
+def test_sparse_labels_are_numbers_of_outputs(
+    mine: pathlib.Path, model: str, y: tuple[float, ...], words: str
+) -> None:
+    settings = _own(mine, {"model": model, "loss": "sparse_categorical_crossentropy"})
+    with pytest.raises(errors.InputError, match=words):
+        _make(y=y, **settings)
+
+
+def test_all_labels_are_checked_not_only_those_of_the_sample() -> None:
+    """On which the functions are tried: the label out of range is the last of many."""
+    with pytest.raises(errors.InputError, match="received 0 to 7"):
+        _make(y=(0.0,) * 500 + (7.0,), model="logistic", loss="binary_crossentropy")
+
+
+@pytest.mark.parametrize("loss", ["squared", "mse2", ""])
+def test_a_loss_that_keras_does_not_know_is_refused(loss: str) -> None:
+    with pytest.raises(errors.InputError, match=r"must be a name that tf\.keras"):
+        _make(model="mlp", loss=loss)
+
+
+@pytest.mark.parametrize("loss", ["mean_absolute_error", "mae", "MeanAbsoluteError"])
+def test_a_loss_of_keras_is_that_of_each_example(loss: str) -> None:
+    made = _make(model="polynomial", loss=loss)
+    y = np.array([1.0, -2.0, 4.0], np.float32)
+    each = made.losses_of(y, np.zeros(3, np.float32) + made.predict(np.zeros([3, 1], np.float32)))
+    np.testing.assert_allclose(each, [1, 2, 4])
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("model", "features", "names"),
+    [
+        ("module", 1, "W b"),
+        ("keras", 2, "W/area W/age b"),
+        ("logistic", 3, "kernel/area kernel/age kernel/c bias"),
+        ("polynomial", 1, "kernel/0 kernel/1 kernel/2 bias"),
+        (
+            "mlp",
+            1,
+            "norm/dense.kernel norm/dense.bias norm/dense_1.kernel norm/dense_1.bias "
+            "norm/dense_2.kernel norm/dense_2.bias",
+        ),
+        (":module", 2, "kernel/area kernel/age"),
+        (
+            ":two_layers",
+            1,
+            "dense.kernel/0 dense.kernel/1 dense.bias/0 dense.bias/1 "
+            "dense_1.kernel/0 dense_1.kernel/1 dense_1.bias",
+        ),
+        (
+            ":nested",
+            1,
+            "sequential.dense.kernel/0 sequential.dense.kernel/1 "
+            "sequential.dense.bias/0 sequential.dense.bias/1 *",
+        ),
+        (":hidden_in_a_list", 1, "w w_1 b"),
+    ],
+)
+def test_values_have_the_shortest_names_that_differ(
+    mine: pathlib.Path, model: str, features: int, names: str
+) -> None:
+    """Of features where a variable has a number for each; of attributes of a tf.Module."""
+    made = _make(features, **_own(mine, {"model": model}))
+    expected = names.split()
+    if expected[-1] == "*":
+        assert made.names[: len(expected) - 1] == tuple(expected[:-1])
+    else:
+        assert set(made.names) == set(expected)
+    assert len(set(made.names)) == len(made.names) == len(made.values())
+
+
+def test_up_to_sixteen_numbers_are_watched_one_by_one(mine: pathlib.Path) -> None:
+    """And of more, the norm of each variable."""
+    few, many = (_make(model=f"{mine}:{name}") for name in ("sixteen", "seventeen"))
+    assert (few.num_trainable, few.watches_all, len(few.names)) == (16, True, 16)
+    np.testing.assert_array_equal(few.values(), few.numbers())
+    assert (many.num_trainable, many.watches_all) == (17, False)
+    assert many.names == tuple(f"norm/{name}" for name in many.trainable)
+    norms = [np.linalg.norm(array) for array in many.arrays().values()]
+    np.testing.assert_allclose(many.values(), norms, rtol=1e-6)
+
+
+# What a seed gives.
+
+
+def _is_same(one: task.Task, other: task.Task) -> bool:
+    arrays = one.arrays(), other.arrays()
+    assert list(arrays[0]) == list(arrays[1])
+    return all(np.array_equal(array, arrays[1][name]) for name, array in arrays[0].items())
+
+
+@pytest.mark.parametrize("model", ["mlp", ":dropout"])
+def test_a_seed_gives_names_and_values(mine: pathlib.Path, model: str) -> None:
+    """However many models the process has made before."""
+    settings = _own(mine, {"model": model})
+    one = _make(seed=3, **settings)
+    _make(model="polynomial")
+    other = _make(seed=3, **settings)
+    assert one.names == other.names
+    assert _is_same(one, other)
+    assert not _is_same(one, _make(seed=4, **settings))

@@ -1,0 +1,769 @@
+"""Models beside the linear one, the user's own among them: every promise is kept for them too."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import pathlib
+import urllib.request
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import checkpoints, export, run_dir, trainer
+from pipeline.training import (
+    compilation,
+    hooks,
+    loops,
+    make_task,
+    metrics,
+    optimizers,
+    passes,
+    task,
+)
+from tests import helpers
+
+# In Keras' save_weights, on Python 3.11 with numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+_LOOPS = ("custom", "fit")
+_SHIPPED = {"polynomial": "huber", "mlp": "mean_squared_error", "logistic": "binary_crossentropy"}
+_EPSILON = 1e-3  # of keras.layers.BatchNormalization
+
+# A file as a user would write it.
+_MINE = """
+import keras
+import tensorflow as tf
+
+
+def cubic(num_features):  # of one feature
+    x = keras.Input([num_features])
+    powers = keras.layers.Concatenate()([x, x**2, x**3])
+    return keras.Model(x, keras.layers.Dense(1, kernel_initializer="zeros")(powers))
+
+
+def penalized(num_features):
+    start = keras.initializers.Constant(2.0)
+    penalty = keras.regularizers.L2(0.1)
+    output = keras.layers.Dense(1, kernel_initializer=start, kernel_regularizer=penalty)
+    return keras.Sequential([keras.Input([num_features]), output])
+
+
+def normalized(num_features):
+    normal = keras.layers.BatchNormalization(momentum=0.9)
+    return keras.Sequential([keras.Input([num_features]), normal, keras.layers.Dense(1)])
+
+
+def everything(num_features):
+    return keras.Sequential(
+        [
+            keras.Input([num_features]),
+            keras.layers.Dense(8, activation="tanh", kernel_regularizer="l2"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(1),
+        ]
+    )
+
+
+def double(num_features):
+    output = keras.layers.Dense(1, dtype="float64", kernel_initializer="ones")
+    return keras.Sequential([keras.Input([num_features]), output])
+
+
+def classes(num_features):
+    output = keras.layers.Dense(3, activation="softmax")
+    return keras.Sequential([keras.Input([num_features]), output])
+
+
+class Line(tf.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = tf.Variable(0.0)
+
+    def __call__(self, x):
+        return self.slope * x[:, 0]
+
+
+def line(num_features):
+    return Line()
+
+
+def absolute_error(y, prediction):
+    return tf.abs(y - prediction)
+"""
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The user's file."""
+    path = tmp_path_factory.mktemp("user") / "mine.py"
+    path.write_text(_MINE)
+    return path
+
+
+class _Recording(hooks.Hook):
+    def __init__(self, watched: task.Task):
+        self.rows = metrics.empty(len(watched.names))
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        self.rows = metrics.concatenate(self.rows, rows)
+
+
+class _Trained(NamedTuple):
+    """What a training loop gave."""
+
+    rows: metrics.StepMetrics
+    task: task.Task
+    start: dict[str, np.ndarray]  # the variables before the first update
+    batches: list[tuple[np.ndarray, np.ndarray]]  # in float64
+
+    @property
+    def path(self) -> np.ndarray:
+        """The watched values before each update, and after the last."""
+        return np.vstack([self.rows.values, self.task.values()]).astype(np.float64)
+
+
+def _examples(count: int = 37, features: int = 2, *, is_binary: bool = False) -> Any:
+    """Examples of a curve with noise, or of two overlapping classes."""
+    generator = np.random.default_rng(5)
+    x = generator.uniform(-1, 1, (count, features)).astype(np.float32)
+    noise = generator.logistic(size=count)
+    score = 2 * x[:, 0] - x[:, -1] ** 2 + 0.5 + noise * (1 if is_binary else 0.3)
+    y = score > 0 if is_binary else score
+    return datasets_lib.Examples(x, y.astype(np.float32))
+
+
+def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trained:
+    """Trains from the start to the last step, as trainer.train does without a directory.
+
+    By default in batches of 8, which leave a short one of 37 examples: 4 * 8 + 5.
+    """
+    config = config_lib.Config(**({"batch_size": 8} | settings))
+    names = tuple("abc"[: examples.x.shape[1]])
+    made = make_task.make_task(config, datasets_lib.Datasets(examples, None, names, "y"))
+    start = made.arrays()
+    variables = made.model.trainable_variables
+    optimizer = optimizers.create(config, variables, last_step=last)
+    _, (mode, _) = compilation.prepare(config, made, optimizer, examples)
+    batches, hook = batches_lib.Batches(examples, config), _Recording(made)
+    train = loops.LOOPS[config.loop]
+    train(made, batches, optimizer=optimizer, first_step=0, last_step=last, hook=hook, mode=mode)
+    taken = [
+        (x.astype(np.float64), y.astype(np.float64))
+        for x, y in batches.singly(0, last).as_numpy_iterator()
+    ]
+    return _Trained(hook.rows, made, start, taken)
+
+
+def _assert_agree(one: metrics.StepMetrics, other: metrics.StepMetrics) -> None:
+    """To 1e-5 of each column at every step."""
+    np.testing.assert_array_equal(one.step, other.step)
+    for a, b in zip(one[1:], other[1:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _powers(x: np.ndarray) -> np.ndarray:
+    """The inputs [B, 3·D + 1] of the polynomial's linear form."""
+    return np.hstack([x, x**2, x**3, np.ones([len(x), 1])])
+
+
+# (1) Both loops, and by hand.
+
+
+def _by_hand(trained: _Trained, name: str) -> metrics.StepMetrics:
+    """Eager gradient descent on the same batches with the formulas of each model and loss."""
+    start = {n: tf.Variable(array, dtype=tf.float64) for n, array in trained.start.items()}
+    variables = [start[n] for n in trained.task.trainable]
+    rows = []
+    for x, y in trained.batches:
+        with tf.GradientTape() as tape:
+            hidden = tf.constant(_powers(x)[:, :-1] if name == "polynomial" else x)
+            *layers, (W, b) = zip(variables[::2], variables[1::2], strict=True)
+            for kernel, bias in layers:
+                hidden = tf.maximum(hidden @ kernel + bias, 0)
+            output = (hidden @ W + b)[:, 0]
+            error = tf.abs(output - y)
+            loss = {
+                "polynomial": tf.where(error < 1, error**2 / 2, error - 0.5),  # Huber's
+                "mlp": error**2,
+                "logistic": tf.math.softplus(output) - y * output,
+            }[name]
+            mean = tf.reduce_mean(loss)
+        gradients = tape.gradient(mean, variables)
+        flat = [np.concatenate([np.ravel(v) for v in part]) for part in (variables, gradients)]
+        is_norm = trained.task.names[0].startswith("norm/")
+        values = [np.linalg.norm(v) for v in variables] if is_norm else flat[0]
+        rows.append((values, mean.numpy(), np.linalg.norm(flat[1])))
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign_sub(0.1 * gradient)
+    columns = (np.array(column) for column in zip(*rows, strict=True))
+    return metrics.StepMetrics(np.arange(len(rows)), *columns)
+
+
+@pytest.mark.parametrize("name", list(_SHIPPED))
+def test_both_loops_take_the_steps_made_by_hand(name: str) -> None:
+    """Values, loss and gradient norm of every step, of short batches too."""
+    examples = _examples(is_binary=name == "logistic")
+    settings = {"model": name, "loss": _SHIPPED[name]}
+    custom, fit = (_train(examples, 12, loop=loop, **settings) for loop in _LOOPS)
+    assert [len(y) for _, y in custom.batches[:6]] == [8, 8, 8, 8, 5, 8]
+    assert np.ptp(custom.rows.loss) > 0.03
+    _assert_agree(custom.rows, fit.rows)
+    _assert_agree(custom.rows, _by_hand(custom, name))
+    np.testing.assert_allclose(custom.path[-1], fit.path[-1], rtol=1e-5, atol=1e-6)
+
+
+# (2) Where training ends.
+
+
+def test_the_polynomial_reaches_least_squares() -> None:
+    """On one feature, for which W are three numbers."""
+    examples = _examples(201, 1)
+    trained = _train(examples, 5_000, model="polynomial", batch_size=0, learning_rate=0.3)
+    x, y = trained.batches[0]
+    best, *_ = np.linalg.lstsq(_powers(x), y, rcond=None)
+    np.testing.assert_allclose(trained.path[-1], best, rtol=1e-3)
+
+
+def test_logistic_regression_reaches_the_largest_likelihood() -> None:
+    """By Newton's method in numpy, which needs no rate."""
+    examples = _examples(201, is_binary=True)
+    settings = {"model": "logistic", "loss": "binary_crossentropy"}
+    trained = _train(examples, 10_000, batch_size=0, learning_rate=1.0, **settings)
+    x, y = trained.batches[0]
+    inputs, best = np.column_stack([x, np.ones(len(y))]), np.zeros(3)
+    for _ in range(20):
+        p = 1 / (1 + np.exp(-inputs @ best))
+        best += np.linalg.solve(inputs.T * (p * (1 - p)) @ inputs, inputs.T @ (y - p))
+    np.testing.assert_allclose(trained.path[-1], best, rtol=1e-3)
+    assert trained.task.names == ("kernel/a", "kernel/b", "bias")
+
+
+# (3) Exports.
+
+
+@pytest.mark.parametrize("name", ["mlp", "logistic", "classes"])
+def test_the_export_predicts_by_the_formula(
+    name: str, mine: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """As the live model does, from the variables that it is exported with."""
+    examples = _examples(features=3, is_binary=True)
+    loss = "sparse_categorical_crossentropy" if name == "classes" else "mean_squared_error"
+    model = f"{mine}:{name}" if name == "classes" else name
+    config = config_lib.Config(model=model, loss=loss)
+    datasets = datasets_lib.Datasets(examples, None, ("a", "b", "c"), "y")
+    made = make_task.make_task(config, datasets)
+    made.assign({n: array + 0.1 for n, array in made.arrays().items()})
+    export.publish(made, datasets, tmp_path / "1", export.Steps(7, 7))
+    exported = export.load(tmp_path)
+    found = exported.predict(examples.x)
+    np.testing.assert_allclose(found, made.predict(tf.constant(examples.x)), rtol=1e-6)
+    arrays, hidden = [np.float64(exported.variables()[n]) for n in made.trainable], examples.x
+    for kernel, bias in zip(arrays[:-2:2], arrays[1:-2:2], strict=True):
+        hidden = np.maximum(hidden @ kernel + bias, 0)
+    output = hidden @ arrays[-2] + arrays[-1]
+    if name == "classes":
+        expected = np.exp(output) / np.exp(output).sum(axis=1, keepdims=True)
+    else:
+        expected = 1 / (1 + np.exp(-output[:, 0])) if name == "logistic" else output[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def _three_classes(path: pathlib.Path) -> None:
+    """A table of which each class is a third of the plane."""
+    x = np.random.default_rng(1).normal(size=(60, 2))
+    angle = np.arctan2(x[:, 1], x[:, 0])
+    rows = np.column_stack([x, np.floor((angle + math.pi) / (2 * math.pi) * 3)])
+    np.savetxt(path, rows, delimiter=",", header="a,b,kind", comments="", fmt="%.6g")
+
+
+@pytest.mark.slow
+def test_three_outputs_are_trained_and_predicted(
+    mine: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """With a column for each, and its accuracy as counted by hand."""
+    _three_classes(tmp_path / "t.csv")
+    config = config_lib.Config(
+        model=f"{mine}:classes",
+        loss="sparse_categorical_crossentropy",
+        metrics="accuracy",
+        data=str(tmp_path / "t.csv"),
+        learning_rate=0.5,
+        epochs=100,
+        logdir=str(tmp_path),
+        run_name="run",
+    )
+    datasets = datasets_lib.load(config)
+    result = trainer.train(config, datasets)
+    assert "accuracy=" in result.report
+    x, y = datasets.train
+    inputs = ",".join(map(str, x.ravel()))
+    arguments = (f"--export_dir={tmp_path}/run/export", f"--x={inputs}")
+    printed = helpers.call("predict", *arguments, cwd=tmp_path)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    header, *lines = printed.stdout.splitlines()
+    assert header == "a,b,kind_0,kind_1,kind_2"
+    table = np.array([line.split(",") for line in lines], float)
+    np.testing.assert_allclose(table[:, 2:].sum(axis=1), 1, rtol=1e-5)
+    accuracy = float(np.mean(table[:, 2:].argmax(axis=1) == y))
+    assert accuracy > 0.8
+    assert helpers.scalars(tmp_path / "run" / "train")["accuracy"][-1] == (
+        100,
+        pytest.approx(accuracy),
+    )
+
+
+# (4) Batch normalization.
+
+
+@pytest.mark.parametrize("loop", _LOOPS)
+def test_batch_normalization_sees_the_true_batches(loop: str, mine: pathlib.Path) -> None:
+    """Of a short batch its examples alone: in the loss, the updates and the moving statistics."""
+    trained = _train(_examples(), 11, model=f"{mine}:normalized", loop=loop)
+    names = list(trained.task.trainable)
+    assert sorted(names) == ["beta", "bias", "gamma", "kernel"]
+    moving_mean, moving_variance = np.zeros(2), np.ones(2)
+    for (x, y), values, loss in zip(trained.batches, trained.path, trained.rows.loss, strict=False):
+        now = trained.task.by_variable(values)
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+        normal = (x - mean) / np.sqrt(variance + _EPSILON) * now["gamma"] + now["beta"]
+        error = normal @ now["kernel"][:, 0] + now["bias"] - y
+        assert loss == pytest.approx(np.mean(error**2), rel=1e-5)
+        moving_mean = 0.9 * moving_mean + 0.1 * mean
+        moving_variance = 0.9 * moving_variance + 0.1 * variance
+    biases = trained.path[:, list(trained.task.names).index("bias")]
+    assert (np.diff(biases) != 0).all()
+    arrays = trained.task.arrays()
+    np.testing.assert_allclose(arrays["moving_mean"], moving_mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(arrays["moving_variance"], moving_variance, rtol=1e-5)
+
+
+# (5) Regularizers; stopped and resumed.
+
+
+@pytest.mark.parametrize("loop", _LOOPS)
+def test_the_loss_includes_the_regularizer(loop: str, mine: pathlib.Path) -> None:
+    """In every step, in its gradient, and in the evaluation."""
+    examples = _examples()
+    trained = _train(examples, 7, model=f"{mine}:penalized", loop=loop)
+    for i, (x, y) in enumerate(trained.batches):
+        values = trained.path[i]
+        error = x @ values[:2] + values[2] - y
+        penalty = 0.1 * np.sum(values[:2] ** 2)
+        assert trained.rows.loss[i] == pytest.approx(np.mean(error**2) + penalty, rel=1e-5)
+        inputs = np.column_stack([x, np.ones(len(y))])
+        gradient = 2 * inputs.T @ error / len(y) + np.append(0.2 * values[:2], 0)
+        np.testing.assert_allclose(trained.path[i + 1], values - 0.1 * gradient, rtol=1e-4)
+    settings = config_lib.Config(model=f"{mine}:penalized", metrics="mse")
+    found = passes.Passes(trained.task, settings, num_features=2).evaluate(examples)
+    values = trained.path[-1]
+    mean = np.mean((examples.x @ values[:2] + values[2] - examples.y) ** 2)
+    assert found["mse"] == pytest.approx(mean, rel=1e-5)
+    assert found["loss"] == pytest.approx(mean + 0.1 * np.sum(values[:2] ** 2), rel=1e-5)
+
+
+class _KilledError(BaseException):
+    """Ends a process in the middle of its training."""
+
+
+def _run(config: config_lib.Config) -> pathlib.Path:
+    trainer.train(config, datasets_lib.load(config))
+    return pathlib.Path(config.logdir) / config.run_name
+
+
+def _run_killed(
+    config: config_lib.Config, monkeypatch: pytest.MonkeyPatch, *, at: int
+) -> pathlib.Path:
+    """Trains, and is killed before the checkpoint of a step is saved; then resumes."""
+    save = checkpoints.Checkpoints.save
+
+    def save_or_die(self: Any, state: Any, best: Any) -> None:
+        if state.step == at:
+            raise _KilledError
+        save(self, state, best)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, "save", save_or_die)
+        with pytest.raises(_KilledError):
+            _run(config)
+    return _run(config)
+
+
+def _bits(run: pathlib.Path) -> dict[str, bytes]:
+    """All that the newest checkpoint holds of the model and the optimizer."""
+    newest = max(run.glob("checkpoints/ckpt-*.index"), key=lambda path: int(path.stem[5:]))
+    reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith(("model", "optimizer"))]
+    return {n: np.asarray(reader.get_tensor(n)).tobytes() for n in names} | {
+        "": newest.stem.encode()
+    }
+
+
+def _curves(run: pathlib.Path) -> dict[str, Any]:
+    """What is in the event files, but for the speed."""
+    return {
+        f"{part}/{tag}": points
+        for part in ("train", "validation")
+        for tag, points in helpers.scalars(run / part).items()
+        if not tag.endswith("_per_second")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", _LOOPS)
+def test_a_killed_run_ends_with_the_same_bits(
+    loop: str, mine: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, batch normalization and a regularizer, killed in the middle of an epoch."""
+    config = config_lib.Config(
+        model=f"{mine}:everything",
+        loop=loop,
+        optimizer="adam",
+        learning_rate=0.01,
+        batch_size=8,
+        num_examples=37,
+        epochs=3,
+        checkpoint_every=7,
+        logdir=str(tmp_path),
+        run_name="undisturbed",
+    )
+    undisturbed = _run(config)
+    again = dataclasses.replace(config, run_name="killed")
+    killed = _run_killed(again, monkeypatch, at=14)
+    assert len(list((killed / "train").iterdir())) == 2  # a file for each process
+    assert _bits(killed) == _bits(undisturbed)
+    assert _curves(killed) == _curves(undisturbed)
+    assert len(_curves(killed)["train/loss"]) == 16
+    assert any("seed_generator" in name for name in _bits(killed))
+
+
+# (6, 7) Early stopping, the best model, and the user's file; all of one run.
+
+_STEPS_PER_EPOCH = 10
+_PATIENCE = 2
+
+
+class _Ended(NamedTuple):
+    """A run that ended early."""
+
+    config: config_lib.Config
+    path: pathlib.Path
+    validation: list[tuple[int, float]]  # the losses
+
+    @property
+    def end(self) -> int:
+        """The step at which it ended."""
+        return self.validation[-1][0]
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """Step and loss of its best evaluation."""
+        return min(self.validation, key=lambda point: point[1])
+
+    def events(self) -> dict[str, bytes]:
+        """Its event files."""
+        return {str(p): p.read_bytes() for p in self.path.glob("*/events.*")}
+
+
+@pytest.fixture(scope="module")
+def ended(mine: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> _Ended:
+    """Trains in batches so small that the validation loss goes up and down."""
+    config = config_lib.Config(
+        model=f"{mine}:cubic",
+        learning_rate=0.02,
+        batch_size=2,
+        num_examples=2 * _STEPS_PER_EPOCH,
+        seed=3,
+        epochs=40,
+        early_stopping_patience=_PATIENCE,
+        checkpoint_every=15,
+        logdir=str(tmp_path_factory.mktemp("ended")),
+        run_name="run",
+    )
+    path = _run(config)
+    return _Ended(config, path, helpers.scalars(path / "validation")["loss"])
+
+
+def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
+    """At the first evaluation that is the second without a smaller loss than the best so far."""
+    steps, losses = zip(*ended.validation, strict=True)
+    without = [i - int(np.argmin(losses[: i + 1])) for i in range(len(losses))]
+    assert without[-1] == _PATIENCE
+    assert max(without[:-1]) < _PATIENCE
+    assert 4 < len(losses) < 40
+    assert list(steps) == list(range(0, ended.end + 1, _STEPS_PER_EPOCH))
+    curves = helpers.scalars(ended.path / "train")
+    assert [step for step, _ in curves["loss"]] == list(range(ended.end + 1))
+    assert [step for step, _ in curves["final_loss"]] == [ended.end]
+    assert export.newest_steps(ended.path / "export") == (ended.end, ended.end)
+
+
+def test_the_best_model_is_exported_without_training(
+    ended: _Ended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its validation loss is the smallest; then nothing is left to do, until it is the last's."""
+    events, versions = ended.events(), len(list((ended.path / "export").iterdir()))
+    best = dataclasses.replace(ended.config, export="best")
+    for config, count in ((best, 1), (best, 1), (ended.config, 2)):
+        _run(config)
+        assert "is finished" in capsys.readouterr().out
+        assert len(list((ended.path / "export").iterdir())) == versions + count
+        step = ended.best[0] if config is best else ended.end
+        assert export.newest_steps(ended.path / "export") == (step, ended.end)
+    assert ended.events() == events
+    validation = datasets_lib.load(best).validation
+    assert validation is not None
+    for version, (_, loss) in ((1, ended.best), (2, ended.validation[-1])):
+        path = ended.path / "export" / str(versions + version)
+        error = export.load(path).predict(validation.x).astype(np.float64) - validation.y
+        assert np.mean(error**2) == pytest.approx(loss, rel=1e-5)
+    assert ended.best[0] < ended.end
+
+
+def test_only_a_changed_comment_leaves_a_run_resumable(ended: _Ended) -> None:
+    """Of the user's file, of which the run keeps a copy."""
+    path = pathlib.Path(ended.config.model.rpartition(":")[0])
+    check = run_dir.RunDir.of(ended.config).check
+    assert (ended.path / "code" / "model.py").read_text() == _MINE
+    try:
+        path.write_text(_MINE.replace("# of one feature", "# of one feature, or more\n"))
+        check(ended.config)
+        path.write_text(_MINE.replace("x**3", "x**4"))
+        with pytest.raises(errors.InputError) as caught:
+            check(ended.config)
+        assert f"{path} has changed since the run {ended.path} was started" in str(caught.value)
+    finally:
+        path.write_text(_MINE)
+    check(ended.config)
+
+
+@pytest.mark.slow
+def test_an_early_stopped_run_resumes_to_the_same_end(
+    ended: _Ended, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its best evaluation; the best loss is that of the process before."""
+    at = ended.end // 15 * 15
+    assert at - 15 <= ended.best[0] < at < ended.end
+    again = dataclasses.replace(ended.config, logdir=str(tmp_path))
+    killed = _run_killed(again, monkeypatch, at=ended.end)
+    assert _bits(killed) == _bits(ended.path)
+    assert _curves(killed) == _curves(ended.path)
+    assert (killed / "checkpoints" / f"best-{ended.best[0]}.index").exists()
+
+
+@pytest.mark.slow
+def test_more_patience_extends_a_run_and_is_kept(ended: _Ended, tmp_path: pathlib.Path) -> None:
+    """In flags.txt, or the command that resumes it would end it at once."""
+    config = dataclasses.replace(ended.config, logdir=str(tmp_path), epochs=20)
+    run = _run(config)
+    longer = dataclasses.replace(config, early_stopping_patience=4)
+    assert _run(longer) == run
+    losses = [loss for _, loss in helpers.scalars(run / "validation")["loss"]]
+    assert losses[: len(ended.validation)] == [loss for _, loss in ended.validation]
+    without = [i - int(np.argmin(losses[: i + 1])) for i in range(len(losses))]
+    assert without[-1] == 4 or len(losses) == 21
+    assert len(losses) > len(ended.validation)
+    assert "--early_stopping_patience=4" in (run / "flags.txt").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_an_extended_run_ends_when_its_results_are_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its best model was exported before it was extended."""
+    config = config_lib.Config(
+        model="polynomial",
+        learning_rate=0.02,
+        batch_size=2,
+        num_examples=20,
+        seed=3,
+        export="best",
+        epochs=7,
+        logdir=str(tmp_path),
+        run_name="run",
+    )
+    run = _run(config)
+    assert export.newest_steps(run / "export") == (60, 70)
+    longer = dataclasses.replace(config, epochs=8)
+
+    def die(*_: object) -> None:
+        raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Trainer, "_finish", die)
+        with contextlib.suppress(_KilledError):
+            _run(longer)
+    _run(longer)
+    curves = helpers.scalars(run / "train")
+    assert curves["loss"][-1][0] == curves["final_loss"][-1][0] == 80
+
+
+# (8) Schedules.
+
+
+def _polynomial_by_hand(start: np.ndarray, batches: Iterable[Any], rates: list[float]) -> Any:
+    """The values of gradient descent on the squared error, in float64."""
+    values = [start]
+    for (x, y), rate in zip(batches, rates, strict=True):
+        inputs = _powers(x)
+        gradient = 2 * inputs.T @ (inputs @ values[-1] - y) / len(y)
+        values.append(values[-1] - rate * gradient)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("loop", _LOOPS)
+def test_a_schedule_gives_the_steps_made_by_hand(loop: str) -> None:
+    """Three steps of warm-up, then the cosine over the twelve that are left."""
+    settings = {"schedule": "cosine", "warmup_steps": 3, "learning_rate": 0.2}
+    trained = _train(_examples(), 15, model="polynomial", loop=loop, **settings)
+    cosine = [0.1 * (1 + math.cos(math.pi * s / 12)) for s in range(12)]
+    rates = [0.2 / 3, 0.4 / 3, 0.2, *cosine]
+    expected = _polynomial_by_hand(trained.path[0], trained.batches, rates)
+    np.testing.assert_allclose(trained.path, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) -> None:
+    """The learning rate is a curve without a break: a tenth in every 8 steps."""
+    config = config_lib.Config(
+        model="polynomial",
+        num_examples=37,
+        batch_size=8,
+        epochs=2,
+        schedule="exponential",
+        decay_steps=8,
+        warmup_steps=2,
+        learning_rate=0.01,
+        logdir=str(tmp_path),
+        run_name="extended",
+    )
+    run = _run(config)
+    assert _run(dataclasses.replace(config, epochs=4)) == run
+    steps, rates = zip(*helpers.scalars(run / "train")["learning_rate"], strict=True)
+    assert steps == tuple(range(21))
+    expected = [0.005, 0.01, *(0.01 * 0.1 ** (s / 8) for s in range(19))]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    curves = helpers.scalars(run / "train")
+    names = (*(f"kernel/{i}" for i in range(3)), "bias")
+    values = np.array([[value for _, value in curves[name]] for name in names]).T
+    batches = batches_lib.Batches(datasets_lib.load(config).train, config).singly(0, 20)
+    by_hand = _polynomial_by_hand(values[0], batches.as_numpy_iterator(), expected[:20])
+    np.testing.assert_allclose(values, by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
+def test_a_schedule_that_ends_with_the_run_refuses_more_epochs(
+    schedule: str, tmp_path: pathlib.Path
+) -> None:
+    """They would change the steps that were made."""
+    for decay_steps in (0, 100):
+        name = f"run{decay_steps}"
+        settings = {"schedule": schedule, "decay_steps": decay_steps, "epochs": 4}
+        config = config_lib.Config(logdir=str(tmp_path), run_name=name, **settings)
+        run = run_dir.RunDir.of(config)
+        with run.opened(config):
+            run.checkpoints.mkdir()
+            (run.checkpoints / "ckpt-0.index").touch()
+        run.check(config)
+        longer = dataclasses.replace(config, epochs=5)
+        if decay_steps:
+            run.check(longer)
+        else:
+            with pytest.raises(errors.InputError, match=f"--schedule={schedule} ends with"):
+                run.check(longer)
+
+
+# (9) Clipping.
+
+
+def test_clipped_updates_are_as_long_as_asked_for() -> None:
+    """In both loops; the gradient's norm is recorded as it was before."""
+    settings = {"model": "polynomial", "clip_norm": 1.0, "learning_rate": 0.2}
+    custom, fit = (_train(_examples(), 12, loop=loop, **settings) for loop in _LOOPS)
+    _assert_agree(custom.rows, fit.rows)
+    norms = []
+    for (x, y), before, after in zip(custom.batches, custom.path, custom.path[1:], strict=False):
+        inputs = _powers(x)
+        gradient = 2 * inputs.T @ (inputs @ before - y) / len(y)
+        norms.append(np.linalg.norm(gradient))
+        update = -0.2 * gradient * min(1, 1 / norms[-1])
+        np.testing.assert_allclose(after - before, update, rtol=1e-4, atol=1e-6)
+        assert np.linalg.norm(after - before) <= 0.2 * (1 + 1e-5)
+    np.testing.assert_allclose(custom.rows.gradient_norm, norms, rtol=1e-5)
+    assert min(norms) < 1 < max(norms)
+
+
+# Other types; a loss and a tf.Module of one's own.
+
+
+@pytest.mark.parametrize("loop", _LOOPS)
+def test_a_model_in_float64_is_trained(loop: str, mine: pathlib.Path) -> None:
+    """Its loss is in float32, as that of all models."""
+    trained = _train(_examples(), 6, model=f"{mine}:double", loop=loop)
+    for i, (x, y) in enumerate(trained.batches):
+        values, inputs = trained.path[i], np.column_stack([x, np.ones(len(y))])
+        error = inputs @ values - y
+        assert trained.rows.loss[i] == pytest.approx(np.mean(error**2), rel=1e-5)
+        expected = values - 0.1 * 2 * inputs.T @ error / len(y)
+        np.testing.assert_allclose(trained.path[i + 1], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_module_and_a_loss_of_ones_own_are_trained(mine: pathlib.Path) -> None:
+    """The gradient of the mean of |slope·x - y| is the mean of sign(slope·x - y)·x."""
+    settings = {"model": f"{mine}:line", "loss": f"{mine}:absolute_error"}
+    trained = _train(_examples(), 12, **settings)
+    assert trained.task.names == ("slope",)
+    for i, (x, y) in enumerate(trained.batches):
+        (slope,) = trained.path[i]
+        error = slope * x[:, 0] - y
+        assert trained.rows.loss[i] == pytest.approx(np.abs(error).mean(), rel=1e-5)
+        expected = slope - 0.1 * np.mean(np.sign(error) * x[:, 0])
+        assert trained.path[i + 1, 0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+# (10) Two models in one table.
+
+
+@pytest.mark.slow
+def test_a_sweep_over_models_is_one_table_of_hparams(tmp_path: pathlib.Path) -> None:
+    """With the metrics beside the losses, as a TensorBoard serves it."""
+    flags = ("--model=polynomial,mlp", "--metrics=mae", "--learning_rate=0.01", "--run_name=s")
+    result = helpers.call("sweep", *flags, "--batch_size=50", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    with helpers.tensorboard(tmp_path / "logs" / "s") as board:
+        titles = ("final_loss", "final_mae", "final_validation_loss", "final_validation_mae")
+        query = {
+            "experimentName": "",
+            "allowedStatuses": ["STATUS_SUCCESS"],
+            "colParams": [{"metric": {"group": "", "tag": tag}} for tag in titles],
+            "startIndex": 0,
+            "sliceSize": 10,
+        }
+
+        def groups() -> Any:
+            request = urllib.request.Request(
+                f"{board.url}/data/plugin/hparams/session_groups",
+                json.dumps(query).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=10) as response:
+                found = json.load(response)["sessionGroups"]
+            is_whole = all(len(group.get("metricValues", ())) == 4 for group in found)
+            return {group["name"]: group for group in found} if is_whole and found[1:] else None
+
+        found = board.wait_for(groups)
+    assert {group["hparams"]["model"] for group in found.values()} == {"polynomial", "mlp"}
+    assert set(found) == {"model=polynomial", "model=mlp"}
+    for name, group in found.items():
+        values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
+        curves = helpers.scalars(tmp_path / "logs" / "s" / name / "train")
+        assert values == {tag: pytest.approx(curves[tag][-1][1]) for tag in titles}
+        assert f"mae={values['final_mae']:.5f}" in result.stdout
