@@ -44,9 +44,9 @@ class Config:
 
     model: str = _field(
         "module",
-        "A function in pipeline/training/models.py (module, keras, polynomial, mlp, logistic), or "
-        "one of your own: mine:make_model in a Python module, or models/mine.py:make_model in a "
-        "file. It gets the number of features and returns a keras.Model or tf.Module.",
+        "A function in pipeline/training/models.py, such as keras, polynomial or mlp, or one of "
+        "your own: mine:make_model in a Python module, or models/mine.py:make_model in a file. It "
+        "gets the number of features and returns a keras.Model or tf.Module.",
     )
     loss: str = _field(
         "mean_squared_error",

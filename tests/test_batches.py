@@ -70,6 +70,7 @@ def test_batches_that_divide_the_examples_have_one_size() -> None:
     assert [len(batch) for batch in _numbers(batches, 0, 9)] == [5] * 9
 
 
+@pytest.mark.slow
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     orders = [
         tuple(order) for seed in (0, 1, 2**32 - 1) for order in _epochs(_batches(seed=seed), 4)
@@ -89,6 +90,7 @@ def test_every_position_holds_every_example_equally_often() -> None:
     assert 0.5 / _N < share.min() < share.max() < 2 / _N
 
 
+@pytest.mark.slow
 def test_orders_do_not_repeat_in_a_long_run() -> None:
     orders = _epochs(_batches(batch_size=12), 1000)
     assert len({tuple(order) for order in orders}) > 990

@@ -231,6 +231,7 @@ def test_what_xla_cannot_compile_runs_as_a_graph(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_choice_is_the_same_each_time(mine: pathlib.Path) -> None:
     """It decides the last bits of a run, so that a resumed one must make it again."""
     for model in (":strings", ":dropout"):

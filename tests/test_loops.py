@@ -160,6 +160,7 @@ def test_every_row_is_gradient_descent(
     assert trained.rows.step.dtype == np.int64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", Mode)
 def test_what_fills_up_a_short_batch_counts_nowhere(mode: compilation.Mode) -> None:
     """A block holds 9 examples of the last batch of 32; here the other 23 are not finite."""
@@ -253,6 +254,7 @@ def test_optimizers_of_keras_give_the_same_in_all_loops(name: str) -> None:
         np.testing.assert_allclose(result.gradient_norm, results[0].gradient_norm, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_every_mode_gives_the_same(loop: str) -> None:
     results = [

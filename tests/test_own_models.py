@@ -208,6 +208,7 @@ def _by_hand(trained: _Trained, name: str) -> metrics.StepMetrics:
     return metrics.StepMetrics(np.arange(len(rows)), *columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(_SHIPPED))
 def test_both_loops_take_the_steps_made_by_hand(name: str) -> None:
     """Values, loss and gradient norm of every step, of short batches too."""
@@ -233,6 +234,7 @@ def test_the_polynomial_reaches_least_squares() -> None:
     np.testing.assert_allclose(trained.path[-1], best, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_logistic_regression_reaches_the_largest_likelihood() -> None:
     """By Newton's method in numpy, which needs no rate."""
     examples = _examples(201, is_binary=True)
@@ -324,6 +326,7 @@ def test_three_outputs_are_trained_and_predicted(
 # (4) Batch normalization.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", _LOOPS)
 def test_batch_normalization_sees_the_true_batches(loop: str, mine: pathlib.Path) -> None:
     """Of a short batch its examples alone: in the loss, the updates and the moving statistics."""
@@ -349,6 +352,7 @@ def test_batch_normalization_sees_the_true_batches(loop: str, mine: pathlib.Path
 # (5) Regularizers; stopped and resumed.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", _LOOPS)
 def test_the_loss_includes_the_regularizer(loop: str, mine: pathlib.Path) -> None:
     """In every step, in its gradient, and in the evaluation."""
@@ -492,6 +496,7 @@ def ended(mine: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> _Ende
     return _Ended(config, path, helpers.scalars(path / "validation")["loss"])
 
 
+@pytest.mark.slow
 def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
     """At the first evaluation that is the second without a smaller loss than the best so far."""
     steps, losses = zip(*ended.validation, strict=True)
@@ -506,6 +511,7 @@ def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
     assert export.newest_steps(ended.path / "export") == (ended.end, ended.end)
 
 
+@pytest.mark.slow
 def test_the_best_model_is_exported_without_training(
     ended: _Ended, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -684,6 +690,7 @@ def test_a_schedule_that_ends_with_the_run_refuses_more_epochs(
 # (9) Clipping.
 
 
+@pytest.mark.slow
 def test_clipped_updates_are_as_long_as_asked_for() -> None:
     """In both loops; the gradient's norm is recorded as it was before."""
     settings = {"model": "polynomial", "clip_norm": 1.0, "learning_rate": 0.2}
@@ -704,6 +711,7 @@ def test_clipped_updates_are_as_long_as_asked_for() -> None:
 # Other types; a loss and a tf.Module of one's own.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", _LOOPS)
 def test_a_model_in_float64_is_trained(loop: str, mine: pathlib.Path) -> None:
     """Its loss is in float32, as that of all models."""
@@ -716,6 +724,7 @@ def test_a_model_in_float64_is_trained(loop: str, mine: pathlib.Path) -> None:
         np.testing.assert_allclose(trained.path[i + 1], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_module_and_a_loss_of_ones_own_are_trained(mine: pathlib.Path) -> None:
     """The gradient of the mean of |slope·x - y| is the mean of sign(slope·x - y)·x."""
     settings = {"model": f"{mine}:line", "loss": f"{mine}:absolute_error"}

@@ -141,6 +141,7 @@ def test_many_epochs_reach_least_squares_in_a_short_table(tmp_path: pathlib.Path
     np.testing.assert_allclose([curves["W"][-1][1], curves["b"][-1][1]], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_divergence_ends_with_3_and_a_stable_learning_rate(tmp_path: pathlib.Path) -> None:
     flags = ("--learning_rate=0.9", "--epochs=1000", "--run_name=hot")
     result = helpers.call("train", *flags, cwd=tmp_path)
@@ -175,6 +176,7 @@ def test_an_unknown_optimizer_leaves_no_directory(tmp_path: pathlib.Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_loop_compiles_to_one_piece_of_machine_code(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
