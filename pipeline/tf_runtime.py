@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import IO
 
 from absl import logging as absl_logging
 
@@ -71,16 +72,8 @@ def _settle_environment() -> None:
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Drops what is written to stderr, by C++ too, where an error is expected and reported."""
-    sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
+    with open(os.devnull, "wb") as nowhere, _stderr_to(nowhere):
         yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 @contextlib.contextmanager
@@ -90,16 +83,23 @@ def _without_start_up_noise() -> Iterator[None]:
     The notes are printed by C++ before any of its log settings apply, so only the file
     descriptor can catch them; and only another process can pass on the last words of this one.
     """
-    sys.stderr.flush()
     command = [sys.executable, "-I", "-S", "-c", _FILTER, _START_UP_NOISE]
     # In a session of its own, Ctrl-C does not end it before it has passed on everything.
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
         assert child.stdin
-        stderr = os.dup(2)
-        os.dup2(child.stdin.fileno(), 2)
-        try:
+        with _stderr_to(child.stdin):
             yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
+
+
+@contextlib.contextmanager
+def _stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """Leads the descriptor of stderr to a file for a while."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
