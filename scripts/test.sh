@@ -8,4 +8,5 @@ cd "$checkout"
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-"$python" -m pytest "$@"
+# Tests of one file share runs, so they stay in one process.
+"$python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
