@@ -113,7 +113,7 @@ def test_the_export_predicts_with_the_trained_variables(runs: helpers.Runs, name
 def test_the_printed_commands_work(runs: helpers.Runs) -> None:
     """Predict with this export, and repeat this run from its flags with the same bits."""
     out = runs.results["module-custom"].stdout
-    commands = dict(re.findall(r"(?m)^(\w+): +\S+ -m pipeline\.(.*)$", out))
+    commands = dict(re.findall(r"(?m)^(\w+): +.+? -m pipeline\.(.*)$", out))
     module, *arguments = commands["Predict"].split()
     result = helpers.call(module, *arguments, cwd=runs.folder)
     assert result.stdout.startswith("x,y\n2.0,"), result.stderr
