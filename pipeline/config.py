@@ -19,6 +19,9 @@ _OPTIONS: dict[str, Any] = {
     "choices": (),  # or () for any
     **dict.fromkeys(_BOUNDS),
 }
+_LENGTH = ("epochs", "early_stopping_patience")
+_FILE = ("data", "label", "features")
+_SYNTHETIC = ("synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
 _STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
 _PLACE = {"may_change": True, "may_sweep": False}
 _OPTIMIZERS = (  # of Keras 3.15, but for those that wrap others
@@ -162,6 +165,12 @@ class Config:
         "run of up to 10,000 steps and an even selection of a longer one.",
         **_STEPS,
     )
+    references: bool = _field(
+        True,
+        "Show what training could reach, as flat lines in TensorBoard: the least-squares solution, "
+        "and the true values of synthetic data.",
+        **_PLACE,
+    )
     profile_steps: str = _field(
         "", "Profile from a first to a last step, such as 100,200.", **_PLACE
     )
@@ -243,6 +252,25 @@ class Config:
             re.fullmatch(r"(\w+(,\w+)*)?", self.metrics),
             f"--metrics must be names separated by commas; received {self.metrics!r}",
         )
+
+    @property
+    def applied(self) -> dict[str, Any]:
+        """The settings that apply: not those of another model or another kind of data."""
+        others = _FILE if self.is_synthetic else _SYNTHETIC
+        if self.initialize_from or not self.is_linear:
+            others = (*others, "initial_w", "initial_b")
+        return {name: v for name, v in dataclasses.asdict(self).items() if name not in others}
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The settings that runs differ by: those that a sweep varies and the result depends on."""
+        fields = {field.name: field.metadata for field in dataclasses.fields(self)}
+        return {
+            name: value
+            for name, value in self.applied.items()
+            if fields[name]["may_sweep"] and value is not None
+            if not fields[name]["may_change"] or name in _LENGTH
+        }
 
     @property
     def is_linear(self) -> bool:

@@ -9,18 +9,21 @@ command with the same --run_name goes on with a sweep that was stopped.
 """
 
 import contextlib
+import csv
 import dataclasses
 import io
 import itertools
 import math
 import os
+import pathlib
 import re
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from absl import flags
 
-from pipeline import cli, errors, printing, tf_runtime, user_code
+from pipeline import cli, errors, files, printing, tf_runtime, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import run_dir
@@ -28,13 +31,23 @@ from pipeline.run import run_dir
 if TYPE_CHECKING:
     from pipeline.run import trainer
 
+# Names in the directories of runs, short enough for TensorBoard's side bar. What a method is
+# shows by its own name.
+_SHORT = dict.fromkeys(("model", "loss", "loop", "optimizer", "schedule", "synthetic"), "") | {
+    "learning_rate": "lr=",
+    "batch_size": "batch=",
+    "early_stopping_patience": "patience=",
+    "num_examples": "examples=",
+    "noise_stddev": "noise=",
+}
+_DATA = ("seed", "num_examples", "synthetic", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
 _PARSE: dict[Any, Callable[[str], Any]] = {int: int, int | None: int, float: float, str: str}
 
 
 class Outcome(NamedTuple):
     """How one combination ended: with a result, or diverged with a message."""
 
-    name: str
+    config: config_lib.Config
     result: "trainer.Result | None"
     message: str = ""
 
@@ -60,7 +73,7 @@ def combinations() -> list[config_lib.Config]:
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
-        label = ",".join(f"{name}={chosen[name]}" for name in varied)
+        label = ",".join(f"{_SHORT.get(name, f'{name}=')}{chosen[name]}" for name in varied)
         label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
         configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
     names = [config.run_name for config in configs]
@@ -100,10 +113,12 @@ def main(arguments: list[str]) -> None:
     """Runs what the flags ask for."""
     cli.refuse(arguments)
     configs = combinations()
+    counts = []
     for config in configs:
         user_code.functions(config)
         run_dir.RunDir.of(config).check(config)
-        datasets_lib.load(config)
+        counts.append(len(datasets_lib.load(config).train.y))
+    configs = _with_references_once(configs, counts)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
     printing.say(
         f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
@@ -114,8 +129,47 @@ def main(arguments: list[str]) -> None:
         outcomes = _train_all(configs)
     except errors.StoppedError as error:
         raise errors.StoppedError(error.signal_number, how_to_resume) from None
+    outcomes.sort(key=lambda outcome: outcome.loss)
     _print_table(outcomes)
+    _write_table(outcomes)
     printing.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+
+
+def _with_references_once(
+    configs: list[config_lib.Config], counts: list[int]
+) -> list[config_lib.Config]:
+    """Of all runs on the same examples, the reference lines belong to the longest linear one."""
+    owners: dict[Any, tuple[Any, config_lib.Config]] = {}
+    for config, count in zip(configs, counts, strict=True):
+        data = tuple(getattr(config, name) for name in _DATA)
+        has_them = config.is_linear and config.loss == config_lib.Config.loss
+        rank = has_them, config.last_step(count)
+        if data not in owners or rank > owners[data][0]:
+            owners[data] = rank, config
+    chosen = {id(config) for _, config in owners.values()}
+    return [
+        dataclasses.replace(config, references=config.references and id(config) in chosen)
+        for config in configs
+    ]
+
+
+class _ProgressOnly(io.StringIO):
+    """Passes on what shows that a run is alive, and keeps the rest of what it says."""
+
+    def __init__(self, out: TextIO):
+        super().__init__()
+        self._out = out
+
+    def isatty(self) -> bool:
+        """Whether the progress goes to a terminal."""
+        return self._out.isatty()
+
+    def write(self, text: str) -> int:
+        """Passes on a progress line, or what clears it."""
+        is_live = text.startswith("\r") and not text.endswith("\n")
+        if is_live or text.startswith("  step "):
+            printing.say(text, self._out, end="")
+        return len(text)
 
 
 def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
@@ -135,19 +189,37 @@ def _train(config: config_lib.Config) -> Outcome:
     from pipeline.run import trainer
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return Outcome(config.run_name, trainer.train(config, datasets_lib.load(config)))
+        with contextlib.redirect_stdout(_ProgressOnly(sys.stdout)):
+            return Outcome(config, trainer.train(config, datasets_lib.load(config)))
     except errors.DivergedError as error:
-        return Outcome(config.run_name, None, str(error).partition(";")[0])
+        return Outcome(config, None, str(error).partition(";")[0])
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
     """The results, the smallest loss first, and at the end what diverged."""
     printing.say("")
-    width = max(len(outcome.name) for outcome in outcomes)
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.loss):
+    width = max(len(outcome.config.run_name) for outcome in outcomes)
+    for outcome in outcomes:
         report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"
-        printing.say(f"{outcome.name:{width}}  {report}")
+        printing.say(f"{outcome.config.run_name:{width}}  {report}")
+
+
+def _write_table(outcomes: list[Outcome]) -> None:
+    """Writes the same to sweep.csv, with the settings that differ in columns of their own."""
+    settings = [outcome.config.compared for outcome in outcomes]
+    names = [name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1]
+    rows = []
+    for outcome, setting in zip(outcomes, settings, strict=True):
+        row: dict[str, Any] = {"run": outcome.config.run_name}
+        row |= {name: setting.get(name, "") for name in names}
+        row["outcome"] = "trained" if outcome.result else outcome.message
+        train, validation = outcome.result.evaluation if outcome.result else ({}, {})
+        rows.append({**row, **train, **{f"validation_{k}": v for k, v in validation.items()}})
+    path = pathlib.Path(outcomes[0].config.logdir) / "sweep.csv"
+    with files.replacing(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, max(rows, key=len))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def pipeline(
     from pipeline.data import batches as batches_lib
     from pipeline.data import datasets as datasets_lib
     from pipeline.reporting import recorder
+    from pipeline.run import divergence
+    from pipeline.training import clock as clock_lib
     from pipeline.training import (
         compilation,
         evaluation,
@@ -78,7 +80,7 @@ def pipeline(
         optimizers,
     )
 
-    class Clock(hooks.Hook):
+    class Stopwatch(hooks.Hook):
         """Notes when the steps of each call were done."""
 
         def __init__(self) -> None:
@@ -113,7 +115,7 @@ def pipeline(
         updates = optimizers.create(config, variables, last_step=last_step)
         _, chosen = compilation.prepare(config, trained, updates, datasets.train)
         evaluator = evaluation.Evaluator(trained, datasets, config)
-        clock = Clock()
+        clock, stopwatch = clock_lib.Clock(), Stopwatch()
         with contextlib.redirect_stdout(io.StringIO()):
             records = recorder.Recorder(
                 config,
@@ -121,23 +123,26 @@ def pipeline(
                 directory=pathlib.Path(config.logdir, "run"),
                 repeat_command="",
                 compilation="",
+                clock=clock,
                 history=metrics.empty(len(trained.names)),
                 event_files={},
             )
             evaluator.report = records.epochs
-            recording = [records, evaluator, records.progress, records.images]
+            until_divergence = divergence.RecordUntilDivergence(evaluator, records)
+            recording = [until_divergence, records.progress, records.images]
             loops.LOOPS[loop](
                 trained,
                 batches,
                 optimizer=updates,
                 first_step=0,
                 last_step=last_step,
-                hook=hooks.Hooks([*(recording if summaries else []), clock]),
+                hook=hooks.Hooks([*(recording if summaries else []), stopwatch]),
+                clock=clock,
                 mode=chosen.mode,
             )
         records.close()
-        seconds = clock.times[-1][0] - clock.times[0][0]
-        steps = sum(steps for _, steps in clock.times[1:])
+        seconds = stopwatch.times[-1][0] - stopwatch.times[0][0]
+        steps = sum(steps for _, steps in stopwatch.times[1:])
         return seconds / steps / (1 if batch_size == 0 else batches.batch_size)
 
     return one_round

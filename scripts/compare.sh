@@ -24,10 +24,11 @@ logdir=logs/compare/$(date +%Y%m%d-%H%M%S)-$$
 output=$(mktemp -d)
 trap 'rm -rf "$output"' EXIT
 code=0
+references=--references # the lines are the same for all three
 for solution in module-custom keras-custom keras-fit; do
   status=0
   # The first line tells what is being trained; there is none where a flag is wrong.
-  "$python" -I -m pipeline.train --validation_examples=0 "$@" --logdir="$logdir" \
+  "$python" -I -m pipeline.train --validation_examples=0 "$@" --logdir="$logdir" "$references" \
     --run_name="$solution" --model="${solution%-*}" --loop="${solution#*-}" |
     { IFS= read -r line && echo "$line" >&2 && cat >"$output/$solution"; } ||
     status=${PIPESTATUS[0]}
@@ -36,11 +37,12 @@ for solution in module-custom keras-custom keras-fit; do
     3) code=3 ;; # it diverged, and its table ends there; the others are worth seeing
     *) exit "$status" ;;
   esac
+  references=--noreferences
 done
 
 table() { # What stands before the empty line.
   echo "$1"
-  sed '/^$/,$d' "$output/$1"
+  sed '/^$/,$d; /^Note: /d; /^Warning: /d' "$output/$1"
 }
 paste <(table module-custom) <(table keras-custom) <(table keras-fit) |
   awk -F'\t' '

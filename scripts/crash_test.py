@@ -76,7 +76,7 @@ def earlier(logdir: pathlib.Path) -> None:
 def runs(logdir: pathlib.Path) -> dict[str, pathlib.Path]:
     """The runs that are compared: that of the command, and one that it must have kept."""
     if flags.FLAGS.scenario == "sweep":
-        return {path.name: path for path in (logdir / "run").iterdir()}
+        return {path.name: path for path in (logdir / "run").iterdir() if path.is_dir()}
     found = {"run": logdir / "run"}
     for path in logdir.glob("run.*"):
         flagfile = path / "flags.txt"
@@ -90,6 +90,7 @@ def content(run: pathlib.Path) -> dict[str, Any]:
     return {
         "figures": {path.name: path.read_bytes() for path in run.glob("figures/*.png")},
         "events": events(run),
+        "metrics.csv": (run / "metrics.csv").read_bytes(),
         "checkpoint": checkpoint(run),
         "exports": exports(run),
         "leftovers": [str(path) for path in run.rglob("*") if "unfinished" in path.name],
@@ -116,9 +117,8 @@ def bits(value: Any) -> bytes:
     """A summary value, in a form that does not tell a file's first point from later ones."""
     import tensorflow as tf
 
-    if value.HasField("simple_value"):
-        return np.float32(value.simple_value).tobytes()
-    if value.metadata.plugin_data.plugin_name == "scalars":
+    # Later points of a tag do not say what plugin they are for.
+    if value.HasField("tensor") and value.metadata.plugin_data.plugin_name in ("", "scalars"):
         return bytes(tf.make_ndarray(value.tensor).tobytes())
     return bytes(value.SerializeToString())
 
@@ -152,7 +152,7 @@ def shown(run: pathlib.Path, load_fast: str) -> dict[str, Any]:
     with screenshot.tensorboard(str(run), *flags_, stderr=subprocess.DEVNULL) as link:
         url = link.partition("/?")[0]
         end = time.monotonic() + 60
-        while "final_loss" not in get(url, "plugin/scalars/tags").get("train", {}):
+        while "final/loss" not in get(url, "plugin/scalars/tags").get("final", {}):
             if time.monotonic() > end:
                 return {"read": "never to its end"}
             time.sleep(0.2)

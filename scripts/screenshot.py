@@ -1,6 +1,7 @@
-"""Takes the picture of TensorBoard that the README shows.
+"""Takes the picture of TensorBoard that the README shows, or one of each dashboard.
 
 Usage: .venv/bin/python scripts/screenshot.py LOGDIR PICTURE.png [--seconds=60]
+       .venv/bin/python scripts/screenshot.py LOGDIR FOLDER --dashboards [--seconds=60]
 
 Needs Chromium and its ChromeDriver (on Debian: apt-get install chromium chromium-driver),
 which is spoken to in its own protocol (https://www.w3.org/TR/webdriver2/).
@@ -9,6 +10,7 @@ which is spoken to in its own protocol (https://www.w3.org/TR/webdriver2/).
 import argparse
 import base64
 import contextlib
+import functools
 import json
 import pathlib
 import re
@@ -18,7 +20,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _CHROMIUM_FLAGS = (
@@ -40,6 +42,30 @@ return [...document.querySelectorAll("card-view")]
     .map(card => card.innerText.split("\\n")[0]);
 """
 
+# What each dashboard draws, by its name in the address.
+_DRAWN = {
+    "timeseries": "tb-data-table-content-row",
+    "scalars": "path.line",
+    "custom_scalars": "path.line",
+    "images": "img",
+    "graphs": "g.node",
+    "distributions": "path.area",
+    "histograms": "g.histogram",
+    "text": "tf-markdown-view",
+    "hparams": "vaadin-grid-cell-content",
+    "profile": "iframe",
+}
+
+# Counts what is seen of a kind, in the shadow trees of the older dashboards too. Those that
+# were opened before are still there, and hidden.
+_COUNT = """
+const [kind] = arguments;
+const count = root => [...root.querySelectorAll("*")].reduce((sum, element) => sum
+    + (element.matches(kind) && element.checkVisibility({visibilityProperty: true}))
+    + (element.shadowRoot ? count(element.shadowRoot) : 0), 0);
+return count(document);
+"""
+
 
 class Browser:
     """One page in headless Chromium."""
@@ -58,13 +84,21 @@ class Browser:
         self._post("window/rect", {"width": width, "height": height})
         self._post("url", {"url": url})
 
-    def script(self, code: str) -> Any:
+    def script(self, code: str, *arguments: Any) -> Any:
         """Runs JavaScript in the page and returns what it returns."""
-        return self._post("execute/sync", {"script": code, "args": []})
+        return self._post("execute/sync", {"script": code, "args": arguments})
 
     def charts(self) -> list[str]:
         """The names of TensorBoard's scalar charts that show curves."""
         return list(self.script(_CHARTS))
+
+    def show(self, dashboard: str) -> None:
+        """Goes to another dashboard of the TensorBoard that is open."""
+        self.script("location.hash = arguments[0]", dashboard)
+
+    def drawn(self, dashboard: str) -> int:
+        """How many curves, pictures, ... are seen in the dashboard that is open."""
+        return int(self.script(_COUNT, _DRAWN[dashboard]))
 
     def picture(self) -> bytes:
         """The window's content as a PNG file."""
@@ -127,25 +161,46 @@ def tensorboard(logdir: str, *flags: str, stderr: int | None = None) -> Iterator
         server.stdout.close()
 
 
-def main(logdir: str, path: str, *, seconds: float) -> None:
+def main(logdir: str, picture: pathlib.Path, *, seconds: float) -> None:
     """Waits until W, b and loss are drawn, and saves what is seen then."""
     with tensorboard(logdir) as url, browser() as page:
         page.open(url)
-        end = time.monotonic() + seconds
-        while not {"W", "b", "loss"} <= set(page.charts()):
-            if time.monotonic() > end:
-                sys.exit(f"screenshot: TensorBoard shows no charts of W, b and loss in {logdir}")
-            time.sleep(0.5)
-        time.sleep(1)  # curves move into their places
-        pathlib.Path(path).write_bytes(page.picture())
+        what = f"charts of W, b and loss in {logdir}"
+        _wait_until(lambda: {"W", "b", "loss"} <= set(page.charts()), what, seconds)
+        picture.write_bytes(page.picture())
+
+
+def dashboards(logdir: str, folder: pathlib.Path, *, seconds: float) -> None:
+    """Saves what is seen of each dashboard that has data, when it has drawn something."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tensorboard(logdir) as url, browser() as page:
+        page.open(url)
+        _wait_until(functools.partial(page.drawn, "timeseries"), f"curve in {logdir}", seconds)
+        with urllib.request.urlopen(url.partition("?")[0] + "data/plugins_listing") as answer:
+            plugins = json.load(answer)
+        for name in (name for name in _DRAWN if plugins.get(name, {}).get("enabled")):
+            page.show(name)
+            _wait_until(functools.partial(page.drawn, name), f"{name} of {logdir}", seconds)
+            (folder / f"{name}.png").write_bytes(page.picture())
+
+
+def _wait_until(is_drawn: Callable[[], object], what: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not is_drawn():
+        if time.monotonic() > end:
+            sys.exit(f"screenshot: TensorBoard shows no {what}")
+        time.sleep(0.5)
+    time.sleep(1)  # curves move into their places
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("logdir")
-    parser.add_argument("picture")
+    parser.add_argument("path", type=pathlib.Path)
+    parser.add_argument("--dashboards", action="store_true")
     parser.add_argument("--seconds", type=float, default=60)
     chosen = parser.parse_args()
     if not is_installed():
         sys.exit("screenshot: chromium and chromedriver are needed and not installed")
-    main(chosen.logdir, chosen.picture, seconds=chosen.seconds)
+    save = dashboards if chosen.dashboards else main
+    save(chosen.logdir, chosen.path, seconds=chosen.seconds)

@@ -20,6 +20,8 @@ from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import image_logger
 from pipeline.reporting import recorder as recorder_lib
+from pipeline.run import divergence
+from pipeline.training import clock as clock_lib
 from pipeline.training import evaluation, losses, make_task, metrics
 from pipeline.training import task as task_lib
 
@@ -149,11 +151,10 @@ def scalars(directory: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
     """The (step, value) pairs of each scalar tag in a directory's event files."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for step, value in values(directory):
-        if value.HasField("simple_value"):
-            curves.setdefault(value.tag, []).append((step, value.simple_value))
-        elif value.metadata.plugin_data.plugin_name == "scalars":
-            number = float(tf.make_ndarray(value.tensor))
-            curves.setdefault(value.tag, []).append((step, number))
+        if value.metadata.plugin_data.plugin_name == "scalars":
+            curves.setdefault(value.tag, [])  # only the first one says what it is
+        if value.tag in curves:
+            curves[value.tag].append((step, float(tf.make_ndarray(value.tensor))))
     return curves
 
 
@@ -228,6 +229,7 @@ class Recording:
         directory: pathlib.Path,
         *,
         trained: task_lib.Task | None = None,
+        clock: clock_lib.Clock | None = None,
         history: metrics.StepMetrics | None = None,
         event_files: dict[str, int] | None = None,
         **settings: Any,
@@ -237,21 +239,26 @@ class Recording:
         self.datasets = datasets_lib.load(self.config)
         self.task = trained or make_task.make_task(self.config, self.datasets)
         self.evaluator = evaluation.Evaluator(self.task, self.datasets, self.config)
+        self.clock = clock or clock_lib.Clock()
         self.recorder = recorder_lib.Recorder(
             self.config,
             self.evaluator,
             directory=directory,
             repeat_command="python -m pipeline.train --a_flag",
             compilation="compiled by XLA",
+            clock=self.clock,
             history=history or metrics.empty(len(self.task.names)),
             event_files=event_files or {},
         )
         self.evaluator.report = self.recorder.epochs
+        self._records = divergence.RecordUntilDivergence(self.evaluator, self.recorder)
 
-    def after(self, rows: metrics.StepMetrics) -> None:
-        """Records rows, and evaluates the ends of epochs among them; stops for the images."""
-        for hook in (self.recorder, self.evaluator):
-            hook.after(rows)
+    def after(self, rows: metrics.StepMetrics, *, seconds: float = 0.001) -> None:
+        """Records rows that took so long, and the ends of epochs; stops for the images."""
+        if len(rows.step):
+            since = self.clock.now() - seconds
+            self.clock.trained(int(rows.step[0]), rows.end, since=since)
+        self._records.after(rows)
         show(self.recorder.images, self.task, rows)
 
     def finish(self, last: metrics.StepMetrics) -> None:

@@ -57,6 +57,9 @@ class _Run:
             last_step=last_step,
             fingerprint=7,
             best=evaluation.Best(best, 0.5),
+            start_loss=10.0,
+            time=1.5e9,
+            seconds=0.25,
             history=metrics.empty(2),
             event_files={"train/events": 10 * step},
         )

@@ -184,5 +184,34 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     fields = dataclasses.fields(config_lib.Config)
     assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
         *("metrics", "run_eagerly", "data", "label", "features", "initialize_from"),
-        *("profile_steps", "export", "logdir", "run_name", "overwrite"),
+        *("references", "profile_steps", "export", "logdir", "run_name", "overwrite"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({}, {"data", "label", "features"}),
+        ({"model": "mlp"}, {"data", "label", "features", "initial_w", "initial_b"}),
+        ({"initialize_from": "x"}, {"data", "label", "features", "initial_w", "initial_b"}),
+        (
+            {"data": "x.csv"},
+            {"synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max"},
+        ),
+    ],
+)
+def test_settings_of_other_models_and_data_do_not_apply(
+    settings: dict[str, Any], missing: set[str]
+) -> None:
+    config = config_lib.Config(**settings)
+    everything = dataclasses.asdict(config)
+    assert config.applied == {k: v for k, v in everything.items() if k not in missing}
+
+
+def test_runs_are_compared_by_what_their_results_depend_on() -> None:
+    compared = config_lib.Config(epochs=7, loop="fit", model="keras").compared
+    assert (compared["epochs"], compared["loop"], compared["model"]) == (7, "fit", "keras")
+    assert {"learning_rate", "batch_size", "early_stopping_patience", "seed"} <= compared.keys()
+    others = {"summary_every", "checkpoint_secs", "references", "logdir", "run_name", "metrics"}
+    assert not others & compared.keys()
+    assert None not in compared.values()  # HParams has no such value

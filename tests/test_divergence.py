@@ -1,138 +1,265 @@
 """Tests of pipeline.run.divergence."""
 
 import contextlib
+import csv
+import json
 import pathlib
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from pipeline import errors
-from pipeline.run import divergence
-from pipeline.training import metrics, task
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import divergence, trainer
+from pipeline.training import hooks, task
 from tests import helpers
 
 
-class _Run:
-    """A recorder, and then the hook that ends training, as in a run."""
-
-    def __init__(self, recording: helpers.Recording):
-        self._recording = recording
-        self._stop = divergence.StopOnDivergence(
-            recording.config, recording.evaluator, recording.recorder
-        )
-
-    def after(self, rows: metrics.StepMetrics) -> None:
-        self._recording.after(rows)
-        self._stop.after(rows)
+def _steps(directory: pathlib.Path) -> list[int]:
+    return [step for step, _ in helpers.scalars(directory / "train")["W"]]
 
 
-@contextlib.contextmanager
-def _run(
-    directory: pathlib.Path, trained: task.Task | None = None, **settings: Any
-) -> Iterator[_Run]:
-    recording = helpers.Recording(directory, trained=trained, **settings)
-    with contextlib.closing(recording):
-        yield _Run(recording)
-
-
-def _message(run: _Run, first: int = 20, at: int = 27) -> str:
-    """What is said of rows of which one has an infinite loss."""
+def _diverged(recording: helpers.Recording, first: int = 20, at: int = 27) -> hooks.Divergence:
+    """What ends rows of which one has an infinite loss."""
     rows = helpers.line(first, 40)
     rows.loss[at - first :] = np.inf
-    with pytest.raises(errors.DivergedError) as caught:
-        run.after(rows)
-    return str(caught.value)
+    with pytest.raises(hooks.Divergence) as caught:
+        recording.after(rows)
+    return caught.value
+
+
+def _message(
+    directory: pathlib.Path, trained: task.Task | None = None, **settings: Any
+) -> tuple[str, str]:
+    """What is said before training, and after it diverged at step 27."""
+    recording = helpers.Recording(directory, trained=trained, **{"epochs": 100, **settings})
+    with contextlib.closing(recording):
+        recording.after(helpers.line(0, 20))
+        end = _diverged(recording)
+        warning = divergence.warning(recording.config, recording.evaluator)
+        return warning, divergence.message(end, recording.config, recording.evaluator)
 
 
 def test_finite_rows_go_on(tmp_path: pathlib.Path) -> None:
-    with _run(tmp_path, epochs=100) as run:
-        run.after(helpers.line(0, 20))
-        run.after(helpers.line(20, 40))
-    assert [step for step, _ in helpers.scalars(tmp_path / "train")["W"]] == list(range(40))
-    assert not any(
-        value.tag == hparams.SESSION_END_INFO_TAG for _, value in helpers.values(tmp_path / "train")
-    )
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
+        recording.after(helpers.line(0, 20))
+        recording.after(helpers.line(20, 40))
+    assert _steps(tmp_path) == list(range(40))
 
 
 @pytest.mark.parametrize("column", ["W", "b", "loss"])
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
 @pytest.mark.parametrize("at", [20, 27])
-def test_divergence_names_its_step_and_the_last_good_one(
+def test_rows_that_are_not_finite_end_training_there(
     tmp_path: pathlib.Path, column: str, bad: float, at: int
 ) -> None:
-    with _run(tmp_path, epochs=100, learning_rate=0.9) as run:
-        run.after(helpers.line(0, 20))
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
+        recording.after(helpers.line(0, 20))
         rows = helpers.line(20, 40)
         {"W": rows.values[:, 0], "b": rows.values[:, 1], "loss": rows.loss}[column][at - 20 :] = bad
-        with pytest.raises(errors.DivergedError) as caught:
-            run.after(rows)
-    W, b, loss = 3 + 2 * 0.999 ** (at - 1), 2 - 2 * 0.999 ** (at - 1), 1 + 0.999 ** (at - 1)
+        with pytest.raises(hooks.Divergence) as caught:
+            recording.after(rows)
+    assert caught.value.step == at
+    assert _steps(tmp_path) == list(range(at))
+    assert recording.evaluator.best.step == at - 1
+
+
+def test_a_loss_that_rises_and_stays_finite_ends_training(tmp_path: pathlib.Path) -> None:
+    """To 5e18 of 10 at the start; what is finite after it is not recorded."""
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
+        recording.after(helpers.line(0, 20))
+        rows = helpers.line(20, 40)
+        rows.values[7:9, 1], rows.loss[7:9] = 2.2e9, 5e18
+        with pytest.raises(hooks.Divergence) as caught:
+            recording.after(rows)
+    message = divergence.message(caught.value, recording.config, recording.evaluator)
+    assert message.startswith("the loss has risen to 5e+18 at step 27; the best was ")
+    assert _steps(tmp_path) == list(range(27))
+    validation = helpers.scalars(tmp_path / "validation")
+    for tag in ("loss", "evaluation/loss"):
+        assert [step for step, _ in validation[tag]] == list(range(27))
+
+
+def test_a_single_batch_may_have_a_very_large_loss(tmp_path: pathlib.Path) -> None:
+    """As of one wild example: it is the loss over all of them that counts."""
+    settings = {"epochs": 100, "batch_size": 8}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        rows = helpers.line(0, 40)
+        rows.loss[17] = 5e18
+        recording.after(rows)
+    assert _steps(tmp_path) == list(range(40))
+
+
+def test_message_names_the_step_and_the_best_one_before(tmp_path: pathlib.Path) -> None:
+    _, message = _message(tmp_path, learning_rate=0.9)
     expected = (
-        f"the loss is not finite at step {at}; the last good step is {at - 1}: "
-        f"W = {W:.2f}, b = {b:.2f}, loss={loss:.5f}; the largest stable learning rate for these "
-        r"data is [\d.]+; received --learning_rate=0.9"
+        r"the loss is not finite at step 27; the best was (\d\.\d{5}) at step 26; the largest "
+        r"stable learning rate for these data is [\d.]+; received --learning_rate=0.9"
     )
-    assert re.fullmatch(expected, str(caught.value))
-    steps = [step for step, _ in helpers.scalars(tmp_path / "train")["W"]]
-    assert steps == list(range(at))
-    (value,) = helpers.events(tmp_path / "train")[-1].summary.value
-    ended = hparams.parse_session_end_info_plugin_data(value.metadata.plugin_data.content)
-    assert ended.status == api_pb2.STATUS_FAILURE
+    found = re.fullmatch(expected, message)
+    assert found
+    curve = helpers.scalars(tmp_path / "validation")["loss"]
+    assert min(curve, key=lambda point: point[1]) == (26, pytest.approx(float(found[1]), abs=6e-6))
 
 
-def test_the_learning_rate_in_the_message_is_the_largest(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("learning_rate", "is_warned"), [(0.4, False), (0.51, True), (0.9, True)])
+def test_too_large_a_learning_rate_is_said_before_training(
+    tmp_path: pathlib.Path, learning_rate: float, is_warned: bool
+) -> None:
     """At x = -2, ..., 2 of 5 examples: the Hessian is 2 diag(mean of x², 1) = diag(4, 2)."""
-    with _run(tmp_path, num_examples=5, x_min=-2, x_max=2, epochs=100) as run:
-        run.after(helpers.line(0, 20))
-        message = _message(run)
+    settings = {"num_examples": 5, "x_min": -2.0, "x_max": 2.0}
+    warning, message = _message(tmp_path, learning_rate=learning_rate, **settings)
     assert "the largest stable learning rate for these data is 0.5; received" in message
+    assert warning == (
+        f"--learning_rate={learning_rate:g} is above 0.5, the largest with which gradient descent "
+        "is stable on these data; the loss will rise"
+        if is_warned
+        else ""
+    )
 
 
 def test_the_learning_rate_is_less_for_mini_batches(tmp_path: pathlib.Path) -> None:
-    with _run(tmp_path, epochs=100, batch_size=32) as run:
-        run.after(helpers.line(0, 20))
-        message = _message(run)
+    settings = {"epochs": 100, "batch_size": 32}
+    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
+        recording.after(helpers.line(0, 20))
+        end = _diverged(recording)
+        message = divergence.message(end, recording.config, recording.evaluator)
     assert re.search(r"these data is [\d.]+, for mini-batches it is less; received", message)
 
 
-def test_other_optimizers_have_no_largest_learning_rate(tmp_path: pathlib.Path) -> None:
-    with _run(tmp_path, epochs=100, optimizer="adam") as run:
-        run.after(helpers.line(0, 20))
-        message = _message(run)
-    assert message.endswith("loss=1.97432; received --learning_rate=0.1")
+@pytest.mark.parametrize(
+    "settings",
+    [{"optimizer": "adam"}, {"clip_norm": 1.0}, {"trained": "absolute"}],
+    ids=["optimizer", "clipped", "loss"],
+)
+def test_only_plain_least_squares_has_a_largest_learning_rate(
+    tmp_path: pathlib.Path, settings: dict[str, Any]
+) -> None:
+    trained = helpers.linear(loss=helpers.absolute_error) if settings.pop("trained", 0) else None
+    rows, end = helpers.line(0, 20), hooks.Divergence(20, np.inf)
+    settings = {"epochs": 100, "learning_rate": 0.9, **settings}
+    with contextlib.closing(helpers.Recording(tmp_path, trained=trained, **settings)) as recording:
+        recording.evaluator.before(0)
+        recording.after(rows)
+        assert divergence.warning(recording.config, recording.evaluator) == ""
+        message = divergence.message(end, recording.config, recording.evaluator)
+    assert re.search(r"the best was [\d.]+ at step \d+; received --learning_rate=0.9$", message)
 
 
-def test_other_losses_have_no_largest_learning_rate(tmp_path: pathlib.Path) -> None:
-    absolute = helpers.linear(loss=helpers.absolute_error)
-    with _run(tmp_path, absolute, epochs=100) as run:
-        run.after(helpers.line(0, 20))
-        message = _message(run)
-    assert message.endswith("loss=1.97432; received --learning_rate=0.1")
-
-
-def test_divergence_at_the_start_has_no_good_step(tmp_path: pathlib.Path) -> None:
-    with _run(tmp_path, epochs=100) as run:
-        message = _message(run, first=0, at=0)
+def test_divergence_at_the_start_has_no_best_step(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
+        end = _diverged(recording, first=0, at=0)
+        message = divergence.message(end, recording.config, recording.evaluator)
     assert message == (
         "the loss is not finite at step 0: the examples, or the model at its start, are too large "
         "for float32"
     )
 
 
-def test_divergence_after_resuming_knows_the_last_good_step(tmp_path: pathlib.Path) -> None:
-    with _run(tmp_path, epochs=100, history=helpers.line(0, 20)) as run:
-        message = _message(run, first=20, at=20)
-    assert message.startswith("the loss is not finite at step 20; the last good step is 19: W = ")
-
-
 def test_a_batch_size_beyond_the_examples_is_a_full_batch(tmp_path: pathlib.Path) -> None:
-    with _run(tmp_path, epochs=100, num_examples=201, batch_size=500) as run:
-        run.after(helpers.line(0, 20))
-        message = _message(run)
+    _, message = _message(tmp_path, num_examples=201, batch_size=500)
     assert "mini-batches" not in message
     assert re.search(r"these data is [\d.]+; received", message)
+
+
+class _Hot(NamedTuple):
+    """A run that diverged."""
+
+    path: pathlib.Path
+    step: int  # at which it diverged
+    message: str
+
+
+@pytest.fixture(scope="module")
+def hot(tmp_path_factory: pytest.TempPathFactory) -> _Hot:
+    """A run whose loss rises and is finite to the end, of 30 epochs."""
+    folder = tmp_path_factory.mktemp("hot")
+    flags = "--learning_rate=0.9", "--epochs=30", "--run_name=hot"
+    result = helpers.call("train", *flags, cwd=folder)
+    assert result.returncode == 3
+    assert "Warning: --learning_rate=0.9 is above " in result.stdout
+    (error,) = result.stderr.splitlines()
+    expected = r"train: (the loss has risen to \S+ at step (\d+); .*); see it with: (.*)"
+    found = re.fullmatch(expected, error)
+    assert found
+    assert found[3].endswith("-m pipeline.watch logs/hot")
+    return _Hot(folder / "logs" / "hot", int(found[2]), found[1])
+
+
+@pytest.mark.slow
+def test_diverged_run_is_recorded_up_to_there(hot: _Hot) -> None:
+    """The last row is good: its loss is no million times that of predicting 0."""
+    assert 15 < hot.step < 30
+    train = helpers.scalars(hot.path / "train")
+    loss_of_zero = np.mean(np.square(helpers.guide(0)[3].train.y))
+    assert 1e5 * loss_of_zero < train["evaluation/loss"][-1][1] < 1e6 * loss_of_zero
+    for tag in ("W", "loss", "evaluation/loss", "training/gradient_norm"):
+        assert [step for step, _ in train[tag]] == list(range(hot.step))
+    with (hot.path / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(hot.step))
+    assert not (hot.path / "export").exists()
+
+
+@pytest.mark.slow
+def test_diverged_run_has_its_outcome_and_pictures(hot: _Hot) -> None:
+    train, last = hot.path / "train", hot.step - 1
+    assert helpers.steps(train, "images") == {
+        "training/data": [0],
+        "fit": [0, 1, 4, 16, last],
+        "training/parameters": [last],
+        "training/path": [last],
+    }
+    assert helpers.steps(train, "histograms") == {"residuals": list(range(hot.step))}
+    (outcome,) = (
+        (step, tf.make_ndarray(value.tensor).item().decode())
+        for step, value in helpers.values(train)
+        if value.tag == "outcome"
+    )
+    assert outcome == (hot.step, hot.message)
+    result = json.loads((hot.path / "result.json").read_text())
+    assert (result["outcome"], result["message"]) == ("diverged", hot.message)
+    assert result["step_of_divergence"] == hot.step
+    assert not {"train", "validation", "export"} & result.keys()
+
+
+@pytest.mark.slow
+def test_diverged_run_is_marked_among_those_compared(hot: _Hot) -> None:
+    """And has no loss that would ruin the axis of the others."""
+    assert helpers.scalars(hot.path / "final") == {"final/diverged": [(hot.step - 1, 1)]}
+    *_, ended = (
+        value
+        for _, value in helpers.values(hot.path / "final")
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    )
+    content = ended.metadata.plugin_data.content
+    status = hparams.parse_session_end_info_plugin_data(content).status
+    assert status == api_pb2.STATUS_FAILURE
+
+
+_OPTIMUM = {"initial_w": 3.0, "initial_b": 2.0}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        _OPTIMUM,
+        {**_OPTIMUM, "noise_stddev": 0.0},
+        {"initial_w": 0.0, "true_w": 0.0, "true_b": 0.0, "noise_stddev": 0.0},
+        {**_OPTIMUM, "optimizer": "adam", "learning_rate": 100.0},
+        {**_OPTIMUM, "noise_stddev": 0.0, "metrics": "mae"},
+    ],
+    ids=["noise", "loss 0", "all 0", "overshooting", "by passes"],
+)
+def test_a_start_at_the_optimum_never_diverges(
+    tmp_path: pathlib.Path, settings: dict[str, Any]
+) -> None:
+    config = config_lib.Config(epochs=200, logdir=str(tmp_path), run_name="run", **settings)
+    final = trainer.train(config, datasets_lib.load(config)).evaluation
+    assert np.isfinite(final.train["loss"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["outcome"], result["step"]) == ("trained", 200)

@@ -153,7 +153,7 @@ def test_the_least_squares_reference_is_left_out(edited: Edited, solution: str) 
     assert "is not linear regression" in notes[0]
     run = edited.run(solution)
     curves = {path.parent.name for path in run.glob("*/events.out.tfevents.*")}
-    assert curves == {"train", "validation"}
+    assert curves == {"final", "train", "validation"}
     figures = {path.stem for path in run.glob("figures/*")}
     assert figures == {"data", "before_training", "parameters", "trained"}
 
@@ -162,26 +162,28 @@ def test_the_least_squares_reference_is_left_out(edited: Edited, solution: str) 
 def test_the_curves_follow_an_edit(edited: Edited, solution: str) -> None:
     run, expected = edited.run(solution), edited.expected
     train = helpers.scalars(run / "train")
-    assert train.keys() == {
-        *("W", "b", "loss", "gradient_norm", "learning_rate"),
-        *("steps_per_second", "examples_per_second", "final_loss", "final_validation_loss"),
+    assert {tag for tag in train if not tag.startswith("speed/")} == {
+        *("W", "b", "loss", "evaluation/loss", "evaluation/best_epoch"),
+        *("training/gradient_norm", "training/learning_rate"),
     }
     validation = helpers.scalars(run / "validation")
-    assert validation.keys() == {"loss"}
+    assert validation.keys() == {"loss", "evaluation/loss"}
     for curve, column in (
         (train["W"], expected.W),
         (train["b"], expected.b),
         (train["loss"], expected.loss),
-        (train["gradient_norm"], expected.gradient_norm),
+        (train["evaluation/loss"], expected.loss),
+        (train["training/gradient_norm"], expected.gradient_norm),
         (validation["loss"], expected.validation_loss),
     ):
         assert [step for step, _ in curve] == list(range(EPOCHS + 1))
         np.testing.assert_allclose([value for _, value in curve], column, rtol=2e-6, atol=2e-6)
+    final = helpers.scalars(run / "final")
     for tag, column in (
-        ("final_loss", expected.loss),
-        ("final_validation_loss", expected.validation_loss),
+        ("final/loss", expected.loss),
+        ("final/validation_loss", expected.validation_loss),
     ):
-        ((step, value),) = train[tag]
+        ((step, value),) = final[tag]
         assert step == EPOCHS
         assert value == pytest.approx(column[-1], rel=2e-6)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.training import evaluation, hooks, loops, losses, metrics, optimizers, task
+from pipeline.training import clock, evaluation, hooks, loops, losses, metrics, optimizers, task
 from tests import helpers
 
 _NAMES = tuple("abcdefghijklmnopqrst")
@@ -390,6 +390,7 @@ def _train(
         first_step=0,
         last_step=last_step,
         hook=hooks.Hooks([rows, evaluator]),
+        clock=clock.Clock(),
     )
     _report(evaluator, last_step)
     return evaluator, _joined(reported), rows.rows
@@ -397,12 +398,13 @@ def _train(
 
 def _joined(reported: list[evaluation.EpochMetrics]) -> evaluation.EpochMetrics:
     """What was reported, as if it had been at once."""
-    step, values, train, validation = zip(*reported, strict=True)
+    step, values, train, validation, best_step = zip(*reported, strict=True)
     losses_ = (
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         for parts in (train, validation)
     )
-    return evaluation.EpochMetrics(np.concatenate(step), np.concatenate(values), *losses_)
+    columns = np.concatenate(step), np.concatenate(values), *losses_, np.concatenate(best_step)
+    return evaluation.EpochMetrics(*columns)
 
 
 def _assert_reported_is_right(
@@ -477,6 +479,8 @@ def test_best_epoch_is_that_of_the_smallest_loss(
     assert evaluator.best_variables is not None
     assert evaluator.best_variables["W"].tolist() == [reported.values[best, 0]]
     assert evaluator.best_variables["b"] == reported.values[best, 1]
+    so_far = [reported.step[np.argmin(compared[: k + 1])] for k in range(31)]
+    assert reported.best_step.tolist() == so_far
 
 
 def test_best_variables_include_those_that_are_not_trained() -> None:
@@ -537,6 +541,60 @@ def test_rows_from_a_divergence_on_are_not_evaluated(bad: float) -> None:
     assert evaluator.best == (10, 4.0)
 
 
+def _labelled(y: float, **settings: Any) -> evaluation.Evaluator:
+    """Of a loss that is W² + y² at b = 0: the optimum is W = 0, which predicts 0."""
+    examples = datasets_lib.Examples(_SYMMETRIC.x, np.full(20, y, np.float32))
+    return _evaluator(_linear(), _datasets(examples), epochs=100, **settings)
+
+
+@pytest.mark.parametrize("by_passes", [False, True])
+@pytest.mark.parametrize(
+    ("y", "start", "allowed", "risen"),
+    [
+        (0, 3, 2999, 3001),  # predicting 0 is perfect: a million times the loss at the start
+        (2, 0, 1999, 2001),  # a start at the optimum: a million times the loss of predicting 0
+        (0.5, 3, 3041, 3042),  # the larger of the two: 9.25
+        (1e-3, 0, 0.9, 1.1),
+        (0, 1e6, 0.999e9, 1.001e9),
+    ],
+)
+def test_loss_a_million_times_that_of_start_and_0_has_risen(
+    y: float, start: float, allowed: float, risen: float, by_passes: bool
+) -> None:
+    evaluator = _labelled(y, metrics="mae" if by_passes else "")
+    taken: list[int] = []
+    evaluator.report = lambda ends: taken.extend(ends.step.tolist())
+    if not by_passes:
+        good, ends = evaluator.ends(_rows([0, 1, 2, 3], [start, allowed, risen, start]))
+        evaluator.take(ends)
+        assert (good.step.tolist(), taken) == ([0, 1], [0, 1])
+        return
+    for step, W in enumerate((start, allowed)):
+        evaluator.task.assign({"W": [W], "b": 0.0})
+        evaluator.before(step)
+    evaluator.task.assign({"W": [risen]})
+    with pytest.raises(hooks.Divergence) as caught:
+        evaluator.before(2)
+    assert (caught.value.step, taken) == (2, [0, 1])
+    assert caught.value.loss == pytest.approx(risen**2 + y**2, rel=1e-4)
+
+
+@pytest.mark.parametrize("W", [1e-20, 1.0, 1e15])
+def test_no_loss_has_risen_where_start_and_labels_are_zero(W: float) -> None:
+    """As a run with noise 0 that starts at its optimum; then nothing says what is large."""
+    evaluator = _symmetric()
+    good, ends = evaluator.ends(_rows([0, 10, 20], [0.0, W, W]))
+    assert ends is not None
+    assert good.step.tolist() == ends.step.tolist() == [0, 10, 20]
+
+
+def test_a_resumed_run_knows_its_loss_at_the_start() -> None:
+    evaluator = _labelled(0)
+    evaluator.start_loss = 9.0
+    good, _ = evaluator.ends(_rows([50, 51], [2999.0, 3001.0]))
+    assert good.step.tolist() == [50]
+
+
 def test_a_pass_that_is_not_finite_is_not_the_best() -> None:
     made = _claims(is_linear_regression=False)
     evaluator = _evaluator(made, _datasets(_TRAIN))
@@ -561,9 +619,10 @@ def test_best_of_an_earlier_process_stands_until_beaten() -> None:
 def test_select_takes_rows_of_every_column() -> None:
     train = {"loss": np.array([4.0, 3.0, 2.0]), "mae": np.array([7.0, 8.0, 9.0])}
     validation = {"loss": np.array([1.0, 2.0, 3.0])}
-    made = evaluation.EpochMetrics(np.array([0, 10, 20]), np.eye(3), train, validation)
-    step, values, *parts = made.select(slice(1, None))
-    assert step.tolist() == [10, 20]
+    step, best_step = np.array([0, 10, 20]), np.array([0, 0, 20])
+    made = evaluation.EpochMetrics(step, np.eye(3), train, validation, best_step)
+    step, values, *parts, best_step = made.select(slice(1, None))
+    assert (step.tolist(), best_step.tolist()) == ([10, 20], [0, 20])
     assert values.tolist() == [[0, 1, 0], [0, 0, 1]]
     assert [{name: column.tolist() for name, column in part.items()} for part in parts] == [
         {"loss": [3.0, 2.0], "mae": [8.0, 9.0]},

@@ -42,6 +42,7 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     features="rooms,area = m2",
     initialize_from="other logs/run",
     summary_every=7,
+    references=False,
     profile_steps="100,2000",
     checkpoint_every=100,
     checkpoint_secs=0.5,

@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import image_logger, plots, summary_writer
-from pipeline.training import evaluation, losses, make_task, metrics, task
+from pipeline.training import clock, evaluation, losses, make_task, metrics, task
 from tests import helpers
 
 
@@ -37,12 +37,18 @@ class _Images:
         self.datasets = datasets_lib.load(config)
         self.task = drawn or make_task.make_task(config, self.datasets)
         self.writer = summary_writer.SummaryWriter(
-            directory, names=self.task.names, metric_names=(), first_step=0, earlier={}
+            directory,
+            names=self.task.names,
+            metric_names=(),
+            clock=clock.Clock(),
+            first_step=0,
+            earlier={},
         )
         self.logger = image_logger.ImageLogger(
             evaluation.Evaluator(self.task, self.datasets, config),
             directory / "figures",
             self.writer,
+            last_step=config.last_step(len(self.datasets.train.y)),
         )
 
     def show(self, rows: metrics.StepMetrics) -> None:
@@ -105,7 +111,7 @@ def test_the_start_shows_the_data_and_the_untrained_model(
 ) -> None:
     with _images(tmp_path) as images:
         images.logger.start()
-    assert helpers.steps(tmp_path / "train", "images") == {"data": [0], "before_training": [0]}
+    assert helpers.steps(tmp_path / "train", "images") == {"training/data": [0], "fit": [0]}
     data, fit = figures
     np.testing.assert_array_equal(data.axes[0].lines[0].get_ydata(), images.datasets.train.y)
     _, _, loss, _ = helpers.guide(0)
@@ -115,19 +121,33 @@ def test_the_start_shows_the_data_and_the_untrained_model(
 
 
 def test_fits_are_drawn_at_powers_of_four(tmp_path: pathlib.Path) -> None:
-    with _images(tmp_path) as images:
+    with _images(tmp_path, epochs=10_000) as images:
         for first in range(0, 70, 7):
             images.show(helpers.line(first, first + 7))
         images.logger.flush()
         stops = [images.logger.next_stop(step) for step in (0, 1, 3, 4, 63, 64)]
     assert stops == [1, 4, 4, 16, 64, 256]
     assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4, 16, 64]}
-    assert helpers.steps(tmp_path / "train", "histograms") == {"residuals": [1, 4, 16, 64]}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(10, range(11)), (64, range(0, 65, 2)), (99, [*range(0, 99, 4), 99]), (100, range(0, 101, 4))],
+)
+def test_residuals_are_counted_at_even_steps_and_the_last(
+    tmp_path: pathlib.Path, epochs: int, expected: Iterable[int]
+) -> None:
+    with _images(tmp_path, epochs=epochs) as images:
+        for first in range(0, epochs, 7):
+            images.show(helpers.line(first, min(epochs, first + 7)))
+        images.finish(helpers.line(0, epochs + 1))
+    train = tmp_path / "train"
+    assert helpers.steps(train, "histograms") == {"residuals": list(expected)}
 
 
 def test_fits_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None:
     """Training would wait for each drawing."""
-    with _images(tmp_path) as images:
+    with _images(tmp_path, epochs=70) as images:
         images.show(helpers.line(0, 5))
         images.show(helpers.line(5, 20))
         images.writer.sizes()
@@ -138,25 +158,32 @@ def test_fits_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None
         images.logger.flush()
         images.show(helpers.line(20, 70))
         images.finish(helpers.line(0, 71))
-    assert helpers.steps(tmp_path / "train", "images")["fit"] == [1, 4, 16, 64]
+    assert helpers.steps(tmp_path / "train", "images")["fit"] == [1, 4, 16, 64, 70]
 
 
-@pytest.mark.parametrize(("last_step", "expected"), [(15, [1, 4]), (16, [1, 4, 16])])
+@pytest.mark.parametrize(("last_step", "expected"), [(15, [1, 4, 15]), (16, [1, 4, 16])])
 def test_the_last_step_may_be_a_power_of_four(
     tmp_path: pathlib.Path, last_step: int, expected: list[int]
 ) -> None:
-    with _images(tmp_path) as images:
+    with _images(tmp_path, epochs=last_step) as images:
         images.show(helpers.line(0, last_step))
         images.finish(helpers.line(0, last_step + 1))
-    train = tmp_path / "train"
-    assert helpers.steps(train, "images") == {
+    assert helpers.steps(tmp_path / "train", "images") == {
         "fit": expected,
-        "parameters": [last_step],
-        "trained": [last_step],
-        "path": [last_step],
+        "training/parameters": [last_step],
+        "training/path": [last_step],
     }
-    residuals = helpers.steps(train, "histograms")["residuals"]
-    assert residuals == sorted({*expected, last_step})
+
+
+@pytest.mark.parametrize("last_good", [15, 16])
+def test_a_step_before_divergence_is_shown_once(tmp_path: pathlib.Path, last_good: int) -> None:
+    """Though training had stopped there, or after it, to draw it; and nothing after it is."""
+    with _images(tmp_path) as images:
+        images.show(helpers.line(0, 17))
+        images.finish(helpers.line(0, last_good + 1))
+    train = tmp_path / "train"
+    assert helpers.steps(train, "images")["fit"] == [1, 4, last_good]
+    assert helpers.steps(train, "histograms")["residuals"] == list(range(last_good + 1))
 
 
 def test_each_fit_shows_the_model_of_its_step(
@@ -189,7 +216,7 @@ def test_a_model_that_is_no_line_is_drawn_as_it_is(
         images.show(rows.select(slice(0, 4)))
         images.finish(rows)
     _, before, *fits, parameters, trained = figures
-    expected = [("Before training", 2), ("Step 1", 0.5), ("Step 4", -1.5), ("After training", -1.5)]
+    expected = [("Before training", 2), ("Step 1", 0.5), ("After training", -1.5)]
     x, y = images.datasets.train.x[:, 0].astype(np.float64), images.datasets.train.y
     for figure, (title, factor) in zip((before, *fits, trained), expected, strict=True):
         loss = np.mean((factor * x**2 - y) ** 2)
@@ -199,7 +226,7 @@ def test_a_model_that_is_no_line_is_drawn_as_it_is(
         np.testing.assert_allclose(predictions, factor * inputs**2, rtol=1e-5, atol=1e-6)
     # Nothing of linear regression: no path, and no true W and b.
     assert [line.get_label() for line in parameters.axes[0].lines] == ["a"]
-    assert "path" not in helpers.steps(tmp_path / "train", "images")
+    assert "training/path" not in helpers.steps(tmp_path / "train", "images")
 
 
 def test_the_end_shows_the_model_and_how_it_came_to_be(
@@ -223,14 +250,19 @@ def test_the_figures_are_png_files_and_the_same_images(tmp_path: pathlib.Path) -
     with _images(tmp_path) as images:
         images.logger.start()
         images.finish(helpers.line(0, 4))
-    images_by_tag = {
-        value.tag: value.image.encoded_image_string
-        for _, value in helpers.values(tmp_path / "train")
-        if value.HasField("image") and value.tag != "fit"
+    shown = {
+        (value.tag, step): value.image.encoded_image_string
+        for step, value in helpers.values(tmp_path / "train")
+        if value.HasField("image")
     }
     files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
-    assert files == {f"{tag}.png": png for tag, png in images_by_tag.items()}
-    assert set(images_by_tag) == {"data", "before_training", "parameters", "trained", "path"}
+    assert files == {
+        "before_training.png": shown["fit", 0],
+        "trained.png": shown["fit", 3],
+        "data.png": shown["training/data", 0],
+        "parameters.png": shown["training/parameters", 3],
+        "path.png": shown["training/path", 3],
+    }
     assert all(png.startswith(b"\x89PNG\r\n\x1a\n") for png in files.values())
 
 
@@ -289,7 +321,8 @@ def test_a_fit_that_is_not_finite_ends_nothing(tmp_path: pathlib.Path, W: float)
 
 def test_residuals_are_labels_less_predictions(tmp_path: pathlib.Path) -> None:
     with _images(tmp_path, num_examples=2, noise_stddev=0.0, x_min=-2, x_max=2) as images:
-        images.logger.start()
+        images.logger.before(0)
+        images.logger.flush()
     left, right, count = _histogram(tmp_path / "train", 0)
     # y = 3x + 2 is -4 and 8; the model y = 5x predicts -10 and 10.
     assert (left[0], right[-1]) == (-2, 6)
@@ -300,6 +333,8 @@ def test_of_many_examples_a_sample_is_shown(tmp_path: pathlib.Path, figures: lis
     """Each of 25,000 as likely as another; the title says so."""
     with _images(tmp_path, num_examples=25_000, noise_stddev=0.0, x_min=-1, x_max=1) as images:
         images.logger.start()
+        images.logger.before(0)
+        images.logger.flush()
     left, right, count = _histogram(tmp_path / "train", 0)
     assert count.sum() == 2000
     np.testing.assert_allclose((left[0], right[-1]), (0, 4), atol=0.02)  # 2 - 2x

@@ -1,6 +1,7 @@
 """Tests of pipeline.training.loops: one trajectory, whichever the model and the loop."""
 
 import math
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets
 from pipeline.training import (
+    clock,
     compilation,
     custom_loop,
     hooks,
@@ -108,6 +110,7 @@ def train(
         first_step=steps[0],
         last_step=steps[1],
         hook=hook,
+        clock=clock.Clock(),
         mode=mode or USUAL[loop],
     )
     return Trained(hook.rows, hook.states, trained, batches, int(made.iterations.numpy()))
@@ -375,10 +378,56 @@ def test_a_hook_ends_training_by_raising(loop: str, method: str) -> None:
             first_step=0,
             last_step=10,
             hook=hook,
+            clock=clock.Clock(),
             mode=Mode.GRAPH,
         )
     is_trained = trained.values().numpy().tolist() != [5, 0]
     assert is_trained == (method == "after")
+
+
+class _Slow(hooks.Hook):
+    """Takes a tenth of a second at each of four stops, and keeps when it was called."""
+
+    def __init__(self, times: clock.Clock):
+        self.clock = times
+        self.calls: list[float] = []
+        self.rows: list[np.ndarray] = []  # when they began
+
+    def next_stop(self, step: int) -> float:
+        return (step // 10 + 1) * 10
+
+    def before(self, step: int) -> None:
+        del step
+        time.sleep(0.1)
+        self.calls.append(self.clock.now())
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        self.rows.append(self.clock.times(rows.step))
+        self.calls.append(self.clock.now())
+
+
+@pytest.mark.parametrize(("loop", "measured"), [("custom", 40), ("fit", 30)])
+def test_clock_measures_training_alone(loop: str, measured: int) -> None:
+    """Without hooks and compilation, which in fit is a part of the first call."""
+    hook = _Slow(clock.Clock())
+    trained = linear("keras")
+    config = config_lib.Config(model="keras", loop=loop)
+    loops.LOOPS[loop](
+        trained,
+        batches_lib.Batches(sample(), config),
+        optimizer=optimizers.create(config, trained.model.trainable_variables, last_step=40),
+        first_step=0,
+        last_step=40,
+        hook=hook,
+        clock=hook.clock,
+        mode=USUAL[loop],
+    )
+    assert hook.clock.steps == measured
+    assert 0 < hook.clock.seconds < 0.1
+    starts, ends = hook.calls[::2], hook.calls[1::2]
+    for times, start, end in zip(hook.rows, starts, ends, strict=True):
+        assert start <= times[0] < times[-1] < end
+        assert (np.diff(times) > 0).all()
 
 
 def test_the_default_problem_is_the_guides() -> None:

@@ -19,6 +19,7 @@ from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, export, run_dir, trainer
 from pipeline.training import (
+    clock,
     compilation,
     hooks,
     loops,
@@ -154,8 +155,16 @@ def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trai
     optimizer = optimizers.create(config, variables, last_step=last)
     _, (mode, _) = compilation.prepare(config, made, optimizer, examples)
     batches, hook = batches_lib.Batches(examples, config), _Recording(made)
-    train = loops.LOOPS[config.loop]
-    train(made, batches, optimizer=optimizer, first_step=0, last_step=last, hook=hook, mode=mode)
+    loops.LOOPS[config.loop](
+        made,
+        batches,
+        optimizer=optimizer,
+        first_step=0,
+        last_step=last,
+        hook=hook,
+        clock=clock.Clock(),
+        mode=mode,
+    )
     taken = [
         (x.astype(np.float64), y.astype(np.float64))
         for x, y in batches.singly(0, last).as_numpy_iterator()
@@ -317,7 +326,7 @@ def test_three_outputs_are_trained_and_predicted(
     np.testing.assert_allclose(table[:, 2:].sum(axis=1), 1, rtol=1e-5)
     accuracy = float(np.mean(table[:, 2:].argmax(axis=1) == y))
     assert accuracy > 0.8
-    assert helpers.scalars(tmp_path / "run" / "train")["accuracy"][-1] == (
+    assert helpers.scalars(tmp_path / "run" / "train")["evaluation/accuracy"][-1] == (
         100,
         pytest.approx(accuracy),
     )
@@ -507,7 +516,8 @@ def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
     assert list(steps) == list(range(0, ended.end + 1, _STEPS_PER_EPOCH))
     curves = helpers.scalars(ended.path / "train")
     assert [step for step, _ in curves["loss"]] == list(range(ended.end + 1))
-    assert [step for step, _ in curves["final_loss"]] == [ended.end]
+    final = helpers.scalars(ended.path / "final")
+    assert [step for step, _ in final["final/loss"]] == [ended.end]
     assert export.newest_steps(ended.path / "export") == (ended.end, ended.end)
 
 
@@ -608,8 +618,8 @@ def test_an_extended_run_ends_when_its_results_are_written(
         with contextlib.suppress(_KilledError):
             _run(longer)
     _run(longer)
-    curves = helpers.scalars(run / "train")
-    assert curves["loss"][-1][0] == curves["final_loss"][-1][0] == 80
+    assert helpers.scalars(run / "train")["loss"][-1][0] == 80
+    assert helpers.scalars(run / "final")["final/loss"][-1][0] == 80
 
 
 # (8) Schedules.
@@ -653,7 +663,7 @@ def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) 
     )
     run = _run(config)
     assert _run(dataclasses.replace(config, epochs=4)) == run
-    steps, rates = zip(*helpers.scalars(run / "train")["learning_rate"], strict=True)
+    steps, rates = zip(*helpers.scalars(run / "train")["training/learning_rate"], strict=True)
     assert steps == tuple(range(21))
     expected = [0.005, 0.01, *(0.01 * 0.1 ** (s / 8) for s in range(19))]
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
@@ -748,7 +758,8 @@ def test_a_sweep_over_models_is_one_table_of_hparams(tmp_path: pathlib.Path) -> 
     result = helpers.call("sweep", *flags, "--batch_size=50", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     with helpers.tensorboard(tmp_path / "logs" / "s") as board:
-        titles = ("final_loss", "final_mae", "final_validation_loss", "final_validation_mae")
+        names = ("diverged", "loss", "mae", "validation_loss", "validation_mae")
+        titles = [f"final/{name}" for name in names]
         query = {
             "experimentName": "",
             "allowedStatuses": ["STATUS_SUCCESS"],
@@ -765,14 +776,14 @@ def test_a_sweep_over_models_is_one_table_of_hparams(tmp_path: pathlib.Path) -> 
             )
             with urllib.request.urlopen(request, timeout=10) as response:
                 found = json.load(response)["sessionGroups"]
-            is_whole = all(len(group.get("metricValues", ())) == 4 for group in found)
+            is_whole = all(len(group.get("metricValues", ())) == 5 for group in found)
             return {group["name"]: group for group in found} if is_whole and found[1:] else None
 
         found = board.wait_for(groups)
     assert {group["hparams"]["model"] for group in found.values()} == {"polynomial", "mlp"}
-    assert set(found) == {"model=polynomial", "model=mlp"}
-    for name, group in found.items():
+    assert set(found) == {"polynomial (s)", "mlp (s)"}
+    for trial, group in found.items():
         values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
-        curves = helpers.scalars(tmp_path / "logs" / "s" / name / "train")
+        curves = helpers.scalars(tmp_path / "logs" / "s" / trial.partition(" ")[0] / "final")
         assert values == {tag: pytest.approx(curves[tag][-1][1]) for tag in titles}
-        assert f"mae={values['final_mae']:.5f}" in result.stdout
+        assert f"mae={values['final/mae']:.5f}" in result.stdout

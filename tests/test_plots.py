@@ -103,9 +103,10 @@ def test_inputs_are_even_for_one_feature_else_the_examples() -> None:
 
 def test_data_are_drawn_against_each_of_the_first_features() -> None:
     datasets = _datasets(50, 6)
-    axes = plots.data(plots.Sample.of(datasets)).axes
+    figure = plots.data(plots.Sample.of(datasets))
+    axes = figure.axes
+    assert figure.get_supylabel() == "target"
     assert [each.get_xlabel() for each in axes] == ["feature0", "feature1", "feature2", "feature3"]
-    assert axes[0].get_ylabel() == "target"
     for i, each in enumerate(axes):
         np.testing.assert_array_equal(each.lines[0].get_xdata(), datasets.train.x[:, i])
         np.testing.assert_array_equal(each.lines[0].get_ydata(), datasets.train.y)
@@ -151,6 +152,40 @@ def test_each_of_several_outputs_is_drawn(num_features: int) -> None:
     assert [name for name in lines if name != "data"] == ["output 0", "output 1", "output 2"]
     for i in range(3):
         np.testing.assert_allclose(lines[f"output {i}"], [x, (i + 1) * total], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [(10.143245, "10.14325"), (1.2345e18, "1.23450e+18"), (3e-9, "3.00000e-09"), (0, "0.00000")],
+)
+def test_the_loss_in_a_title_is_short(loss: float, expected: str) -> None:
+    sample = _sample(5)
+    figure = plots.fit(sample, sample.inputs[:, 0], loss=loss, title="Step 4")
+    assert figure.axes[0].get_title() == f"Step 4, loss={expected}"
+
+
+@pytest.mark.parametrize("num_features", [1, 3, 20])
+def test_no_text_leaves_the_picture(num_features: int) -> None:
+    """However long names are."""
+    names = tuple(f"{i}_{'average_income' * 9}_{i}" for i in range(num_features))
+    sample = _sample(3000, num_features)._replace(features=names, label="house_value" * 9)
+    values = (*(f"W/{name}" for name in names), "bias" * 25)
+    fit = plots.fit(sample, sample.inputs[:, 0], loss=1e18, title="Before training")
+    figures = plots.data(sample), fit, plots.values(_rows(5, len(values)), values, truth=None)
+    for figure in figures:
+        plots.png(figure)  # which arranges it
+        drawn = figure.get_tightbbox()  # in inches
+        assert (drawn.min >= 0).all()
+        assert (drawn.max <= figure.get_size_inches()).all()
+
+
+def test_a_legend_of_many_lines_is_beside_them() -> None:
+    """And each line looks different."""
+    figure = plots.values(_rows(50, 13), (*(f"W/{i}" for i in range(12)), "b"), truth=None)
+    plots.png(figure)
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert legend.get_window_extent().x0 > axes.get_window_extent().x1
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 11
 
 
 def test_the_fit_without_a_truth_has_none() -> None:

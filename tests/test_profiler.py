@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from pipeline.reporting import profiler
 from pipeline.training import metrics
@@ -76,6 +77,24 @@ def test_a_run_that_ends_early_keeps_the_profile_so_far(tmp_path: pathlib.Path) 
     profile.close()
     profile.close()
     assert len(_profiles(tmp_path)) == 1
+
+
+def test_a_profile_marks_each_call_as_a_step(tmp_path: pathlib.Path) -> None:
+    """Without a marker the overview of the Profile dashboard says that no step was observed."""
+    profile = profiler.Profiler((2, 9), tmp_path)
+    for step, following in itertools.pairwise([0, 2, 3, 7, 9, 12]):
+        profile.before(step)
+        tf.square(1.0)
+        profile.after(_rows(step, following))
+    (path,) = _profiles(tmp_path)
+    found = []
+    for plane in xplane_pb2.XSpace.FromString(path.read_bytes()).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            if plane.event_metadata[event.metadata_id].name == "train":
+                names = (plane.stat_metadata[stat.metadata_id].name for stat in event.stats)
+                values = (stat.int64_value for stat in event.stats)
+                found.append(dict(zip(names, values, strict=True)))
+    assert found == [{"step_num": step, "_r": 1} for step in (2, 3, 7)]
 
 
 @pytest.mark.slow

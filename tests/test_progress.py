@@ -1,8 +1,15 @@
 """Tests of pipeline.reporting.progress."""
 
+import fcntl
 import io
+import os
+import pty
 import re
+import struct
+import sys
+import termios
 import time
+import tty
 
 import numpy as np
 import pytest
@@ -29,6 +36,7 @@ def _ends(epochs: int, *, validation: bool = False) -> evaluation.EpochMetrics:
         values=np.tile(np.float32([4.4412, 0.3917]), (epochs + 1, 1)),
         train={"loss": 6.506419 * ones},
         validation={"loss": 7.25 * ones} if validation else {},
+        best_step=np.zeros(epochs + 1, np.int64),
     )
 
 
@@ -140,20 +148,47 @@ def test_a_terminal_gets_a_live_line_that_the_next_replaces() -> None:
     live = out.getvalue()
     assert live.startswith("\r")
     assert "\n" not in live
-    assert "step 1,234 of 30,000, loss=6.50642" in live
+    assert "step 1,234 of 30,000 (4%), loss=6.50642" in live
     assert "1,235" not in live
     printer.line("A row")
-    assert out.getvalue() == f"{live}\r\033[KA row\n"
+    assert out.getvalue() == f"{live}\r\033[K\033[JA row\n"
 
 
-def test_the_live_line_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "20")
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(7.4, "0:07"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03"), (360_000, "100:00:00")],
+)
+def test_the_time_left_is_that_of_all_that_happens(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, expected: str
+) -> None:
+    """A hundred steps took half of these seconds by the clock, so the last two hundred take all."""
     out = _Terminal()
-    printer = progress.Progress(_NAMES, steps_per_epoch=10**8, last_step=10**9, out=out)
-    printer.after(_row(1, 1e30))
-    time.sleep(0.15)
-    printer.after(_row(10**8, 1e30))
-    assert 0 < len(out.getvalue().removeprefix("\r\033[K")) < 20
+    printer = progress.Progress(_NAMES, steps_per_epoch=1, last_step=301, out=out)
+    clock = iter([0.0, seconds / 2])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock, seconds / 2))
+    printer.after(_row(1, 1.0))
+    time.sleep(0.11)
+    printer.after(_row(101, 3e-9))
+    line = f"(33%), loss=3.00000e-09, {200 / seconds:,.0f} steps/s, {expected} left"
+    assert line in out.getvalue()
+
+
+def test_the_live_line_fits_a_window_that_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor waits before it, so that all rows that it is wrapped into can be cleared."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb"), os.fdopen(theirs, "w", newline="") as out:
+        tty.setraw(theirs)  # as it is written, without a carriage return for each new line
+        monkeypatch.setattr(sys, "__stdout__", out)
+        printer = progress.Progress(_NAMES, steps_per_epoch=1, last_step=10**9, out=out)
+        printer.after(_row(1, 1.0))
+        for columns, step in ((50, 10**8), (20, 2 * 10**8)):
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            time.sleep(0.15)
+            printer.after(_row(step, 1.0))
+            line = os.read(ours, 1000).decode()
+            expected = f"  step {step:,} of 1,000,000,000 ({step // 10**7}%), loss=1.00000, "
+            assert line == f"\r{expected[: columns - 1]}\033[J\r"
 
 
 def test_a_pipe_gets_no_control_characters() -> None:

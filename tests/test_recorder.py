@@ -10,10 +10,10 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from pipeline.training import evaluation, losses, metrics, task
+from pipeline.training import evaluation, hooks, losses, metrics, task
 from tests import helpers
 
-_RATES = ("steps_per_second", "examples_per_second")
+_RATES = ("speed/steps_per_second", "speed/examples_per_second")
 
 
 def _feed(recording: helpers.Recording, last_step: int, *, at_a_time: int = 4096) -> None:
@@ -56,16 +56,20 @@ def test_at_most_ten_thousand_steps_are_recorded_evenly(
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, last_step)
     assert len(expected) <= 10_001
-    assert _steps(tmp_path / "validation") == {"loss": list(expected)}
+    validation = _steps(tmp_path / "validation")
+    assert validation["loss"] == list(expected)
+    evaluated = validation["evaluation/loss"]
+    assert (evaluated[0], evaluated[-1], len(evaluated) <= 1001) == (0, last_step, True)
     curves = helpers.scalars(tmp_path / "train")
     rows = helpers.line(0, last_step + 1)
-    columns = zip(("W", "b", "loss", "gradient_norm"), (*rows.values.T, *rows[2:]), strict=True)
-    for tag, column in columns:
+    tags = "W", "b", "loss", "training/gradient_norm"
+    for tag, column in zip(tags, (*rows.values.T, *rows[2:]), strict=True):
         steps, values = zip(*curves[tag], strict=True)
         assert list(steps) == list(expected)
         np.testing.assert_array_equal(values, column[list(expected)])
     derived, others = (
-        [step for step, _ in curves[tag]] for tag in ("learning_rate", "distance_to_optimum")
+        [step for step, _ in curves[f"training/{name}"]]
+        for name in ("learning_rate", "distance_to_optimum")
     )
     assert derived == others
     assert (derived[0], derived[-1]) == (0, last_step)
@@ -81,7 +85,10 @@ def test_validation_is_recorded_at_ends_of_epochs(
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, 45, at_a_time=7)  # some contain no end of an epoch
     expected = sorted({*range(0, 46, between), 45})
-    assert _steps(tmp_path / "validation") == {"loss": expected}
+    evaluated = list(range(0, 46, 5))
+    assert _steps(tmp_path / "validation") == {"loss": expected, "evaluation/loss": evaluated}
+    train = _steps(tmp_path / "train")
+    assert train["evaluation/loss"] == train["evaluation/best_epoch"] == evaluated
 
 
 def test_rows_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
@@ -90,7 +97,8 @@ def test_rows_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, 50, at_a_time=6)
     steps = _steps(tmp_path / "train")
-    assert steps["W"] == steps["gradient_norm"] == steps["learning_rate"] == [0, 20, 40, 50]
+    for tag in ("W", "training/gradient_norm", "training/learning_rate"):
+        assert steps[tag] == [0, 20, 40, 50]
 
 
 def test_the_rate_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -> None:
@@ -106,9 +114,9 @@ def test_the_rate_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -
     curves = helpers.scalars(tmp_path / "train")
     for k in range(20):
         rate = 0.1 * (1 + np.cos(np.pi * k / 20)) / 2
-        assert curves["learning_rate"][k] == (k, pytest.approx(rate, rel=1e-5))
+        assert curves["training/learning_rate"][k] == (k, pytest.approx(rate, rel=1e-5))
         distance = np.hypot(W[k] - best[0], b[k] - best[1])
-        assert curves["distance_to_optimum"][k] == (k, pytest.approx(distance, rel=1e-5))
+        assert curves["training/distance_to_optimum"][k] == (k, pytest.approx(distance, rel=1e-5))
 
 
 def test_the_start_records_what_is_known_before(tmp_path: pathlib.Path) -> None:
@@ -117,20 +125,37 @@ def test_the_start_records_what_is_known_before(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, epochs=70)) as recording:
         recording.recorder.start(graph)
     train = tmp_path / "train"
-    assert helpers.steps(train, "images") == {"data": [0], "before_training": [0]}
-    assert helpers.steps(train, "histograms") == {"residuals": [0]}
+    assert helpers.steps(train, "images") == {"training/data": [0], "fit": [0]}
     assert helpers.steps(train, "text") == {"settings": [0]}
     assert list(helpers.steps(train, "custom_scalars").values()) == [[0]]
     (written,) = (event.graph_def for event in helpers.events(train) if event.graph_def)
     assert tf.compat.v1.GraphDef.FromString(written) == graph
+
+
+@pytest.mark.parametrize(("epochs", "between"), [(10, 1), (70, 2), (1000, 16)])
+def test_references_are_flat_lines_of_up_to_64_points(
+    tmp_path: pathlib.Path, epochs: int, between: int
+) -> None:
+    """And of the last step; more than its ends, or they would be dots over the wall time."""
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=epochs)) as recording:
+        _feed(recording, epochs, at_a_time=7)
+    steps = sorted({*range(0, epochs, between), epochs})
     truth = helpers.scalars(tmp_path / "truth")
-    assert (truth["W"], truth["b"]) == ([(0, 3), (70, 3)], [(0, 2), (70, 2)])
+    assert truth["W"] == [(step, 3) for step in steps]
+    assert truth["b"] == [(step, 2) for step in steps]
     x, y = (column.astype(np.float64) for column in recording.datasets.train)
     W, b = np.polyfit(x[:, 0], y, 1)
     best = np.mean((W * x[:, 0] + b - y) ** 2)
     least_squares = helpers.scalars(tmp_path / "least_squares")
     for tag, value in (("W", W), ("b", b), ("loss", best)):
-        assert least_squares[tag] == [(step, pytest.approx(value, rel=1e-6)) for step in (0, 70)]
+        assert least_squares[tag] == [(step, pytest.approx(value, rel=1e-6)) for step in steps]
+
+
+def test_references_may_be_left_out(tmp_path: pathlib.Path) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=3, references=False)) as recording:
+        _feed(recording, 3)
+    directories = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert directories == ["figures", "final", "train", "validation"]
 
 
 def test_no_graph_is_recorded_where_none_is_given(tmp_path: pathlib.Path) -> None:
@@ -178,12 +203,13 @@ def test_an_extended_run_extends_its_references(tmp_path: pathlib.Path) -> None:
         }
     with contextlib.closing(helpers.Recording(tmp_path, epochs=50, **earlier)) as recording:
         recording.recorder.extend(20)
+        recording.after(helpers.line(20, 50))
     for curve in ("truth", "least_squares"):
-        assert _steps(tmp_path / curve) == {tag: [0, 20, 50] for tag in ("W", "b", "loss")}
+        assert _steps(tmp_path / curve) == {tag: list(range(50)) for tag in ("W", "b", "loss")}
     assert helpers.steps(tmp_path / "train", "text") == {"settings": [0, 20]}
     old, new = _settings(tmp_path / "train")
     assert ("| epochs | `20` |" in old, "| epochs | `50` |" in new) == (True, True)
-    assert len(_sessions(tmp_path / "train")) == 1  # HParams shows the first
+    assert len(_sessions(tmp_path / "final")) == 1  # HParams shows the first
 
 
 def _sessions(directory: pathlib.Path) -> list[dict[str, Any]]:
@@ -200,24 +226,13 @@ def _sessions(directory: pathlib.Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_hparams_are_the_settings_that_apply(tmp_path: pathlib.Path, houses: str) -> None:
-    common = (
-        *("model", "loss", "loop", "optimizer", "learning_rate", "schedule", "clip_norm"),
-        *("batch_size", "epochs", "seed"),
-    )
-    start = ("initial_w", "initial_b")
-    for name, settings, expected in (
-        ("guide", {}, {*common, *start, "num_examples", "noise_stddev"}),
-        ("file", {"data": houses}, {*common, *start, "num_examples"}),
-        ("from", {"initialize_from": "x"}, {*common, "num_examples", "noise_stddev"}),
-        ("mlp", {"model": "mlp"}, {*common, "num_examples", "noise_stddev"}),
-    ):
+def test_hparams_are_what_runs_differ_by(tmp_path: pathlib.Path, houses: str) -> None:
+    for name, settings in (("guide", {}), ("file", {"data": houses}), ("mlp", {"model": "mlp"})):
         with contextlib.closing(helpers.Recording(tmp_path / name, **settings)) as recording:
             recording.recorder.start(None)
-        (session,) = _sessions(tmp_path / name / "train")
-        assert session.keys() == expected
-        assert session["learning_rate"] == 0.1
-        assert session["num_examples"] == (4 if name == "file" else 201)
+        (session,) = _sessions(tmp_path / name / "final")
+        count = 4 if name == "file" else 201
+        assert session == {**recording.config.compared, "num_examples": count}
 
 
 def test_a_file_has_least_squares_but_no_truth(
@@ -250,16 +265,17 @@ def test_a_task_without_closed_form_has_no_reference(
         recording.recorder.start(None)
         recording.after(helpers.line(0, 5))
         recording.finish(helpers.line(5, 6))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "train", "validation"]
-    curves = helpers.scalars(tmp_path / "train")
-    assert curves.keys() == {
-        *("W", "b", "loss", "gradient_norm", "learning_rate", *_RATES),
-        *("final_loss", "final_validation_loss"),
+    directories = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert directories == ["figures", "final", "train", "validation"]
+    assert helpers.scalars(tmp_path / "train").keys() == {
+        *("W", "b", "loss", "training/gradient_norm", "training/learning_rate"),
+        *("evaluation/loss", "evaluation/best_epoch"),
     }
     x, y = (column.astype(np.float64) for column in recording.datasets.train)
     W, b = helpers.line(5, 6).values[0]
     expected = np.mean(np.abs(W * x[:, 0] + b - y))
-    assert curves["final_loss"] == [(5, pytest.approx(expected, rel=1e-5))]
+    curves = helpers.scalars(tmp_path / "final")
+    assert curves["final/loss"] == [(5, pytest.approx(expected, rel=1e-5))]
     assert "Least squares" not in capsys.readouterr().out
 
 
@@ -273,14 +289,15 @@ def test_the_end_records_the_final_losses(
         validation = {"loss": 0.75} if validation_examples else {}
         last = helpers.line(3, 4)
         recording.recorder.finish(last, evaluation.Evaluation({"loss": 0.5}, validation))
-    curves = helpers.scalars(tmp_path / "train")
-    assert curves["final_loss"] == [(3, 0.5)]
-    assert curves.get("final_validation_loss") == ([(3, 0.75)] if validation_examples else None)
+    curves = helpers.scalars(tmp_path / "final")
+    assert (curves["final/loss"], curves["final/diverged"]) == ([(3, 0.5)], [(3, 0)])
+    assert curves.get("final/validation_loss") == ([(3, 0.75)] if validation_examples else None)
     assert (tmp_path / "validation").exists() == bool(validation_examples)
-    assert curves["W"][-1] == (3, last.values[0, 0])
+    assert helpers.scalars(tmp_path / "train")["W"][-1] == (3, last.values[0, 0])
     images = helpers.steps(tmp_path / "train", "images")
-    assert (images["parameters"], images["trained"], images["path"]) == ([3], [3], [3])
-    assert _status(tmp_path / "train") == api_pb2.STATUS_SUCCESS
+    assert [curve[-1] for curve in images.values()] == [3, 3, 3]
+    assert images.keys() == {"fit", "training/parameters", "training/path"}
+    assert _status(tmp_path / "final") == api_pb2.STATUS_SUCCESS
     assert "Least squares: W = 3." in capsys.readouterr().out
 
 
@@ -295,18 +312,9 @@ def test_the_end_records_the_final_metrics(
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.recorder.start(None)
         recording.recorder.finish(helpers.line(3, 4), evaluation.Evaluation(train, validation))
-    curves = helpers.scalars(tmp_path / "train")
-    found = {tag: curve for tag, curve in curves.items() if tag.startswith("final_")}
-    expected = {f"final_{name}": number for name, number in train.items()}
-    expected |= {f"final_validation_{name}": number for name, number in validation.items()}
-    assert found == {tag: [(3, number)] for tag, number in expected.items()}
-    (experiment,) = (
-        value.metadata.plugin_data.content
-        for _, value in helpers.values(tmp_path / "train")
-        if value.tag == hparams.EXPERIMENT_TAG
-    )
-    shown = hparams.parse_experiment_plugin_data(experiment)
-    assert {info.name.tag for info in shown.metric_infos} == expected.keys()
+    expected = {"final/diverged": 0} | {f"final/{name}": v for name, v in train.items()}
+    expected |= {f"final/validation_{name}": number for name, number in validation.items()}
+    assert helpers.scalars(tmp_path / "final") == {tag: [(3, v)] for tag, v in expected.items()}
 
 
 def _status(directory: pathlib.Path) -> Any:
@@ -320,22 +328,34 @@ def _ends(epochs: int) -> evaluation.EpochMetrics:
     number = np.arange(epochs)
     train = {"loss": number + 0.5, "mae": number + 0.25}
     values = np.zeros((epochs, 2), np.float32)
-    return evaluation.EpochMetrics(7 * number, values, train, {n: -v for n, v in train.items()})
+    validation = {name: -v for name, v in train.items()}
+    return evaluation.EpochMetrics(7 * number, values, train, validation, 7 * (number // 2))
 
 
 @pytest.mark.parametrize(("summary_every", "epochs"), [(0, range(9)), (20, [0, 2, 4, 6, 8])])
 def test_metrics_are_recorded_at_ends_of_epochs(
     tmp_path: pathlib.Path, summary_every: int, epochs: Any
 ) -> None:
-    """Those of both sets; the training loss of an epoch is a row of its step."""
+    """Those of both sets; every epoch's but where the loss stands among those of the steps."""
     settings = {"epochs": 8, "batch_size": 32, "metrics": "mae", "summary_every": summary_every}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.recorder.epochs(_ends(9))
-    assert helpers.scalars(tmp_path / "train") == {"mae": [(7 * k, k + 0.25) for k in epochs]}
+    assert helpers.scalars(tmp_path / "train") == {
+        "evaluation/loss": [(7 * k, k + 0.5) for k in range(9)],
+        "evaluation/mae": [(7 * k, k + 0.25) for k in range(9)],
+        "evaluation/best_epoch": [(7 * k, k // 2) for k in range(9)],
+    }
     assert helpers.scalars(tmp_path / "validation") == {
         "loss": [(7 * k, -k - 0.5) for k in epochs],
-        "mae": [(7 * k, -k - 0.25) for k in epochs],
+        "evaluation/loss": [(7 * k, -k - 0.5) for k in range(9)],
+        "evaluation/mae": [(7 * k, -k - 0.25) for k in range(9)],
     }
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header == "step,epoch,loss,mae,validation_loss,validation_mae,learning_rate"
+    rate = float(np.float32(0.1))
+    assert rows == [
+        f"{7 * k},{k},{k + 0.5},{k + 0.25},{-k - 0.5},{-k - 0.25},{rate}" for k in range(9)
+    ]
 
 
 def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path) -> None:
@@ -353,35 +373,32 @@ def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path
     assert histograms == {name: list(range(0, 151, 2)) for name in names}
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 5])
-def test_the_rates_are_recorded_at_the_end(tmp_path: pathlib.Path, epochs: int) -> None:
-    with contextlib.closing(helpers.Recording(tmp_path, epochs=epochs)) as recording:
-        _feed(recording, epochs)
-    curves = helpers.scalars(tmp_path / "train")
-    ((step, steps),) = curves["steps_per_second"]
-    ((_, examples),) = curves["examples_per_second"]
-    assert step in (epochs - 1, epochs)
-    assert steps > 0
-    assert examples == pytest.approx(steps * 201, rel=1e-6)
-
-
-def test_a_resumed_last_step_has_no_rate_of_zero(tmp_path: pathlib.Path) -> None:
-    history = helpers.line(0, 4)
-    with contextlib.closing(helpers.Recording(tmp_path, epochs=5, history=history)) as recording:
-        recording.after(helpers.line(4, 5))
-        recording.finish(helpers.line(5, 6))
-    curve = helpers.scalars(tmp_path / "train").get("steps_per_second", [])
-    assert all(rate > 0 for _, rate in curve)
-
-
-def test_examples_per_second_count_a_short_batch(tmp_path: pathlib.Path) -> None:
+def test_rates_are_of_every_second_of_training(tmp_path: pathlib.Path) -> None:
     """201 examples are 7 batches, so a step has 201 / 7 examples on average."""
-    settings = {"epochs": 2, "batch_size": 32}
+    settings = {"epochs": 50, "batch_size": 32}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        _feed(recording, 14)
-    curves = helpers.scalars(tmp_path / "train")
-    for (_, steps), (_, examples) in zip(*(curves[tag] for tag in _RATES), strict=True):
-        assert examples == pytest.approx(steps * 201 / 7, rel=1e-6)
+        for first, seconds in zip(range(0, 350, 70), (0.5, 0.75, 1, 0.25, 0.125), strict=True):
+            recording.after(helpers.line(first, first + 70), seconds=seconds)
+    steps, examples = (helpers.scalars(tmp_path / "train")[tag] for tag in _RATES)
+    assert [step for step, _ in steps] == [139, 209]
+    expected = 140 / 1.25, 70
+    assert [rate for _, rate in steps] == pytest.approx(expected, rel=1e-3)
+    for (_, rate), (_, per_second) in zip(steps, examples, strict=True):
+        assert per_second == pytest.approx(rate * 201 / 7, rel=1e-6)
+
+
+@pytest.mark.parametrize(("seconds", "has_rate"), [(0.5, True), (0.125, True), (0.0625, False)])
+def test_a_short_run_has_one_rate_if_it_was_measured(
+    tmp_path: pathlib.Path, seconds: float, has_rate: bool
+) -> None:
+    with contextlib.closing(helpers.Recording(tmp_path, epochs=50)) as recording:
+        for first in (0, 25):
+            recording.after(helpers.line(first, first + 25), seconds=seconds / 2)
+    curve = helpers.scalars(tmp_path / "train").get(_RATES[0], [])
+    assert [step for step, _ in curve] == ([49] if has_rate else [])
+    assert [rate for _, rate in curve] == pytest.approx(
+        [50 / seconds] if has_rate else [], rel=0.01
+    )
 
 
 def test_a_flush_draws_and_writes_what_waits(tmp_path: pathlib.Path) -> None:
@@ -391,11 +408,10 @@ def test_a_flush_draws_and_writes_what_waits(tmp_path: pathlib.Path) -> None:
         train = tmp_path / "train"
         assert helpers.steps(train, "images") == {"fit": [1, 4, 16]}
         assert _steps(train)["W"] == list(range(20))
-    assert sizes == {
-        f"{path.parent.name}/{path.name}": path.stat().st_size
-        for path in tmp_path.glob("*/events.out.tfevents.*")
-    }
-    assert {path.partition("/")[0] for path in sizes} == {"train", "validation"}
+    paths = [*tmp_path.glob("*/events.out.tfevents.*"), tmp_path / "metrics.csv"]
+    assert sizes == {str(path.relative_to(tmp_path)): path.stat().st_size for path in paths}
+    curves = {"least_squares", "metrics.csv", "train", "truth", "validation"}
+    assert {path.partition("/")[0] for path in sizes} == curves
 
 
 @pytest.mark.slow
@@ -443,11 +459,10 @@ def test_a_resumed_recording_equals_one_that_never_stopped(
 def _assert_equal_recordings(found: pathlib.Path, expected: pathlib.Path) -> None:
     curves = sorted(path.name for path in expected.iterdir())
     assert sorted(path.name for path in found.iterdir()) == curves
+    table = "metrics.csv"
+    assert (found / table).read_text() == (expected / table).read_text()
     for curve in curves:
         both = [helpers.scalars(path / curve) for path in (found, expected)]
-        for scalars in both:
-            for tag in _RATES:  # they depend on the clock
-                assert (scalars.pop(tag, None) is None) == (curve != "train")
         assert both[0] == both[1]
     assert _others(found / "train") == _others(expected / "train")
 
@@ -482,11 +497,14 @@ def test_rows_before_divergence_are_recorded(
         recording.after(helpers.line(0, 20))
         rows = helpers.line(20, 40)
         getattr(rows, column)[at - 20 :] = bad
-        recording.after(rows)
-        recording.recorder.diverged()
+        with pytest.raises(hooks.Divergence) as caught:
+            recording.after(rows)
+        recording.recorder.diverged("the outcome")
+    assert caught.value.step == at
     steps = _steps(tmp_path / "train")
-    for tag in ("W", "b", "loss", "gradient_norm", "learning_rate"):
+    for tag in ("W", "b", "loss", "training/gradient_norm", "training/learning_rate"):
         assert steps[tag] == list(range(at))
     assert _steps(tmp_path / "validation")["loss"] == list(range(at))
     assert recording.recorder.history.last.step.tolist() == [at - 1]
-    assert _status(tmp_path / "train") == api_pb2.STATUS_FAILURE
+    assert helpers.scalars(tmp_path / "final") == {"final/diverged": [(at - 1, 1)]}
+    assert _status(tmp_path / "final") == api_pb2.STATUS_FAILURE

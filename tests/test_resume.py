@@ -1,6 +1,7 @@
 """Nothing is lost: kills, signals, damage, full disks, two processes, longer runs."""
 
 import contextlib
+import csv
 import dataclasses
 import os
 import pathlib
@@ -99,7 +100,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     # After the first images, the text and the layout were written: they will be written again.
     kill_when(
-        lambda: any(b"before_training" in content for content in event_files(run).values()),
+        lambda: any(b"training/data" in content for content in event_files(run).values()),
         *("--checkpoint_every=0", "--checkpoint_secs=1000"),
     )
     assert saved_steps(run) == [0]
@@ -129,21 +130,29 @@ def test_board_shows_every_step_once_after_kills(
     for run, tag in (("run/train", "W"), ("run/train", "loss"), ("run/validation", "loss")):
         curve = board.scalars(run, tag, points=30001)
         assert [step for step, _ in curve] == list(range(30001))
+        times = [time for time, _, _ in board.get("plugin/scalars/scalars", run=run, tag=tag)]
+        assert times == sorted(times)
+        assert len(set(times)) > 20000  # each step has a time of its own, to the microsecond
+    every = [*range(0, 30000, 512), 30000]
     for run in ("run/truth", "run/least_squares"):
-        assert [step for step, _ in board.scalars(run, "W", points=2)] == [0, 30000]
+        assert [step for step, _ in board.scalars(run, "W", points=60)] == every
 
 
 @pytest.mark.slow
 def test_board_shows_what_is_written_at_step_0_once(board: helpers.TensorBoard) -> None:
     """The first process had written it when it was killed, after the checkpoint of step 0."""
-    board.scalars("run/train", "final_loss")  # all of the file has been read
-    for tag in ("data", "before_training"):
-        (image,) = board.images("run/train", tag)
-        assert image.startswith(b"\x89PNG")
+    board.scalars("run/final", "final/loss")  # all of the file has been read
+    (image,) = board.images("run/train", "training/data")
+    assert image.startswith(b"\x89PNG")
+    steps = [
+        e["step"] for e in board.get("plugin/images/images", run="run/train", tag="fit", sample="0")
+    ]
+    assert (steps[0], steps.count(0)) == (0, 1)
     (text,) = board.get("plugin/text/text", run="run/train", tag="settings")
     assert text["step"] == 0
     (category,) = board.get("plugin/custom_scalars/layout")["category"]
-    assert [chart["title"] for chart in category["chart"]] == ["W", "b", "loss"]
+    titles = [chart["title"] for chart in category["chart"]]
+    assert titles == ["W", "b", "loss", "evaluation/loss"]
 
 
 @pytest.mark.slow
@@ -157,19 +166,25 @@ def test_each_event_is_there_once_after_kills(killed: pathlib.Path) -> None:
         for value in event.summary.value:
             steps.setdefault(value.tag, []).append(event.step)
     every, last, powers_of_4 = list(range(30001)), 30000, [4**i for i in range(8)]
-    assert all(steps.pop(f"{what}_per_second")[-1] == last - 1 for what in ("steps", "examples"))
+    for what in ("steps", "examples"):  # about once in a second of training
+        steps.pop(f"speed/{what}_per_second", None)
     assert steps == {
-        **dict.fromkeys(("W", "b", "loss", "gradient_norm"), every),
-        **dict.fromkeys(("learning_rate", "distance_to_optimum"), every[::16]),
-        **{tag: [0] for tag in ("data", "before_training", "settings")},
-        "fit": powers_of_4,
-        "residuals": [0, *powers_of_4, last],
-        **{tag: [last] for tag in ("parameters", "trained", "path")},
-        **{tag: [last] for tag in ("final_loss", "final_validation_loss")},
-        "custom_scalars__config__": [0],
-        **{f"_hparams_/{what}": [0] for what in ("experiment", "session_start_info")},
-        "_hparams_/session_end_info": [0],
+        **dict.fromkeys(("W", "b", "loss", "training/gradient_norm"), every),
+        "training/learning_rate": every[::16],
+        "training/distance_to_optimum": every[::16],
+        **{f"evaluation/{what}": [*every[:-1:32], last] for what in ("loss", "best_epoch")},
+        **{tag: [0] for tag in ("training/data", "settings", "custom_scalars__config__")},
+        "fit": [0, *powers_of_4, last],
+        "residuals": [*every[:-1:1024], last],
+        **{tag: [last] for tag in ("training/parameters", "training/path")},
     }
+    final = [value.tag for event in helpers.events(run / "final") for value in event.summary.value]
+    assert sorted(final) == [
+        *("_hparams_/session_end_info", "_hparams_/session_start_info"),
+        *("final/diverged", "final/loss", "final/validation_loss"),
+    ]
+    with (run / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [*every[:-1:32], last]
     assert saved_steps(run) == [24000, 27000, 30000]
 
 
@@ -251,7 +266,7 @@ def test_signal_while_the_results_are_written_ends_it(tmp_path: pathlib.Path) ->
     assert [path.name for path in (run / "export").iterdir()] == ["1"]
     assert [step for step, _ in helpers.scalars(run / "train")["W"]] == list(range(11))
     images = helpers.steps(run / "train", "images")
-    assert (images["fit"], images["trained"]) == ([1, 4], [10])
+    assert (images["fit"], images["training/path"]) == ([0, 1, 4, 10], [10])
 
 
 @pytest.mark.slow
@@ -286,8 +301,8 @@ def test_ctrl_c_on_a_terminal_gives_its_messages_lines_of_their_own(tmp_path: pa
             output += content
     os.close(terminal)
     assert process.wait() == 130
-    clear = b"\r\x1b[K"
-    assert b"steps/s\r\nSIGINT: stopping; repeat to abort immediately\r\n" in output
+    clear = b"\r\x1b[K\x1b[J"
+    assert b"left\x1b[J\r\r\nSIGINT: stopping; repeat to abort immediately\r\n" in output
     *_, last = output.rstrip().split(b"\n")
     assert last.removeprefix(clear).startswith(b"train: stopped by SIGINT; resume with: ")
     assert last.startswith(clear)
@@ -389,9 +404,9 @@ from pipeline import tf_runtime
 tf_runtime.import_tensorflow()
 from pipeline.run import trainer
 export = trainer._Trainer._export
-def on_a_full_disk(self):
+def on_a_full_disk(self, final):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
-    export(self)
+    export(self, final)
 trainer._Trainer._export = on_a_full_disk
 sys.argv[0] = "train"
 runpy.run_module("pipeline.train", run_name="__main__")
@@ -518,10 +533,12 @@ def test_extended_run_equals_one_that_was_as_long_at_once(
     assert saved_steps(other) == [0, 20]
     assert final_state(run) == final_state(other)
     for curve in ("train", "validation"):
-        extended, expected = (helpers.scalars(path / curve) for path in (run, other))
-        assert extended.keys() == expected.keys()
-        for tag in expected:
-            assert extended[tag] == expected[tag] or tag.endswith("_per_second")
+        extended, expected = (
+            {t: points for t, points in helpers.scalars(path / curve).items() if t[:6] != "speed/"}
+            for path in (run, other)
+        )
+        assert extended == expected
+    assert (run / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     for tag in ("W", "b", "loss"):
         assert [step for step, _ in helpers.scalars(run / "train")[tag]] == list(range(21))
     assert tensors(run / "train") == tensors(other / "train")

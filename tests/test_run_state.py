@@ -24,6 +24,9 @@ def _state(num_values: int, steps: int) -> run_state.RunState:
         last_step=10**15,
         fingerprint=datasets_lib.load(config_lib.Config()).fingerprint(),
         best=evaluation.Best(step=4, loss=1 / 3) if steps else evaluation.Best(),
+        start_loss=2 / 3 if steps else math.nan,
+        time=1_700_000_000.123456,
+        seconds=0.1,
         history=history.rows(),
         event_files={"train/events.out.tfevents.1.5.größe": 2**40, "truth/events 2": 0},
     )
@@ -35,7 +38,9 @@ def test_state_comes_back_from_its_bytes(num_values: int, steps: int) -> None:
     """Equal in each bit, type and shape, also where there is nothing yet."""
     state = _state(num_values, steps)
     restored = run_state.RunState.from_bytes(state.to_bytes())
-    assert restored._replace(history=state.history) == state
+    np.testing.assert_equal(restored.start_loss, state.start_loss)  # also before it is known
+    same = {"history": state.history, "start_loss": state.start_loss}
+    assert restored._replace(**same) == state
     assert len(state.history.step) == (79 if steps == 1_234 else steps)
     for column, expected in zip(restored.history, state.history, strict=True):
         assert (column.dtype, column.shape) == (expected.dtype, expected.shape)

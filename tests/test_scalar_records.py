@@ -13,21 +13,28 @@ _WALL_TIME = 1_700_000_000.25
 _LONG = "W/" + "Größe in m² " * 20  # 282 bytes: its length, and the value's, take 2 bytes
 
 
+def _times(count: int) -> np.ndarray:
+    """Times that differ in all bytes but the upper ones."""
+    return _WALL_TIME + 0.000123456789 * np.arange(count) ** 3
+
+
 def _encode(steps: list[int], values: Mapping[str, np.ndarray]) -> bytes:
     columns = {tag: array.astype(np.float32) for tag, array in values.items()}
-    parts = scalar_records.encode(np.array(steps, np.int64), _WALL_TIME, columns)
+    numbers = np.array(steps, np.int64)
+    parts = scalar_records.encode(numbers, _times(len(steps)), columns)
     return b"".join(part.tobytes() for part in parts)
 
 
 def _written_by_tensorflow(
     path: pathlib.Path, steps: list[int], values: Mapping[str, np.ndarray]
 ) -> bytes:
-    """What protobuf and TFRecordWriter give."""
+    """What tf.summary.scalar writes but for its description, by TFRecordWriter."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for k, step in enumerate(steps):
-            event = tf.compat.v1.Event(wall_time=_WALL_TIME, step=step)
+            event = tf.compat.v1.Event(wall_time=_times(len(steps))[k], step=step)
             for tag, array in values.items():
-                event.summary.value.add(tag=tag, simple_value=float(np.float32(array[k])))
+                tensor = tf.io.serialize_tensor(tf.constant(array[k], tf.float32)).numpy()
+                event.summary.value.add(tag=tag).tensor.ParseFromString(tensor)
             writer.write(event.SerializeToString())
     return path.read_bytes()
 
@@ -72,7 +79,19 @@ def test_step_0_is_read_as_0(tmp_path: pathlib.Path) -> None:
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     ]
     assert [event.step for event in read] == [0, 0, 3]
-    assert [event.summary.value[0].simple_value for event in read] == [1, 2, 3]
+    numbers = [tf.make_ndarray(event.summary.value[0].tensor) for event in read]
+    assert numbers == [1, 2, 3]
+
+
+def test_a_value_has_the_form_of_tf_summary_scalar(tmp_path: pathlib.Path) -> None:
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        tf.summary.scalar("a", 0.1, step=1)
+        tf.summary.flush()
+    (path,) = map(str, tmp_path.iterdir())
+    *_, last = tf.data.TFRecordDataset(path).as_numpy_iterator()
+    (expected,) = tf.compat.v1.Event.FromString(last).summary.value
+    found = scalar_records.tensor(0.1).SerializeToString()
+    assert found == expected.tensor.SerializeToString()
 
 
 def test_no_steps_give_no_records() -> None:

@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
 from pipeline.reporting import summary_writer
-from pipeline.training import metrics
+from pipeline.training import clock, metrics
 from tests import helpers
 
 _NAMES = ("W", "b")
@@ -28,6 +28,7 @@ def _writer(
     names: tuple[str, ...] = _NAMES,
     *,
     metric_names: tuple[str, ...] = (),
+    times: clock.Clock | None = None,
     first_step: int = 0,
     earlier: Mapping[str, int] | None = None,
 ) -> summary_writer.SummaryWriter:
@@ -35,6 +36,7 @@ def _writer(
         directory,
         names=names,
         metric_names=metric_names,
+        clock=times or clock.Clock(),
         first_step=first_step,
         earlier=earlier or {},
     )
@@ -60,7 +62,7 @@ def test_each_row_is_written_once(tmp_path: pathlib.Path) -> None:
         "W": [(step, step / 4) for step in range(1000)],
         "b": [(step, step / 4 + 1024) for step in range(1000)],
         "loss": [(step, step / 8) for step in range(1000)],
-        "gradient_norm": [(step, step / 2) for step in range(1000)],
+        "training/gradient_norm": [(step, step / 2) for step in range(1000)],
     }
 
 
@@ -75,7 +77,7 @@ def test_each_watched_value_has_a_tag_of_its_name(tmp_path: pathlib.Path) -> Non
     with contextlib.closing(_writer(tmp_path, names)) as writer:
         writer.steps(_rows(0, 9, num_values=4))
     curves = helpers.scalars(tmp_path / "train")
-    assert list(curves) == [*names, "loss", "gradient_norm"]
+    assert list(curves) == [*names, "loss", "training/gradient_norm"]
     for i, name in enumerate(names):
         assert curves[name] == [(step, step / 4 + 1024 * i) for step in range(9)]
 
@@ -93,9 +95,9 @@ def test_each_curve_has_the_same_tags(tmp_path: pathlib.Path) -> None:
 
 def test_other_scalars_belong_to_train_or_a_named_curve(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.scalars([0, 3], {"learning_rate": [1.5, 0.5]})
+        writer.scalars([0, 3], {"training/learning_rate": [1.5, 0.5]})
         writer.scalars([0, 10], {"loss": [0.5, 0.25]}, curve="validation")
-    assert helpers.scalars(tmp_path / "train") == {"learning_rate": [(0, 1.5), (3, 0.5)]}
+    assert helpers.scalars(tmp_path / "train") == {"training/learning_rate": [(0, 1.5), (3, 0.5)]}
     assert helpers.scalars(tmp_path / "validation") == {"loss": [(0, 0.5), (10, 0.25)]}
 
 
@@ -103,20 +105,22 @@ def test_each_tag_is_described_once(tmp_path: pathlib.Path) -> None:
     names = "W/rooms", "W/area", "b", "slope"
     with contextlib.closing(_writer(tmp_path, names, metric_names=("mae",))) as writer:
         writer.steps(_rows(0, 3, num_values=4))
-        writer.scalars([0, 1], {"learning_rate": [1, 2], "distance_to_optimum": [3, 4]})
-        writer.scalars([0, 2], {"mae": [1, 2]})
-        writer.scalars([2], {"final_loss": [1], "final_validation_loss": [2]})
-        writer.scalars([2], {"final_mae": [1], "final_validation_mae": [2]})
-        writer.scalars([2], {"steps_per_second": [1], "examples_per_second": [2]})
+        for group, tags in (
+            ("training", ("learning_rate", "distance_to_optimum")),
+            ("evaluation", ("loss", "mae", "best_epoch")),
+            ("speed", ("steps_per_second", "examples_per_second")),
+            ("final", ("loss", "validation_loss", "mae", "validation_mae", "diverged")),
+        ):
+            writer.scalars([0, 2], {f"{group}/{tag}": [1, 2] for tag in tags})
     values = _values(tmp_path / "train")
     described = {v.tag: v.metadata for v in values if v.metadata.summary_description}
     tags = {value.tag for value in values}
-    assert len(tags) == 15
-    assert sum(value.HasField("metadata") for value in values) == 15
+    assert len(tags) == 18
+    assert sum(value.HasField("metadata") for value in values) == 18
     assert described.keys() == tags
     assert {metadata.plugin_data.plugin_name for metadata in described.values()} == {"scalars"}
-    for tag in ("slope", "mae", "final_mae"):
-        assert tag.removeprefix("final_") in described[tag].summary_description
+    for tag in ("slope", "evaluation/mae", "final/mae", "final/validation_mae"):
+        assert re.split("[/_]", tag)[-1] in described[tag].summary_description
 
 
 def test_an_image_is_written_as_it_is(tmp_path: pathlib.Path) -> None:
@@ -189,11 +193,11 @@ def test_a_graph_is_read_back_as_it_was(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("names", "title", "expected"),
     [
-        (_NAMES, "W, b and loss", {"W": ["W"], "b": ["b"], "loss": ["loss"]}),
+        (_NAMES, "W, b, loss and evaluation/loss", {"W": ["W"], "b": ["b"]}),
         (
             ("W/rooms", "W/area", "slope"),
-            "W, slope and loss",
-            {"W": ["W/rooms", "W/area"], "slope": ["slope"], "loss": ["loss"]},
+            "W, slope, loss and evaluation/loss",
+            {"W": ["W/rooms", "W/area"], "slope": ["slope"]},
         ),
     ],
 )
@@ -207,34 +211,28 @@ def test_the_layout_has_a_chart_of_each_variable_and_loss(
     (content,) = tf.make_ndarray(value.tensor).ravel()
     (category,) = layout_pb2.Layout.FromString(content).category
     assert category.title.startswith(title)
-    tags = [*names, "loss", "final_loss", "steps_per_second"]
+    tags = [*names, "loss", "evaluation/loss", "final/loss", "speed/steps_per_second"]
     found = {
         chart.title: [t for t in tags for r in chart.multiline.tag if re.match(r, t)]
         for chart in category.chart
     }
-    assert found == expected
+    assert found == expected | {tag: [tag] for tag in ("loss", "evaluation/loss")}
 
 
-@pytest.mark.parametrize(
-    "final",
-    [{"final_loss": "loss"}, {"final_loss": "loss", "final_validation_mae": "validation mae"}],
-)
 @pytest.mark.parametrize("is_success", [True, False])
-def test_hparams_are_settings_metrics_and_how_it_ended(
-    tmp_path: pathlib.Path, final: dict[str, str], is_success: bool
+def test_hparams_are_the_settings_and_how_it_ended(
+    tmp_path: pathlib.Path, is_success: bool
 ) -> None:
+    """Without a list of columns: TensorBoard makes one of all runs that it shows."""
     given = {"model": "keras", "learning_rate": 0.25, "epochs": 10}
-    with contextlib.closing(_writer(tmp_path / "name")) as writer:
-        writer.hparams(given, final)
+    with contextlib.closing(_writer(tmp_path / "logs" / "name")) as writer:
+        writer.hparams(given)
         writer.end(is_success=is_success)
-    experiment, started, ended = (
-        value.metadata.plugin_data.content for value in _values(tmp_path / "name" / "train")
+    started, ended = (
+        value.metadata.plugin_data.content for value in _values(tmp_path / "logs/name/final")
     )
-    shown = hparams.parse_experiment_plugin_data(experiment)
-    assert [column.name for column in shown.hparam_infos] == list(given)
-    assert {info.name.tag: info.display_name for info in shown.metric_infos} == final
     session = hparams.parse_session_start_info_plugin_data(started)
-    assert session.group_name == "name"
+    assert session.group_name == "name (logs)"
     values = {name: getattr(v, v.WhichOneof("kind")) for name, v in session.hparams.items()}
     assert values == given
     status = hparams.parse_session_end_info_plugin_data(ended).status
@@ -346,7 +344,7 @@ def test_what_a_file_cut_short_has_left_is_shown(
     steps = [step for step, _ in helpers.scalars(tmp_path / "train")["W"]]
     left = len(steps) - 50
     assert steps == [*range(left), *range(100, 150)]
-    assert left == {1: 99, 5: 99, 20: 99, 500: 94}.get(lost, 0)
+    assert left == {1: 99, 5: 99, 20: 99, 500: 95}.get(lost, 0)
     assert capsys.readouterr().err == (
         f"Warning: a part of {path} is gone, so its curves have a gap\n"
     )
@@ -357,14 +355,26 @@ def test_what_a_file_cut_short_has_left_is_shown(
 def test_board_shows_what_comes_after_a_gap_and_a_clock_set_back(
     tmp_path: pathlib.Path, load_fast: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With both of its readers."""
-    sizes = _write(tmp_path, {})
-    (path,) = (tmp_path / "train").iterdir()
-    os.truncate(path, path.stat().st_size - 500)
-    yesterday = time.time() - 86400
-    monkeypatch.setattr(time, "time", lambda: yesterday)
-    with contextlib.closing(_writer(tmp_path, first_step=100, earlier=sizes)) as writer:
-        writer.steps(_rows(100, 50))
+    """With both of its readers; the times ascend nevertheless."""
+    now = time.time()
+    sizes, saved = {}, 0.0
+    for first, count, set_back in ((0, 100, 0), (100, 50, 86400)):
+        monkeypatch.setattr(time, "time", lambda set_back=set_back: now - set_back)
+        times = clock.Clock(not_before=saved)
+        since = times.now()
+        time.sleep(0.1)
+        times.trained(first, first + count, since=since)
+        writer = _writer(tmp_path, times=times, first_step=first, earlier=sizes)
+        with contextlib.closing(writer):
+            writer.steps(_rows(first, count))
+            sizes, saved = writer.sizes(), times.now()
+        if not set_back:
+            (path,) = (tmp_path / "train").iterdir()
+            os.truncate(path, path.stat().st_size - 500)
     with helpers.tensorboard(tmp_path, f"--load_fast={load_fast}") as board:
-        curve = board.scalars("train", "W", points=144)
-    assert curve == [(step, step / 4) for step in (*range(94), *range(100, 150))]
+        curve = board.scalars("train", "W", points=145)
+        points = board.get("plugin/scalars/scalars", run="train", tag="W")
+    seconds = [second for second, _, _ in points]
+    assert (np.diff(seconds) > 0).all()
+    assert now <= seconds[0] < seconds[-1] < now + 60
+    assert curve == [(step, step / 4) for step in (*range(95), *range(100, 150))]

@@ -24,8 +24,9 @@ from tests import helpers
 
 _ENTRIES = ("train", "predict", "sweep", "watch")
 _KERAS = ("--model=keras", "--loop=fit", "--optimizer=adam", "--batch_size=32")
-_TRAIN = ("train", "--run_name=run", "--epochs=2", *_KERAS)
-_SWEEP = ("sweep", "--run_name=sweep", "--epochs=2", "--learning_rate=0.1,0.2")
+_EVEN_IF_SLOW = "--checkpoint_secs=1000"  # or a busy machine saves more often
+_TRAIN = ("train", "--run_name=run", "--epochs=2", _EVEN_IF_SLOW, *_KERAS)
+_SWEEP = ("sweep", "--run_name=sweep", "--epochs=2", "--learning_rate=0.1,0.2", _EVEN_IF_SLOW)
 _PREDICT = ("predict", "--export_dir=logs/run/export", "--x=0.1,2,-3")
 _WATCH = ("watch", "logs", "--port=0")
 _NO_PROXY = "http://127.0.0.1:9"
@@ -125,20 +126,20 @@ def _without_reader(stream: str, arguments: tuple[str, ...], folder: pathlib.Pat
 
 
 def _results(logdir: pathlib.Path) -> dict[str, bytes]:
-    """The pictures of the runs, and the values in their checkpoints, weights and exports."""
-    found = (path for kind in ("*.png", "*.h5", "*.data-*") for path in logdir.rglob(kind))
+    """The pictures and tables, and the values in the checkpoints, weights and exports."""
+    found = (path for kind in ("*.png", "*.csv", "*.h5", "*.data-*") for path in logdir.rglob(kind))
     return {str(path.relative_to(logdir)): _content(path) for path in found}
 
 
 def _content(path: pathlib.Path) -> bytes:
-    """What is in a file, but for how often the speed was recorded, which the clock decides."""
+    """What is in a file, but for the time and what depends on it, as how often it was recorded."""
     if not path.name.startswith("ckpt-"):
         return path.read_bytes()
     reader = tf.train.load_checkpoint(str(path.with_suffix("")))
     tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     state = run_state.RunState.from_bytes(tensors.pop("run_state/.ATTRIBUTES/VARIABLE_VALUE"))
     parts = [np.asarray(tensor).tobytes() for _, tensor in sorted(tensors.items())]
-    return b"".join([*parts, state._replace(event_files={}).to_bytes()])
+    return b"".join([*parts, state._replace(time=0.0, seconds=0.0, event_files={}).to_bytes()])
 
 
 def _curve(process: "subprocess.Popen[str]") -> Any:

@@ -1,5 +1,6 @@
 """What `python -m pipeline.sweep` leaves and says, judged from outside."""
 
+import csv
 import pathlib
 import re
 import signal
@@ -33,10 +34,10 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
     assert (first.returncode, first.stderr) == (0, "")
     names = [name for name, _ in _table(first.stdout)]
     assert names == [
-        "learning_rate=0.1,batch_size=0",  # of all examples: it gets to the minimum
-        "learning_rate=0.1,batch_size=50",
-        "learning_rate=0.9,batch_size=50",
-        "learning_rate=0.9,batch_size=0",
+        "lr=0.1,batch=0",  # of all examples: it gets to the minimum
+        "lr=0.1,batch=50",
+        "lr=0.9,batch=50",
+        "lr=0.9,batch=0",
     ]
     reports = [report for _, report in _table(first.stdout)]
     x, y = datasets_lib.load(config_lib.Config()).train
@@ -48,10 +49,23 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
     assert found
     assert float(found[1]) > loss
     for report in reports[2:]:
-        assert re.fullmatch(r"diverged: the loss is not finite at step \d+", report)
+        assert re.fullmatch(r"diverged: the loss has risen to \S+ at step \d+", report)
 
     directory = tmp_path / "logs" / "s"
-    assert sorted(path.name for path in directory.iterdir()) == sorted(names)
+    assert sorted(path.name for path in directory.iterdir()) == [*sorted(names), "sweep.csv"]
+    with (directory / "sweep.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == names
+    assert [(row["learning_rate"], row["batch_size"]) for row in rows[:2]] == [
+        ("0.1", "0"),
+        ("0.1", "50"),
+    ]
+    assert [row["outcome"] for row in rows] == ["trained"] * 2 + [r[10:] for r in reports[2:]]
+    assert float(rows[0]["loss"]) == pytest.approx(loss)
+    assert rows[0]["validation_loss"]
+    # All have the same examples: the longest, of most batches, has the lines for all.
+    lines = {path.parent.name for path in directory.glob("*/truth")}
+    assert lines == {"lr=0.9,batch=50"}
     written = _exports(directory)
     assert written.keys() == {f"{name}/export/1/saved_model.pb" for name in names[:2]}
     for name in names:
@@ -99,7 +113,7 @@ def test_a_stopped_sweep_is_finished_by_the_command_it_names(tmp_path: pathlib.P
     flags = ("--learning_rate=0.1,0.2", "--epochs=10000", "--num_examples=100000")
     process = helpers.start("sweep", *flags, cwd=tmp_path)
     end = time.monotonic() + 60
-    while not list(tmp_path.glob("logs/*/learning_rate=0.2/flags.txt")):
+    while not list(tmp_path.glob("logs/*/lr=0.2/flags.txt")):
         assert time.monotonic() < end
         assert process.poll() is None
         time.sleep(0.01)
@@ -114,14 +128,11 @@ def test_a_stopped_sweep_is_finished_by_the_command_it_names(tmp_path: pathlib.P
         assert stopped.stderr.endswith(f"resume with: the same command with {found[1]}\n")
     directory = tmp_path / "logs" / found[2]
     written = _exports(directory)
-    assert written.keys() == {"learning_rate=0.1/export/1/saved_model.pb"}
+    assert written.keys() == {"lr=0.1/export/1/saved_model.pb"}
 
     finished = helpers.call("sweep", *flags, found[1], cwd=tmp_path)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert sorted(name for name, _ in _table(finished.stdout)) == [
-        "learning_rate=0.1",
-        "learning_rate=0.2",
-    ]
+    assert sorted(name for name, _ in _table(finished.stdout)) == ["lr=0.1", "lr=0.2"]
     assert [path.name for path in (tmp_path / "logs").iterdir()] == [found[2]]
     exports = _exports(directory)
     assert len(exports) == 2

@@ -1,5 +1,6 @@
 """What `python -m pipeline.train` leaves and says, judged from outside."""
 
+import json
 import pathlib
 import re
 import urllib.parse
@@ -12,7 +13,7 @@ from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from tests import helpers
 
-CURVES = ("least_squares", "train", "truth", "validation")
+CURVES = ("final", "least_squares", "train", "truth", "validation")
 
 
 def _train_columns() -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +57,6 @@ def test_tensorboard_shows_these_values_for_each_solution(runs: helpers.Runs) ->
     assert datasets.validation is not None
     with helpers.tensorboard(runs.logdir) as board:
         pinned = urllib.parse.unquote(board.output)
-        assert "smoothing=0" in pinned
         assert '"tag": "W"' in pinned
         for name in helpers.SOLUTIONS:
             for tag, expected in (("W", W), ("b", b), ("loss", loss)):
@@ -64,8 +64,9 @@ def test_tensorboard_shows_these_values_for_each_solution(runs: helpers.Runs) ->
                 assert [step for step, _ in curve] == list(range(11))
                 np.testing.assert_allclose([v for _, v in curve], expected, rtol=2e-6)
             for tag, true in (("W", 3.0), ("b", 2.0)):
-                assert board.scalars(f"{name}/truth", tag, points=2) == [(0, true), (10, true)]
-            flat = board.scalars(f"{name}/least_squares", "loss", points=2)
+                flat = board.scalars(f"{name}/truth", tag, points=11)
+                assert flat == [(step, true) for step in range(11)]
+            flat = board.scalars(f"{name}/least_squares", "loss", points=11)
             x, y = _train_columns()
             expected_loss = np.mean((np.polyval(np.polyfit(x, y, 1), x) - y) ** 2)
             np.testing.assert_allclose([v for _, v in flat], expected_loss, rtol=1e-6)
@@ -79,8 +80,8 @@ def test_tensorboard_shows_these_values_for_each_solution(runs: helpers.Runs) ->
         images = board.get("plugin/images/tags")
         for name in helpers.SOLUTIONS:
             tags = images[f"{name}/train"]
-            assert {"data", "before_training", "parameters", "trained"} <= set(tags)
-            (png,) = board.images(f"{name}/train", "trained")
+            assert {"fit", "training/data", "training/parameters"} <= set(tags)
+            (png,) = board.images(f"{name}/train", "training/path")
             assert png.startswith(b"\x89PNG")
 
 
@@ -88,6 +89,7 @@ def test_tensorboard_shows_these_values_for_each_solution(runs: helpers.Runs) ->
 def test_a_run_directory_holds_what_the_readme_says(runs: helpers.Runs, name: str) -> None:
     directory = runs.logdir / name
     expected = {".lock", "checkpoints", "export", "figures", "flags.txt", *CURVES}
+    expected |= {"metrics.csv", "result.json"}
     if name.startswith("keras"):
         expected |= {"model.weights.h5"}
     assert {path.name for path in directory.iterdir()} == expected
@@ -124,7 +126,7 @@ def test_the_printed_commands_work(runs: helpers.Runs) -> None:
     assert result.returncode == 0, result.stderr
     again = helpers.scalars(runs.folder / "other" / "again" / "train")
     first = helpers.scalars(runs.logdir / "module-custom" / "train")
-    for tag in ("W", "b", "loss", "gradient_norm", "final_validation_loss"):
+    for tag in ("W", "b", "loss", "evaluation/loss", "training/gradient_norm"):
         assert again[tag] == first[tag]
 
 
@@ -147,17 +149,23 @@ def test_divergence_ends_with_3_and_a_stable_learning_rate(tmp_path: pathlib.Pat
     result = helpers.call("train", *flags, cwd=tmp_path)
     assert result.returncode == 3
     (line,) = result.stderr.splitlines()
-    found = re.search(r"step (\d+); the last good step is (\d+): W = (\S+), b = (\S+),", line)
+    found = re.search(r"the loss has risen to (\S+) at step (\d+); the best was 9.95328 at", line)
     assert found
-    assert int(found[1]) == int(found[2]) + 1
+    assert line.endswith(" -m pipeline.watch logs/hot")
     x, _ = _train_columns()
     inputs = np.column_stack([x, np.ones_like(x)])
     largest = 2 / np.linalg.eigvalsh(2 * inputs.T @ inputs / len(x))[-1]
     assert f"stable learning rate for these data is {largest:.4g};" in line
-    curves = helpers.scalars(tmp_path / "logs" / "hot" / "train")
-    assert curves["loss"][-1][0] == int(found[2])
-    assert np.isfinite([value for _, value in curves["loss"]]).all()
-    assert not (tmp_path / "logs" / "hot" / "export").exists()
+    assert "above" in result.stdout.splitlines()[1]  # it was said before training
+    run = tmp_path / "logs" / "hot"
+    step, loss = helpers.scalars(run / "train")["loss"][-1]
+    assert (step, loss) == (int(found[2]) - 1, pytest.approx(1e7, rel=0.9))
+    assert not (run / "export").exists()
+    assert json.loads((run / "result.json").read_text())["outcome"] == "diverged"
+    assert helpers.scalars(run / "final") == {"final/diverged": [(step, 1)]}
+    images = helpers.steps(run / "train", "images")
+    assert images["fit"] == [0, 1, 4, 16, step]
+    assert helpers.steps(run / "train", "text")["outcome"] == [step + 1]
 
 
 def test_an_unwritable_file_system_costs_one_line(tmp_path: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline.training import optimizers, task, train_step
+from pipeline.training import losses, models, optimizers, task, train_step
 from tests import helpers
 
 _RANDOM = np.random.default_rng(0)
@@ -89,6 +89,39 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
     assert {"loss_and_gradients", "update"} <= scopes
     updates = [node.op for node in definition.node if node.name.startswith("update/")]
     assert any(op.startswith("Assign") for op in updates)
+
+
+def _used(trained: task.Task, config: config_lib.Config) -> set[str]:
+    """The names of the variables that the traced step uses."""
+    optimizer = optimizers.create(config, trained.model.trainable_variables, last_step=10)
+    nodes = train_step.trace(trained, optimizer, num_features=1).as_graph_def().node
+    assert "values" in {node.name.split("/")[0] for node in nodes}
+    used = {name for node in nodes for name in node.input}
+    variables = (node for node in nodes if node.attr["dtype"].type == tf.resource.as_datatype_enum)
+    return {node.name for node in variables if node.op == "Placeholder" and node.name in used}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+def test_the_graph_has_variables_under_their_names(kind: str) -> None:
+    trained = _task(kind, 1)
+    assert _used(trained, config_lib.Config()) == {"W", "b", "step"}
+    used = _used(trained, config_lib.Config(optimizer="adam"))
+    assert {name for name in used if not name.startswith("adam/")} == {"W", "b"}
+    assert len(used) == 2 + 2 + 2 * 2  # with the iteration, the rate, and two moments of each
+
+
+def test_the_graph_has_a_scope_for_each_layer() -> None:
+    model = models.mlp(1)
+    trained = task.Task(model, losses.squared_error, features=("x",))
+    layers = [layer.name for layer in model.layers]
+    expected = {f"{layer}/{name}" for layer in layers for name in ("kernel", "bias")}
+    assert _used(trained, config_lib.Config()) == {*expected, "step"}
+
+
+def test_names_that_a_graph_can_not_have_are_changed() -> None:
+    trained = _task("module", 1)
+    trained.variables = dict(zip(("_größe 1", "x"), trained.variables.values(), strict=True))
+    assert _used(trained, config_lib.Config()) == {"gr__e_1", "x_1", "step"}
 
 
 @pytest.mark.parametrize("kind", _KINDS)

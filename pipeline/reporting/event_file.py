@@ -4,17 +4,17 @@ import os
 import pathlib
 import re
 import struct
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.plugins.scalar import summary_v2 as scalar
+from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.summary.writer import record_writer
 
 from pipeline.reporting import scalar_records
+from pipeline.training import clock as clock_lib
 from pipeline.training import hooks
 
 _SECONDS_BETWEEN_FLUSHES = 1.0
@@ -58,7 +58,14 @@ def _size_of_whole_records(path: pathlib.Path) -> int:
 class EventFile:
     """One event file, to which scalars and other events are appended."""
 
-    def __init__(self, path: pathlib.Path, *, first_step: int, descriptions: Mapping[str, str]):
+    def __init__(
+        self,
+        path: pathlib.Path,
+        *,
+        first_step: int,
+        clock: clock_lib.Clock,
+        descriptions: Mapping[str, str],
+    ):
         """Opens a new file, and makes its directory if needed.
 
         Its first event says that training starts at first_step: a TensorBoard that has
@@ -68,14 +75,16 @@ class EventFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "xb")  # noqa: SIM115 (closed by close)
         self._records = record_writer.RecordWriter(self._file)
-        self._descriptions = descriptions
+        self._clock, self._descriptions = clock, descriptions
         self._described: set[str] = set()
         self._flushing = hooks.Every(seconds=_SECONDS_BETWEEN_FLUSHES)
         self.write(file_version="brain.Event:2")
         self.write(step=first_step, session_log={"status": event_pb2.SessionLog.START})
 
-    def scalars(self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike]) -> None:
-        """Appends K values [K] of each tag, at ascending steps [K].
+    def scalars(
+        self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], times: npt.ArrayLike
+    ) -> None:
+        """Appends K values [K] of each tag, at ascending steps [K] and wall times [K] in seconds.
 
         Raises:
           ValueError: a tag has more or fewer values than there are steps.
@@ -86,18 +95,21 @@ class EventFile:
         for tag, array in numbers.items():
             if array.shape != steps.shape:
                 raise ValueError(f"{tag} has values {array.shape} for steps {steps.shape}")
+        times = np.asarray(times, np.float64)
         is_new = len(steps) > 0 and not numbers.keys() <= self._described
         if is_new:
-            self._write_described(int(steps[0]), {tag: a[0] for tag, a in numbers.items()})
-            steps, numbers = steps[1:], {tag: array[1:] for tag, array in numbers.items()}
-        for records in scalar_records.encode(steps, time.time(), numbers):
+            first = {tag: float(array[0]) for tag, array in numbers.items()}
+            self._write_described(int(steps[0]), float(times[0]), first)
+            steps, times = steps[1:], times[1:]
+            numbers = {tag: array[1:] for tag, array in numbers.items()}
+        for records in scalar_records.encode(steps, times, numbers):
             self._file.write(records.data)
         if is_new or self._flushing.is_due():
             self.flush()
 
-    def write(self, **fields: Any) -> None:
-        """Appends one event_pb2.Event with these fields."""
-        event = event_pb2.Event(wall_time=time.time(), **fields)
+    def write(self, *, wall_time: float | None = None, **fields: Any) -> None:
+        """Appends one event_pb2.Event with these fields, and the time or now."""
+        event = event_pb2.Event(wall_time=wall_time or self._clock.now(), **fields)
         self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
@@ -109,10 +121,12 @@ class EventFile:
         """Ends the file."""
         self._file.close()
 
-    def _write_described(self, step: int, values: Mapping[str, Any]) -> None:
+    def _write_described(self, step: int, time: float, values: Mapping[str, float]) -> None:
         """Writes the first value of a tag, with which TensorBoard expects its description."""
         summary = summary_pb2.Summary()
         for tag, number in values.items():
-            summary.MergeFrom(scalar.scalar_pb(tag, number, self._descriptions[tag]))
-        self.write(step=step, summary=summary)
+            metadata = scalar_metadata.create_summary_metadata("", self._descriptions[tag])
+            tensor = scalar_records.tensor(number)
+            summary.value.add(tag=tag, tensor=tensor, metadata=metadata)
+        self.write(wall_time=time, step=step, summary=summary)
         self._described |= values.keys()

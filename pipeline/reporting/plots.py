@@ -8,17 +8,35 @@ import matplotlib
 import matplotlib.text
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rcsetup
 from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
+from pipeline.reporting import progress
 from pipeline.training import least_squares, metrics
 
 matplotlib.rcdefaults()  # whatever a matplotlibrc in the current directory says
+_STYLES = rcsetup.cycler("linestyle", ["-", ":"])
+matplotlib.rcParams.update(
+    {
+        "axes.formatter.limits": (-4, 5),  # beyond them an axis has a power of ten
+        "axes.titlesize": "medium",
+        "axes.prop_cycle": _STYLES * matplotlib.rcParams["axes.prop_cycle"],
+        "figure.constrained_layout.use": True,
+        # 640 x 480 pixels, with letters that can be read at half the size, as in TensorBoard.
+        "figure.figsize": (4.8, 3.6),
+        "figure.dpi": 400 / 3,
+        "figure.titlesize": "medium",
+    }
+)
 
 _MOST_DOTS = 2000
+_FEW_DOTS = 300
 _MOST_ELEMENTS = 10  # of a variable
 _MOST_VARIABLES = 4
-_MOST_CHARACTERS = 40  # of a name in a legend, or nothing else has room
+_MOST_CHARACTERS = 20  # of a name, or nothing else has room
+_MOST_FEATURES = 4
+_MOST_LINES = 4  # with a legend among them, or it would cover them
 _GRID = 60
 _CURVE = 201  # inputs that a curve is drawn through
 
@@ -63,12 +81,17 @@ def png(figure: Figure) -> bytes:
 
 
 def data(sample: Sample) -> Figure:
-    """The examples: y against each of the first features."""
-    columns = min(sample.x.shape[1], 4)
-    figure = Figure(figsize=(3.2 + 3.2 * columns, 4.8), layout="constrained")
-    for i, axes in enumerate(figure.subplots(1, columns, squeeze=False, sharey=True)[0]):
-        axes.plot(sample.x[:, i], sample.y, ".", label="data")
-        axes.set(xlabel=sample.features[i], ylabel=sample.label if i == 0 else "")
+    """The examples: y against each of the first features, two in a row."""
+    shown = min(sample.x.shape[1], _MOST_FEATURES)
+    figure = Figure()
+    shape = (shown + 1) // 2, min(shown, 2)
+    grid = figure.subplots(*shape, squeeze=False, sharey=True).ravel()
+    for i, axes in enumerate(grid[:shown]):
+        axes.plot(sample.x[:, i], sample.y, ".", label="data", markersize=_size(sample))
+        axes.set_xlabel(_short(sample.features[i]))
+    for axes in grid[shown:]:
+        axes.remove()
+    figure.supylabel(_short(sample.label), fontsize="medium")
     figure.suptitle("The data")
     return figure
 
@@ -79,25 +102,26 @@ def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figur
     predictions [P] or [P, C] are those of sample.inputs, the loss is that of the sample.
     """
     of_some = "" if sample.is_whole else f" of {len(sample.y):,} examples"
-    figure, axes = _axes(f"{title}, loss{of_some}={loss:.5f}")
+    figure, axes = _axes(f"{title}, loss{of_some}={progress.number(loss)}")
     outputs = predictions.reshape(len(predictions), -1).T[:_MOST_ELEMENTS]
-    several = len(outputs) > 1
+    several, size, y_name = len(outputs) > 1, _size(sample), _short(sample.label)
     if sample.x.shape[1] == 1:
         x = sample.inputs[:, 0].astype(np.float64)
-        axes.plot(sample.x[:, 0], sample.y, ".", label="data")
+        axes.plot(sample.x[:, 0], sample.y, ".", label="data", markersize=size)
         if sample.truth is not None:
             axes.plot(x, sample.truth.at(x), label="truth")
         for i, output in enumerate(outputs):
             axes.plot(x, output, label=f"output {i}" if several else "model")
-        axes.set(xlabel=sample.features[0], ylabel=sample.label)
+        axes.set(xlabel=_short(sample.features[0]), ylabel=y_name)
     else:
         for i, output in enumerate(outputs):
-            axes.plot(sample.y, output, ".", label=f"output {i}" if several else "examples")
+            name = f"output {i}" if several else "examples"
+            axes.plot(sample.y, output, ".", label=name, markersize=size)
         if not several:
             ends = np.array([sample.y.min(), sample.y.max()])
             axes.plot(ends, ends, label="predicted = actual")
-        axes.set(xlabel=f"actual {sample.label}", ylabel=f"predicted {sample.label}")
-    axes.legend()
+        axes.set(xlabel=f"actual {y_name}", ylabel=f"predicted {y_name}")
+    _legend(axes)
     return figure
 
 
@@ -107,16 +131,17 @@ def values(rows: metrics.StepMetrics, names: tuple[str, ...], *, truth: Values |
     `names` are those of the M values, `truth` [M] their true values, if known.
     """
     variables = list(dict.fromkeys(name.partition("/")[0] for name in names))
-    figure, axes = _axes(f"{' and '.join(variables[:4])} during training")
+    what = " and ".join(map(_short, variables)) if len(variables) <= 2 else "Variables"
+    figure, axes = _axes(f"{what} during training")
     for variable in variables[:_MOST_VARIABLES]:
         elements = [i for i, name in enumerate(names) if name.partition("/")[0] == variable]
         for i in elements[:_MOST_ELEMENTS]:
-            name = names[i].replace("/", " ", 1)[:_MOST_CHARACTERS]
-            axes.plot(rows.step, rows.values[:, i], label=name)
+            name = names[i].replace("/", " ", 1)
+            axes.plot(rows.step, rows.values[:, i], label=_short(name))
     for i, value in enumerate([] if truth is None else truth):
         axes.axhline(float(value), color=f"C{i}", linestyle="--", label=f"true {names[i]}")
     axes.set(xlabel="step")
-    axes.legend()
+    _legend(axes)
     return figure
 
 
@@ -143,7 +168,7 @@ def loss_surface(
     if truth is not None:
         axes.plot(*truth, "x", color="C1", markersize=9, label="truth")
     axes.set(xlabel=names[0], ylabel=names[1])
-    axes.legend()
+    _legend(axes)
     return figure
 
 
@@ -155,5 +180,24 @@ def _around(values: Values) -> Values:
 
 
 def _axes(title: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    figure = Figure()
     return figure, figure.subplots(subplot_kw={"title": title})
+
+
+def _legend(axes: Any) -> None:
+    """Explains the lines, beside the plot where there are many."""
+    if len(axes.lines) > _MOST_LINES:
+        axes.figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend()
+
+
+def _short(name: str) -> str:
+    """A name, of a long one the beginning and the end."""
+    half = _MOST_CHARACTERS // 2
+    return name if len(name) <= _MOST_CHARACTERS else f"{name[:half]}…{name[-half:]}"
+
+
+def _size(sample: Sample) -> float:
+    """The size of a dot in points, smaller where there are many."""
+    return 6.0 if len(sample.y) <= _FEW_DOTS else 3.0

@@ -18,7 +18,8 @@ _MOST_ROWS = 20
 _MOST_VALUES = 3  # of a variable
 _MOST_VARIABLES = 4
 _NOTHING: Mapping[str, float] = MappingProxyType({})
-_LARGE = 1e7
+_LARGE, _SMALL = 1e7, 5e-6
+_CLEAR = "\r\033[K\033[J"  # the row of the cursor, then all below
 _SECONDS_BETWEEN_LIVE_LINES = 0.1
 _SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
@@ -40,15 +41,20 @@ def report(
             variables.setdefault(name.partition("/")[0], []).append(float(value))
     shown = list(variables.items())[:_MOST_VARIABLES]
     words = [f"{name} = {_elements(numbers)}" for name, numbers in shown]
-    words += [f"{name}={_number(value, 5)}" for name, value in train.items()]
-    words += [f"validation {name}={_number(value, 5)}" for name, value in validation.items()]
+    words += [f"{name}={number(value)}" for name, value in train.items()]
+    words += [f"validation {name}={number(value)}" for name, value in validation.items()]
     return ", ".join(words)
+
+
+def number(value: float) -> str:
+    """A loss or a metric: with five decimals as in the guide, unless they were all zero."""
+    return f"{value:.5e}" if 0 < abs(value) < _SMALL else _number(value, 5)
 
 
 def _elements(numbers: list[float]) -> str:
     if len(numbers) == 1:
         return _number(numbers[0], 2)
-    shown = [_number(number, 2) for number in numbers[:_MOST_VALUES]]
+    shown = [_number(each, 2) for each in numbers[:_MOST_VALUES]]
     return f"[{', '.join(shown + ['...'] * (len(numbers) > _MOST_VALUES))}]"
 
 
@@ -57,11 +63,19 @@ def _number(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}" if abs(value) < _LARGE else f"{value:.{decimals}e}"
 
 
+def _duration(seconds: float) -> str:
+    """A time such as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class Progress(hooks.Hook):
     """Prints about twenty epochs, and between them that training is alive.
 
     On a terminal that is a line that is rewritten in place; in a pipe or a file it is a plain
-    line now and then.
+    line now and then. The cursor waits at the beginning of the line: where a window shrinks and
+    wraps it into several rows, what follows the cursor is still all that is to be cleared.
     """
 
     def __init__(
@@ -101,24 +115,28 @@ class Progress(hooks.Hook):
         if not self._printing.is_due() or now == started:
             return
         self._printing.done()
-        speed = (rows.end - first_step) / (now - started)
-        loss = float(rows.loss[-1])
-        text = f"  step {rows.end:,} of {self.last_step:,}, loss={loss:.5f}, {speed:,.0f} steps/s"
+        speed = (rows.end - first_step) / (now - started)  # with all else that takes time
+        text = (
+            f"  step {rows.end:,} of {self.last_step:,} ({100 * rows.end // self.last_step}%), "
+            f"loss={number(float(rows.loss[-1]))}, {speed:,.0f} steps/s, "
+            f"{_duration((self.last_step - rows.end) / speed)} left"
+        )
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            self._write(f"\r\033[K{text[:width]}")
+            # Not _CLEAR: it flickers, and tmux keeps a copy of a screen that is cleared as a whole.
+            self._write(f"\r{text[:width]}\033[J\r")
         else:
             self._write(f"{text}\n")
 
     def line(self, text: str) -> None:
         """Prints a line of its own."""
         self._printing.done()
-        self._write(f"\r\033[K{text}\n" if self._is_terminal else f"{text}\n")
+        self._write(f"{_CLEAR}{text}\n" if self._is_terminal else f"{text}\n")
 
     def close(self) -> None:
         """Leaves a terminal at the start of a line."""
         if self._is_terminal:
-            self._write("\r\033[K")
+            self._write(_CLEAR)
 
     def _label(self, epoch: int) -> str:
         width = len(f"Epoch {self._num_epochs}:")

@@ -1,10 +1,7 @@
 """Writes the summaries, images and progress of a run while it trains."""
 
-import dataclasses
-import importlib.metadata
 import pathlib
 import platform
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,18 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
-from pipeline.reporting import image_logger, progress, summary_writer
+from pipeline.reporting import image_logger, progress, results, summary_writer
+from pipeline.training import clock as clock_lib
 from pipeline.training import evaluation, hooks, metrics, optimizers
 
 _MOST_RECORDED = 10_000  # steps of a run
 _SECONDS_BETWEEN_RATES = 1.0
-# The settings that runs are compared by in TensorBoard's HParams.
-_HPARAMS = (
-    *("model", "loss", "loop", "optimizer", "learning_rate", "schedule", "clip_norm"),
-    *("batch_size", "epochs", "seed", "initial_w", "initial_b", "num_examples", "noise_stddev"),
-)
+_LEAST_SECONDS_OF_RATE = 0.1  # of a shorter run
 _MOST_HISTOGRAMS = 100  # of a variable
-_PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
+_MOST_REFERENCES = 64  # points of a flat line
+_TABLE = "metrics.csv"
 
 
 class Recorder(hooks.Hook):
@@ -40,43 +35,56 @@ class Recorder(hooks.Hook):
         directory: pathlib.Path,
         repeat_command: str,
         compilation: str,
+        clock: clock_lib.Clock,
         history: metrics.StepMetrics,
         event_files: Mapping[str, int],
     ):
         """Prepares to record the training of the model that is evaluated.
 
         Event files go into the directory, PNG files into its figures/. repeat_command is a command
-        line that trains the run again, `compilation` says how the steps are run. `history` and
-        `event_files` are what `history.rows()` and `flush()` gave in an earlier process.
+        line that trains the run again, `compilation` says how the steps are run; the loops tell
+        the clock of them. `history` and `event_files` are what `history.rows()` and `flush()` gave
+        in an earlier process.
         """
         self._config, self._datasets = config, evaluator.datasets
         self._repeat_command, self._compilation = repeat_command, compilation
         self._steps_per_epoch = evaluator.steps_per_epoch
         self._last_step = config.last_step(len(self._datasets.train.y))
+        self._steps_between = evaluator.steps_between
         self._task, self._reference = evaluator.task, evaluator.closed_form.train
         self._names = self._task.names
         self._learning_rate = optimizers.LearningRate(config, self._last_step)
         self._every = config.summary_every or metrics.stride(self._last_step, _MOST_RECORDED)
         self.history = metrics.History(self._last_step, history)
-        step = history.end if len(history.step) else 0
+        self._clock = clock
+        self._rated = clock.steps, clock.seconds
+        self._open(directory, evaluator, dict(event_files))
+
+    def _open(
+        self, directory: pathlib.Path, evaluator: evaluation.Evaluator, earlier: dict[str, int]
+    ) -> None:
+        """Prepares all that is written to, beside what was written earlier."""
+        step = self.history.last.end if len(self.history.last.step) else 0
+        self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
         self._writer = summary_writer.SummaryWriter(
             directory,
             names=self._names,
-            metric_names=config.metric_names,
+            metric_names=self._config.metric_names,
+            clock=self._clock,
             first_step=step,
-            earlier=event_files,
+            earlier=earlier,
         )
-        self.images = image_logger.ImageLogger(evaluator, directory / "figures", self._writer)
+        self.images = image_logger.ImageLogger(
+            evaluator, directory / "figures", self._writer, last_step=self._last_step
+        )
         self.progress = progress.Progress(
             self._names, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step
         )
-        self._rates = hooks.Every(seconds=_SECONDS_BETWEEN_RATES)
-        self._rated = step, time.monotonic()
 
     def start(self, graph: Any | None) -> None:
         """Writes what is known before training; `graph` is the GraphDef of the step, if any."""
-        self._write_references([0, self._last_step])
-        self._writer.hparams(self._hparams(), dict(self._final_tags()))
+        count = len(self._datasets.train.y)
+        self._writer.hparams({**self._config.compared, "num_examples": count})
         self._writer.layout()
         self._writer.text("settings", self._settings(), step=0)
         if graph is not None:
@@ -84,16 +92,14 @@ class Recorder(hooks.Hook):
         self.images.start()
 
     def extend(self, step: int) -> None:
-        """Extends the reference lines of a run that got more epochs, and writes its new settings.
+        """Writes the new settings of a run that got more epochs.
 
         Not in HParams: TensorBoard keeps what it has read there first.
         """
-        self._write_references([self._last_step])
         self._writer.text("settings", self._settings(), step=step)
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Records the next rows, up to the first one that is not finite."""
-        rows = rows.until_divergence()
+        """Records the next rows."""
         if len(rows.step):
             self.history.add(rows)
             self._write_steps(rows)
@@ -104,10 +110,8 @@ class Recorder(hooks.Hook):
         epochs_between = max(1, self._every // self._steps_per_epoch)
         due = ends.select(self._due(ends.step, epochs_between * self._steps_per_epoch))
         if due.validation:
-            self._writer.scalars(due.step, due.validation, curve="validation")
-        metrics_ = {name: values for name, values in due.train.items() if name != "loss"}
-        if metrics_:
-            self._writer.scalars(due.step, metrics_)
+            self._writer.scalars(due.step, {"loss": due.validation["loss"]}, curve="validation")
+        self._write_evaluations(ends.select(self._due(ends.step, self._steps_between)))
         if not self._task.watches_all:  # then training has stopped for a single epoch
             self._write_histograms(int(ends.step[0]))
         self.progress.epochs(ends)
@@ -126,23 +130,28 @@ class Recorder(hooks.Hook):
         self.history.add(last)
         self._write_steps(last)
         self.images.finish(self.history.rows())
-        numbers = [*final.train.values(), *final.validation.values()]
-        tags = [tag for tag, _ in self._final_tags()]
-        self._writer.scalars(last.step, {t: [v] for t, v in zip(tags, numbers, strict=True)})
-        self._writer.end(is_success=True)
+        self._end(last.step, final=dict(self._final_metrics(final)), diverged=0)
         if self._reference:
             values = self._task.values_at(self._reference.solution)
             report = progress.report(self._names, values, {"loss": self._reference.minimum})
             self.progress.line(f"Least squares: {report}")
 
-    def diverged(self) -> None:
-        """Records that the run diverged."""
-        self._writer.end(is_success=False)
+    def diverged(self, message: str) -> None:
+        """Records that the run diverged, and how it came to that."""
+        rows = self.history.rows()
+        if len(rows.step):
+            title = "After it diverged"
+            if self._task.watches_all:
+                self._task.assign(self._task.by_variable(rows.values[-1]))
+                title = f"Step {rows.step[-1]:,}, before it diverged"
+            self.images.finish(rows, title)
+        self._end(rows.step[-1:], final={}, diverged=1)
+        self._writer.text("outcome", message, step=rows.end if len(rows.step) else 0)
 
     def flush(self) -> dict[str, int]:
-        """Draws and writes what waits; returns the sizes of the event files in bytes."""
+        """Draws and writes what waits; returns the sizes of the files in bytes."""
         self.images.flush()
-        return self._writer.sizes()
+        return self._writer.sizes() | {_TABLE: self._table.size()}
 
     def close(self) -> None:
         """Closes the event files, and ends the progress line."""
@@ -155,12 +164,14 @@ class Recorder(hooks.Hook):
 
     def _write_steps(self, rows: metrics.StepMetrics) -> None:
         self._writer.steps(rows.select(self._due(rows.step, self._every)))
+        between = max(self._every, metrics.stride(self._last_step, _MOST_REFERENCES))
+        self._write_references(rows.step[self._due(rows.step, between)])
         some = rows.select(self._due(rows.step, max(self._every, self.history.stride)))
         if not len(some.step):
             return
-        values = {"learning_rate": self._learning_rate(some.step).numpy()}
+        values = {"training/learning_rate": self._learning_rate(some.step).numpy()}
         if self._reference and self._task.watches_all:
-            values["distance_to_optimum"] = self._reference.distance(some.values)
+            values["training/distance_to_optimum"] = self._reference.distance(some.values)
         self._writer.scalars(some.step, values)
 
     def _write_histograms(self, step: int) -> None:
@@ -170,26 +181,50 @@ class Recorder(hooks.Hook):
             for name, variable in self._task.trainable.items():
                 self._writer.histogram(step, name, variable.numpy())
 
-    def _final_tags(self) -> Iterator[tuple[str, str]]:
-        """The tags of the final evaluation, with their titles, in the order of an Evaluation."""
-        for part in ("", "validation ") if self._datasets.validation else ("",):
-            for name in ("loss", *self._config.metric_names):
-                yield f"final_{part.replace(' ', '_')}{name}", f"{part}{name}"
+    def _final_metrics(self, final: evaluation.Evaluation) -> Iterator[tuple[str, float]]:
+        for part, numbers in zip(("", "validation_"), final, strict=True):
+            for name, number in numbers.items():
+                yield f"final/{part}{name}", number
+
+    def _end(self, step: npt.ArrayLike, *, final: Mapping[str, float], diverged: int) -> None:
+        """Writes what runs are compared by in HParams."""
+        if np.size(step):
+            numbers = {"final/diverged": diverged, **final}
+            self._writer.scalars(step, {tag: [v] for tag, v in numbers.items()}, curve="final")
+        self._writer.end(is_success=not diverged)
+
+    def _write_evaluations(self, ends: evaluation.EpochMetrics) -> None:
+        """Writes the losses and metrics over all examples."""
+        epoch = ends.step // self._steps_per_epoch
+        columns: dict[str, Any] = {"step": ends.step, "epoch": epoch}
+        for part, curve, numbers in (
+            ("", "train", ends.train),
+            ("validation_", "validation", ends.validation),
+        ):
+            if numbers:
+                tags = {f"evaluation/{name}": values for name, values in numbers.items()}
+                self._writer.scalars(ends.step, tags, curve=curve)
+            columns |= {f"{part}{name}": values for name, values in numbers.items()}
+        best = ends.best_step // self._steps_per_epoch
+        self._writer.scalars(ends.step, {"evaluation/best_epoch": best})
+        columns["learning_rate"] = self._learning_rate(ends.step).numpy()
+        rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+        self._table.add(dict(zip(columns, row, strict=True)) for row in rows)
 
     def _write_rates(self, step: int) -> None:
-        """Writes the speed since it was written last: once a second, and at the last step."""
-        (rated, rated_at), now = self._rated, time.monotonic()
-        if self._rates.is_due() or step == self._last_step:
-            rate = (step - rated) / (now - rated_at)
-            batch = len(self._datasets.train.y) / self._steps_per_epoch
+        """Writes the speed of training in about every second of it, or once in a shorter run."""
+        steps, seconds = self._clock.steps - self._rated[0], self._clock.seconds - self._rated[1]
+        is_short = step == self._last_step and self._rated[1] == 0
+        if seconds >= (_LEAST_SECONDS_OF_RATE if is_short else _SECONDS_BETWEEN_RATES):
+            rate, batch = steps / seconds, len(self._datasets.train.y) / self._steps_per_epoch
             values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
-            self._writer.scalars([step - 1], values)  # a run resumed at `step` keeps it
-            self._rated = step, now
-            self._rates.done()
+            tags = {f"speed/{name}": value for name, value in values.items()}
+            self._writer.scalars([step - 1], tags)  # a run resumed at `step` keeps it
+            self._rated = self._clock.steps, self._clock.seconds
 
-    def _write_references(self, steps: list[int]) -> None:
+    def _write_references(self, steps: npt.NDArray[np.int64]) -> None:
         """Writes flat lines through some steps."""
-        if not self._reference:
+        if not (self._reference and self._config.references and len(steps)):
             return
         curves = {"least_squares": self._reference.solution}
         truth = self._datasets.truth
@@ -201,17 +236,6 @@ class Recorder(hooks.Hook):
             values = {tag: np.full(len(steps), value) for tag, value in lines.items()}
             self._writer.scalars(steps, values, curve=curve)
 
-    def _hparams(self) -> dict[str, Any]:
-        """The settings that runs are compared by, without those that do not apply."""
-        config = self._config
-        values = {name: getattr(config, name) for name in _HPARAMS}
-        values["num_examples"] = len(self._datasets.train.y)
-        if not config.is_synthetic:
-            del values["noise_stddev"]
-        if config.initialize_from or not config.is_linear:
-            del values["initial_w"], values["initial_b"]
-        return values
-
     def _settings(self) -> str:
         """The settings, the versions and the data as a table in Markdown."""
         count, validation = len(self._datasets.train.y), self._datasets.validation
@@ -220,11 +244,11 @@ class Recorder(hooks.Hook):
             "examples": f"{count:,} to train on, "
             f"{0 if validation is None else len(validation.y):,} to validate",
             "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
-            **{name: f"`{value}`" for name, value in dataclasses.asdict(self._config).items()},
-            "compilation": self._compilation,
+            **{name: f"`{value}`" for name, value in self._config.applied.items()},
             "features": ", ".join(self._datasets.features[:20]),
+            "compilation": self._compilation,
             "python": f"{platform.python_version()} on {platform.platform()}",
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **results.versions(),
         }
         table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
         return f"| setting | value |\n|---|---|\n{table}"

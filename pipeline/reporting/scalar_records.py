@@ -1,12 +1,12 @@
 """Encodes the scalars of many steps at once, as records of an event file.
 
-The records of consecutive steps have the same bytes but for the step, the values and the
-checksum. So a block of them is one numpy array, a row each, in which these columns are filled:
+The records of consecutive steps have the same bytes but for the time, the step, the values and
+the checksum. So a block of them is one numpy array, a row each, in which these columns are filled:
 
   bytes     12 (8 + 4)   9           1 + width   2        ...                 4       4
           +------------+-----------+-----------+--------+-------------------+-------+----------+
-          | length,    | wall time | step      | key,   | for each tag: key,| value | checksum |
-          | its CRC    |           |           | length | length, tag, key  |       | of data  |
+          | length,    | wall time | step      | key,   | for each tag: tag,| value | checksum |
+          | its CRC    |           |           | length | a tensor's type   |       | of data  |
           +------------+-----------+-----------+--------+-------------------+-------+----------+
                        |<------------------- data: one Event -------------->|
 
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from tensorboard.compat.proto import event_pb2
+from tensorboard.compat.proto import event_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorboard.summary.writer import record_writer
 
 # Bytes of a record before its data, the length and its checksum, and after, its checksum.
@@ -31,39 +31,53 @@ _MASK = np.uint32(0xA282EAD8)
 Values = Mapping[str, npt.NDArray[np.float32]]
 
 
+def tensor(value: float) -> tensor_pb2.TensorProto:
+    """A float32 scalar in the form in which tf.summary.scalar writes it."""
+    content, shape = np.array(value, "<f4").tobytes(), tensor_shape_pb2.TensorShapeProto()
+    return tensor_pb2.TensorProto(
+        dtype=types_pb2.DT_FLOAT, tensor_shape=shape, tensor_content=content
+    )
+
+
 def encode(
-    steps: npt.NDArray[np.int64], wall_time: float, values: Values
+    steps: npt.NDArray[np.int64], wall_times: npt.NDArray[np.float64], values: Values
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Encodes K records, each an Event with a step and a value for each tag.
 
-    The steps [K] are ascending, at least 0 and less than 2**56; all records have the wall time in
-    seconds since the epoch. Yields the records in parts [k, L], k records of L bytes.
+    The steps [K] are ascending, at least 0 and less than 2**56; wall_times [K] are in seconds
+    since the epoch. Yields the records in parts [k, L], k records of L bytes.
     """
     # A step takes a byte for each seven bits.
     bounds = np.searchsorted(steps, [0, *(1 << 7 * width for width in range(1, 9))])
     for width, (first, end) in enumerate(itertools.pairwise(bounds), start=1):
         if first < end:
             columns = {tag: array[first:end] for tag, array in values.items()}
-            yield _encode_equally_long(steps[first:end], width, wall_time, columns)
+            yield _encode_equally_long(steps[first:end], width, wall_times[first:end], columns)
 
 
 def _encode_equally_long(
-    steps: npt.NDArray[np.int64], width: int, wall_time: float, values: Values
+    steps: npt.NDArray[np.int64], width: int, wall_times: npt.NDArray[np.float64], values: Values
 ) -> npt.NDArray[np.uint8]:
     """Encodes records whose steps all take `width` bytes."""
     # Protobuf leaves a step of 0 out, so the template has another of that width.
-    event = event_pb2.Event(wall_time=wall_time, step=1 << 7 * (width - 1))
-    sizes = [event.summary.value.add(tag=tag, simple_value=0.0).ByteSize() for tag in values]
+    event = event_pb2.Event(wall_time=wall_times[0], step=1 << 7 * (width - 1))
+    sizes = [event.summary.value.add(tag=tag, tensor=tensor(0)).ByteSize() for tag in values]
     buffer = io.BytesIO()
     record_writer.RecordWriter(buffer).write(event.SerializeToString())
     template = np.frombuffer(buffer.getvalue(), np.uint8)
     records = np.empty((len(steps), len(template)), np.uint8)
     records[:] = template
     data = records[:, _HEADER:-_FOOTER]
+    times = wall_times.astype("<f8")
+    data[:, 1:9] = times.view(np.uint8).reshape(-1, 8)  # 0 is its key
     for i in range(width):
         more = 0x80 if i < width - 1 else 0
         data[:, 10 + i] = steps >> 7 * i & 0x7F | more  # 10: after wall_time and the step's key
-    varying = list(range(10, 10 + width))
+    changed = np.bitwise_or.reduce(times.view("<u8") ^ times.view("<u8")[0])  # not the upper bytes
+    varying = [
+        *(1 + np.frombuffer(changed.tobytes(), np.uint8).nonzero()[0]),
+        *range(10, 10 + width),
+    ]
     end = data.shape[1]
     for size, array in zip(reversed(sizes), reversed(list(values.values())), strict=True):
         data[:, end - 4 : end] = array.astype("<f4").view(np.uint8).reshape(-1, 4)
@@ -88,7 +102,8 @@ def _correct_checksums(
     changes = _changes(last - _HEADER + 1)
     for position in varying:
         at = _HEADER + position
-        crc ^= changes[last - at][records[:, at] ^ template[at]]
+        change = changes[last - at]
+        crc ^= change.take(records[:, at]) ^ change[template[at]]
     masked = (crc >> np.uint32(15) | crc << np.uint32(17)) + _MASK
     records[:, -_FOOTER:] = masked.astype("<u4").view(np.uint8).reshape(-1, _FOOTER)
 

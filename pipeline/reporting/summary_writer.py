@@ -18,6 +18,7 @@ from tensorboard.plugins.text import summary_v2 as text
 
 from pipeline import printing
 from pipeline.reporting import event_file
+from pipeline.training import clock as clock_lib
 from pipeline.training import metrics
 
 # One tag has one meaning, whichever the loop, the model and the curve.
@@ -26,11 +27,15 @@ _DESCRIPTIONS = {
     "b": "The bias after so many updates.",
     "loss": "The loss of that step's model: in `train` over the batch of the next "
     "update, in the other curves over all examples.",
-    "gradient_norm": "Length of the gradient of that step's loss, before --clip_norm.",
-    "learning_rate": "The learning rate of the next update.",
-    "distance_to_optimum": "Distance of (W, b) from the least-squares solution.",
-    "steps_per_second": "Steps in the time since the value before.",
-    "examples_per_second": "Training examples in the time since the value before.",
+    "training/gradient_norm": "Length of the gradient of that step's loss, before --clip_norm.",
+    "training/learning_rate": "The learning rate of the next update.",
+    "training/distance_to_optimum": "Distance of (W, b) from the least-squares solution.",
+    "evaluation/best_epoch": "The epoch with the smallest validation loss (or training loss, "
+    "where there are no validation examples) up to then.",
+    "speed/steps_per_second": "Steps in a second of training alone, without compilation, "
+    "evaluation, summaries and checkpoints.",
+    "speed/examples_per_second": "Training examples in a second of training alone.",
+    "final/diverged": "1 if training diverged, 0 if it came to its end.",
 }
 
 
@@ -46,14 +51,14 @@ class SummaryWriter:
         *,
         names: tuple[str, ...],
         metric_names: tuple[str, ...],
+        clock: clock_lib.Clock,
         first_step: int,
         earlier: Mapping[str, int],
     ):
         """Prepares to write from first_step on, beside what earlier processes have written.
 
         `names` are those of the values that are watched at every step, metric_names those of
-        --metrics. `earlier` is what `sizes`
-        gave at first_step; what was written later is cut off.
+        --metrics. `earlier` is what `sizes` gave at first_step; what was written later is cut off.
         """
         self._names = names
         variables = {name: name.partition("/")[0] for name in names}
@@ -63,13 +68,16 @@ class SummaryWriter:
             )
             for name, variable in variables.items()
         }
-        self._descriptions |= {name: f"{name} over all examples." for name in metric_names}
         for name in ("loss", *metric_names):
+            over = f"The {name} over all"
+            self._descriptions[f"evaluation/{name}"] = (
+                f"{over} training examples, in `validation` over all validation examples."
+            )
             for part, examples in (("", "training"), ("validation_", "validation")):
-                text = f"The {name} of the trained model over all {examples} examples."
-                self._descriptions[f"final_{part}{name}"] = text
-        self._layout = (*dict.fromkeys(variables.values()), "loss")
-        self._directory = directory
+                text = f"{over} {examples} examples, of the trained model."
+                self._descriptions[f"final/{part}{name}"] = text
+        self._layout = (*dict.fromkeys(variables.values()), "loss", "evaluation/loss")
+        self._directory, self._clock = directory, clock
         self._first_step = first_step
         written = [path for path in directory.glob("*/*") if event_file.number_of(path)]
         self._file_name = event_file.file_name(
@@ -81,14 +89,14 @@ class SummaryWriter:
     def steps(self, rows: metrics.StepMetrics) -> None:
         """Writes the rows of some training steps."""
         columns = dict(zip(self._names, rows.values.T, strict=True))
-        more = {"loss": rows.loss, "gradient_norm": rows.gradient_norm}
-        self._file("train").scalars(rows.step, columns | more)
+        more = {"loss": rows.loss, "training/gradient_norm": rows.gradient_norm}
+        self.scalars(rows.step, columns | more)
 
     def scalars(
         self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], *, curve: str = "train"
     ) -> None:
         """Writes other values: steps is [K], each of values is [K]."""
-        self._file(curve).scalars(steps, values)
+        self._file(curve).scalars(steps, values, self._clock.times(np.asarray(steps)))
 
     def image(self, step: int, tag: str, png: bytes) -> None:
         """Writes an image."""
@@ -120,17 +128,20 @@ class SummaryWriter:
         category = layout_pb2.Category(title=title, chart=charts)
         self._write(custom_scalar.pb(layout_pb2.Layout(category=[category])))
 
-    def hparams(self, values: Mapping[str, Any], final: Mapping[str, str]) -> None:
-        """Writes the settings that runs are compared by, and the tags to compare with titles."""
-        shown = [hparams_api.Metric(tag, display_name=title) for tag, title in final.items()]
-        columns = [hparams_api.HParam(name) for name in values]
-        self._write(hparams_api.hparams_config_pb(columns, shown))
-        self._write(hparams_api.hparams_pb(dict(values), trial_id=self._directory.name))
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """Writes the settings that runs are compared by.
+
+        Which of them differ, and what values there are, TensorBoard finds out by itself from all
+        runs that it shows. What it compares are all scalars in the same directory.
+        """
+        # The name of the run first: TensorBoard cuts off the end.
+        trial = f"{self._directory.name} ({self._directory.parent.name})"
+        self._write(hparams_api.hparams_pb(dict(values), trial_id=trial), curve="final")
 
     def end(self, *, is_success: bool) -> None:
         """Writes whether the run came to its end."""
         status = api_pb2.STATUS_SUCCESS if is_success else api_pb2.STATUS_FAILURE
-        self._write(hparams.session_end_pb(status))
+        self._write(hparams.session_end_pb(status), curve="final")
 
     def sizes(self) -> dict[str, int]:
         """The sizes in bytes of all event files of the run, by their paths in its directory."""
@@ -146,16 +157,16 @@ class SummaryWriter:
         for file in self._files.values():
             file.close()
 
-    def _write(self, summary: Any, *, step: int = 0) -> None:
+    def _write(self, summary: Any, *, step: int = 0, curve: str = "train") -> None:
         # Some of TensorBoard's plugins use TensorFlow's protocol buffers, of the same form.
         own = summary_pb2.Summary.FromString(summary.SerializeToString())
-        self._file("train").write(step=step, summary=own)
+        self._file(curve).write(step=step, summary=own)
 
     def _file(self, curve: str) -> event_file.EventFile:
         if curve not in self._files:
             path, first_step = self._directory / curve / self._file_name, self._first_step
             self._files[curve] = event_file.EventFile(
-                path, first_step=first_step, descriptions=self._descriptions
+                path, first_step=first_step, clock=self._clock, descriptions=self._descriptions
             )
         return self._files[curve]
 

@@ -1,40 +1,67 @@
-"""Ends training where it diverges."""
+"""Ends training where it diverges, and says what the person can do."""
+
+import math
 
 from pipeline import config as config_lib
-from pipeline import errors
-from pipeline.reporting import progress, recorder
+from pipeline.reporting import recorder
 from pipeline.training import evaluation, hooks, metrics
 
 
-class StopOnDivergence(hooks.Hook):
-    """Ends training at the first step whose loss or watched values are not finite."""
+class RecordUntilDivergence(hooks.Hook):
+    """Evaluates and records what the loops emit, up to where training diverges."""
 
-    def __init__(
-        self, config: config_lib.Config, evaluator: evaluation.Evaluator, records: recorder.Recorder
-    ):
-        """Prepares to check rows that the recorder has had before."""
-        self._config, self._evaluator, self._recorder = config, evaluator, records
+    def __init__(self, evaluator: evaluation.Evaluator, records: recorder.Recorder):
+        """Prepares to hand on rows and stops."""
+        self._evaluator, self._recorder = evaluator, records
+
+    def next_stop(self, step: int) -> float:
+        """The next stop of the evaluator."""
+        return self._evaluator.next_stop(step)
+
+    def before(self, step: int) -> None:
+        """Evaluates where it is due."""
+        self._evaluator.before(step)
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Raises errors.DivergedError where a row is not finite."""
-        finite = rows.until_divergence()
-        if len(finite.step) < len(rows.step):
-            self._recorder.diverged()
-            raise errors.DivergedError(self._message(int(rows.step[len(finite.step)])))
+        """Records the rows, and raises hooks.Divergence at the first one that is not good."""
+        good, epochs = self._evaluator.ends(rows)
+        self._recorder.after(good)
+        self._evaluator.take(epochs)
+        if len(good.step) < len(rows.step):
+            first = len(good.step)
+            raise hooks.Divergence(int(rows.step[first]), float(rows.loss[first]))
 
-    def _message(self, step: int) -> str:
-        message = f"the loss is not finite at step {step}"
-        last = self._recorder.history.last
-        if not len(last.step):
-            return f"{message}: the examples, or the model at its start, are too large for float32"
-        report = progress.report(
-            self._evaluator.task.names, last.values[0], {"loss": float(last.loss[0])}
-        )
-        message += f"; the last good step is {last.step[0]}: {report}; "
-        reference = self._evaluator.closed_form.train
-        if self._config.optimizer == "sgd" and reference:
-            largest = reference.largest_stable_learning_rate()
-            is_full_batch = self._evaluator.steps_per_epoch == 1
-            few = "" if is_full_batch else ", for mini-batches it is less"
-            message += f"the largest stable learning rate for these data is {largest:.4g}{few}; "
-        return f"{message}received --learning_rate={self._config.learning_rate:g}"
+
+def warning(config: config_lib.Config, evaluator: evaluation.Evaluator) -> str:
+    """Says before training that the learning rate is too large, where that is known."""
+    largest = _largest_rate(config, evaluator)
+    if config.learning_rate <= largest:
+        return ""
+    return (
+        f"--learning_rate={config.learning_rate:g} is above {largest:.4g}, the largest with which "
+        "gradient descent is stable on these data; the loss will rise"
+    )
+
+
+def message(
+    end: hooks.Divergence, config: config_lib.Config, evaluator: evaluation.Evaluator
+) -> str:
+    """Says what happened, what was good, and what to change."""
+    finite = f"has risen to {end.loss:.3g}" if math.isfinite(end.loss) else "is not finite"
+    what = f"the loss {finite} at step {end.step}"
+    if evaluator.best.step < 0:
+        return f"{what}: the examples, or the model at its start, are too large for float32"
+    words = [what, f"the best was {evaluator.best.loss:.5f} at step {evaluator.best.step}"]
+    largest = _largest_rate(config, evaluator)
+    if math.isfinite(largest):
+        few = "" if evaluator.steps_per_epoch == 1 else ", for mini-batches it is less"
+        words.append(f"the largest stable learning rate for these data is {largest:.4g}{few}")
+    return f"{'; '.join(words)}; received --learning_rate={config.learning_rate:g}"
+
+
+def _largest_rate(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
+    """The largest stable learning rate of plain gradient descent; infinite where not known."""
+    reference = evaluator.closed_form.train
+    if config.optimizer != "sgd" or config.clip_norm or reference is None:
+        return math.inf
+    return reference.largest_stable_learning_rate()

@@ -28,6 +28,7 @@ class RunDir:
         self.figures = path / "figures"
         self.code = path / "code"  # copies of the user's files, such as model.py
         self.export = path / "export"  # numbered SavedModels
+        self.result = path / "result.json"
         self.weights = path / "model.weights.h5"  # of a Keras model
         self._lock = path / ".lock"
 

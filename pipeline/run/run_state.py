@@ -17,6 +17,9 @@ class RunState(NamedTuple):
     last_step: int  # the step at which the run will be complete
     fingerprint: int  # of the datasets
     best: evaluation.Best
+    start_loss: float  # the training loss before training
+    time: float  # wall time in seconds since the epoch
+    seconds: float  # of training so far
     event_files: Mapping[str, int]  # sizes in bytes by the paths in the run's directory
     history: metrics.StepMetrics  # a selection of the rows so far
 
@@ -31,7 +34,7 @@ class RunState(NamedTuple):
     def from_bytes(cls, content: bytes) -> "RunState":
         """The state of which `to_bytes` made the content."""
         with np.load(io.BytesIO(content)) as arrays:
-            step, last_step, fingerprint, best, files = json.loads(str(arrays["others"]))
+            others = json.loads(str(arrays["others"]))
             history = metrics.StepMetrics(*(arrays[name] for name in metrics.StepMetrics._fields))
-        best = evaluation.Best(*best)
-        return cls(step, last_step, fingerprint, best, files, history)
+        state = cls._make([*others, history])
+        return state._replace(best=evaluation.Best(*state.best))

@@ -1,7 +1,7 @@
 """A run from start to end: prepare or resume, train, finish, export."""
 
 import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ from pipeline import cli, errors, files, flagfile, printing
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.reporting import profiler, progress, recorder
+from pipeline.reporting import profiler, progress, recorder, results
 from pipeline.run import (
     checkpoints,
     divergence,
@@ -20,6 +20,7 @@ from pipeline.run import (
     run_state,
     signals,
 )
+from pipeline.training import clock as clock_lib
 from pipeline.training import (
     compilation,
     evaluation,
@@ -50,7 +51,7 @@ def train(config: config_lib.Config, datasets: datasets_lib.Datasets) -> Result:
     Raises:
       errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
       errors.RunError: the directory can't be written to, or its checkpoints are damaged.
-      errors.DivergedError: the loss became infinite or NaN.
+      errors.DivergedError: the loss became infinite or NaN, or rose beyond any doubt.
       errors.StoppedError: a signal stopped the run; it can be resumed.
     """
     trainer = _Trainer(config, datasets)
@@ -91,13 +92,15 @@ class _Trainer:
         """Trains from the start or from the newest checkpoint, and finishes."""
         self._checkpoints.remove_unfinished()
         state = self._checkpoints.restore() if resumes else None
+        self._clock = clock_lib.Clock(not_before=state.time if state else 0)
+        self._seconds_before = state.seconds if state else 0.0
         if state is not None:
             errors.require(
                 state.fingerprint == self._fingerprint,
                 f"the examples of the run {self.run_dir.path} are not what they were when it was "
                 "started; choose another --run_name, or start anew with --overwrite",
             )
-            self._evaluator.best = state.best
+            self._evaluator.best, self._evaluator.start_loss = state.best, state.start_loss
             if state.step == self._last_step or self._evaluator.is_exhausted(state.step):
                 final = self._evaluator.evaluate()
                 self._evaluator.receive(state.step, final)  # it may be the best
@@ -108,10 +111,13 @@ class _Trainer:
         self._prepare(state)
         with contextlib.closing(self._recorder):
             first_step = self._begin(state)
-            if first_step < self._last_step:
-                self._train(first_step)
-            result = self._result(self._finish())
-        self._export()
+            try:
+                if first_step < self._last_step:
+                    self._train(first_step)
+                result = self._result(self._finish())
+            except hooks.Divergence as end:
+                raise self._diverged(end) from None
+        self._export(result.evaluation)
         self._say_what_next()
         return result
 
@@ -121,7 +127,7 @@ class _Trainer:
         result = self._result(final)
         self._last_step = exported.last
         if exported.model != self._exported_step():
-            self._export()
+            self._export(final)
             self._say_what_next()
         return result
 
@@ -136,7 +142,7 @@ class _Trainer:
         return f"raise --{flag} to extend it"
 
     def _say_how(self) -> None:
-        """Says where something is not done as one would expect."""
+        """Says where something is not done, or will not go, as one would expect."""
         if reason := self._evaluator.closed_form.why_not:
             printing.say(
                 f"Note: {reason}, so the losses come from passes over the examples, and the "
@@ -145,6 +151,8 @@ class _Trainer:
         mode, reason = self._compilation
         if reason:
             printing.say(f"Note: {reason}, so the steps run {mode.value}")
+        if warning := divergence.warning(self._config, self._evaluator):
+            printing.say(f"Warning: {warning}")
 
     def _result(self, final: evaluation.Evaluation) -> Result:
         return Result(final, progress.report(self._task.names, self._task.values(), *final))
@@ -158,18 +166,18 @@ class _Trainer:
             directory=self.run_dir.path,
             repeat_command=cli.repeat_command(self.run_dir.flags),
             compilation=mode.value + (f" ({reason})" if reason else ""),
+            clock=self._clock,
             history=state.history if state else metrics.empty(len(self._task.names)),
             event_files=state.event_files if state else {},
         )
         self._evaluator.report = self._recorder.epochs
-        self._divergence = divergence.StopOnDivergence(
-            self._config, self._evaluator, self._recorder
-        )
+        self._records = divergence.RecordUntilDivergence(self._evaluator, self._recorder)
 
     def _begin(self, state: run_state.RunState | None) -> int:
         """Saves and records what is known before training; returns the first step."""
         first_step = state.step if state else 0
         is_extended = state is not None and state.last_step < self._last_step
+        self.run_dir.result.unlink(missing_ok=True)
         if state is None:
             self._save(0)
         else:
@@ -188,7 +196,6 @@ class _Trainer:
         stop = signals.StopRequest()
         save = checkpoints.SaveCheckpoints(self._save, every, stop, self.command)
         profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
-        records = [self._recorder, self._evaluator, self._divergence]
         shows = [self._recorder.progress, self._recorder.images, profile]
         with stop, contextlib.closing(profile):
             try:
@@ -198,7 +205,8 @@ class _Trainer:
                     optimizer=self._optimizer,
                     first_step=first_step,
                     last_step=self._last_step,
-                    hook=hooks.Hooks([*records, *shows, save]),
+                    hook=hooks.Hooks([self._records, *shows, save]),
+                    clock=self._clock,
                     mode=self._compilation.mode,
                 )
             except hooks.EndOfTraining as end:
@@ -214,6 +222,9 @@ class _Trainer:
             last_step=self._last_step,
             fingerprint=self._fingerprint,
             best=self._evaluator.best,
+            start_loss=self._evaluator.start_loss,
+            time=self._clock.now(),
+            seconds=self._seconds_before + self._clock.seconds,
             event_files=self._recorder.flush(),
             history=self._recorder.history.rows(),
         )
@@ -226,14 +237,37 @@ class _Trainer:
         result = train_step.evaluate(self._task, x, y)
         row = (tensor.numpy()[None] for tensor in (self._task.values(), *result))
         last = metrics.StepMetrics(np.array([step]), *row)
-        self._divergence.after(last)
+        if not len(last.until_divergence().step):
+            raise hooks.Divergence(step, float(last.loss[0]))
         final = self._evaluator.evaluate()
+        self._evaluator.check(step, final)
         self._evaluator.receive(step, final)
         self._recorder.finish(last, final)
         self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
         return final
 
-    def _export(self) -> None:
+    def _diverged(self, end: hooks.Divergence) -> errors.DivergedError:
+        """Records what happened, as far as it goes."""
+        message = divergence.message(end, self._config, self._evaluator)
+        self._recorder.diverged(message)
+        self._write_result("diverged", step_of_divergence=end.step, message=message)
+        watch = cli.command("watch", str(self.run_dir.path))
+        return errors.DivergedError(f"{message}; see it with: {watch}")
+
+    def _write_result(self, outcome: str, **more: Any) -> None:
+        best, seconds = self._evaluator.best, self._seconds_before + self._clock.seconds
+        result = {
+            "outcome": outcome,
+            "step": self._last_step,
+            **more,
+            "best": best._asdict(),
+            "seconds_of_training": seconds,
+            "settings": self._config.applied,
+            "versions": results.versions(),
+        }
+        results.write_result(self.run_dir.result, result)
+
+    def _export(self, final: evaluation.Evaluation) -> None:
         """Leaves the trained model; the last thing that a run does."""
         step, model = self._exported_step(), self._task.model
         if step != self._last_step:
@@ -248,6 +282,8 @@ class _Trainer:
         version = export.next_version(self.run_dir.export)
         steps = export.Steps(step, self._last_step)
         export.publish(self._task, self._datasets, version, steps)
+        exported = str(version.relative_to(self.run_dir.path))
+        self._write_result("trained", export=exported, **final._asdict())
 
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data import batches as batches_lib
+from pipeline.training import clock as clock_lib
 from pipeline.training import compilation, hooks, metrics, optimizers, task, train_step
 
 
@@ -73,18 +74,23 @@ def train(
     first_step: int,
     last_step: int,
     hook: hooks.Hook,
+    clock: clock_lib.Clock,
     mode: compilation.Mode = compilation.Mode.XLA,
 ) -> None:
     """Trains from first_step to last_step; the arguments are those of loops.Loop."""
     training_loop = make_training_loop(trained, batches, optimizer, mode)
-    step = first_step
+    step, none = first_step, tf.constant(0)
     for block in batches.blocks(first_step, last_step):
+        if step == first_step and mode is not compilation.Mode.EAGER:
+            training_loop(block, none, none)  # compiles it, before anything is measured
         block_start, block_end = step, min(step + batches.block_steps, last_step)
         while step < block_end:
             hook.before(step)
             stop = int(min(block_end, hook.next_stop(step)))
             first, steps = tf.constant(step - block_start), tf.constant(stop - step)
+            since = clock.now()
             arrays = training_loop(block, first, steps)
-            rows = (array.numpy()[: stop - step] for array in arrays)
+            rows = [array.numpy()[: stop - step] for array in arrays]
+            clock.trained(step, stop, since=since)
             hook.after(metrics.StepMetrics(np.arange(step, stop), *rows))
             step = stop

@@ -1,17 +1,21 @@
 """Evaluation: the loss and the metrics of the model over all training and validation examples."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import closed_form, hooks, metrics, passes, task
 
 _MOST_STOPS = 1000  # epochs of a run that training stops at to be evaluated
+_RISEN = 1e6
+_MOST_LABELS = 10_000  # of which the loss of predicting 0 is taken
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -35,11 +39,13 @@ class EpochMetrics(NamedTuple):
     values: npt.NDArray[np.float32]  # [K, M], the watched values
     train: Mapping[str, Floats]  # [K] float64 each, as in Evaluation
     validation: Mapping[str, Floats]
+    best_step: npt.NDArray[np.int64]  # [K], of the best epoch up to then
 
     def select(self, index: Any) -> "EpochMetrics":
         """The epochs that a numpy index (slice, mask, positions) selects."""
-        train, validation = ({k: v[index] for k, v in part.items()} for part in self[2:])
-        return EpochMetrics(self.step[index], self.values[index], train, validation)
+        train, validation = ({k: v[index] for k, v in part.items()} for part in self[2:4])
+        columns = self.step[index], self.values[index], train, validation, self.best_step[index]
+        return EpochMetrics(*columns)
 
 
 class Best(NamedTuple):
@@ -59,9 +65,11 @@ class Evaluator(hooks.Hook):
     Attributes:
       task, datasets: What is evaluated, and on what.
       steps_per_epoch: Steps between the ends of epochs.
+      steps_between: Steps between the ends of the chosen epochs.
       closed_form: Least squares of the examples, where that is used instead of passes.
       best: The best epoch so far.
       best_variables: Its variables by name, None if an earlier process found it.
+      start_loss: The training loss before training.
       report: Is called with the metrics of each evaluated epoch, in order.
     """
 
@@ -77,7 +85,7 @@ class Evaluator(hooks.Hook):
         count, num_features = datasets.train.x.shape
         self.steps_per_epoch = config_lib.steps_per_epoch(count, config.batch_size)
         epochs_between = metrics.stride(config.epochs, _MOST_STOPS)
-        self._steps_between = epochs_between * self.steps_per_epoch
+        self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
         self._passes = passes.Passes(evaluated, config, num_features=num_features)
         self.closed_form = closed_form.ClosedForm.of(evaluated, datasets, self._passes)
@@ -86,6 +94,7 @@ class Evaluator(hooks.Hook):
         self._stops = not is_in_rows or self._has_metrics or bool(self._patience)
         self.best = Best()
         self.best_variables: task.Arrays | None = None
+        self.start_loss = math.nan
         self.report: Callable[[EpochMetrics], object] = id
 
     def evaluate(self) -> Evaluation:
@@ -99,13 +108,19 @@ class Evaluator(hooks.Hook):
 
     def next_stop(self, step: int) -> float:
         """The next step to be evaluated at."""
-        every = self._steps_between
+        every = self.steps_between
         return (step // every + 1) * every if self._stops else math.inf
 
     def before(self, step: int) -> None:
-        """Evaluates where it is due; raises hooks.EndOfTraining where patience has run out."""
-        if self._stops and step % self._steps_between == 0:
+        """Evaluates where it is due.
+
+        Raises:
+          hooks.EndOfTraining: patience has run out.
+          hooks.Divergence: the loss has risen.
+        """
+        if self._stops and step % self.steps_between == 0:
             evaluation = self.evaluate()
+            self.check(step, evaluation)
             if self._is_exhausted(step, evaluation):
                 # What concerns this step is recorded after its checkpoint.
                 raise hooks.EndOfTraining(step)
@@ -113,15 +128,44 @@ class Evaluator(hooks.Hook):
                 self.receive(step, evaluation)  # else the next step ends training
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Evaluates the ends of epochs among the rows by the closed form."""
-        rows = rows.until_divergence().every(self.steps_per_epoch)
-        if not self._stops and len(rows.step):
-            self._report(EpochMetrics(*rows[:2], *self._by_closed_form(rows.values)))
+        """Evaluates the ends of epochs among rows by the closed form."""
+        self.take(self.ends(rows)[1])
+
+    def ends(self, rows: metrics.StepMetrics) -> tuple[metrics.StepMetrics, EpochMetrics | None]:
+        """The rows before divergence, and the ends of epochs among them by the closed form."""
+        rows = rows.until_divergence()
+        ends = rows.every(self.steps_per_epoch)
+        if self._stops or not len(ends.step):
+            return rows, None
+        epochs = self._epochs(ends.step, ends.values, *self._by_closed_form(ends.values))
+        if (risen := self._has_risen(epochs.train["loss"])).any():
+            end = int(ends.step[np.argmax(risen)])
+            rows = rows.select(rows.step < end)
+            epochs = epochs.select(epochs.step < end)
+        return rows, epochs
+
+    def take(self, epochs: EpochMetrics | None) -> None:
+        """Takes and reports epochs, if there are any."""
+        if epochs is None or not len(epochs.step):
+            return
+        if improved := np.flatnonzero(epochs.best_step == epochs.step).tolist():
+            i = improved[-1]
+            losses = (epochs.validation or epochs.train)["loss"]
+            self.best = Best(int(epochs.step[i]), float(losses[i]))
+            of_row = not self._stops and self.task.by_variable(epochs.values[i])
+            self.best_variables = of_row or self.task.arrays()
+        self.report(epochs)
 
     def receive(self, step: int, evaluation: Evaluation) -> None:
         """Takes and reports an evaluation of the model as it is now, at the end of an epoch."""
         parts = ({k: np.array([v]) for k, v in part.items()} for part in evaluation)
-        self._report(EpochMetrics(np.array([step]), self.task.values().numpy()[None], *parts))
+        self.take(self._epochs(np.array([step]), self.task.values().numpy()[None], *parts))
+
+    def check(self, step: int, evaluation: Evaluation) -> None:
+        """Raises hooks.Divergence where the loss has risen."""
+        loss = evaluation.train["loss"]
+        if self._has_risen(np.array([loss]))[0]:
+            raise hooks.Divergence(step, loss)
 
     def is_exhausted(self, step: int) -> bool:
         """Whether patience has run out at a step at which the model is now."""
@@ -129,18 +173,48 @@ class Evaluator(hooks.Hook):
 
     def _is_exhausted(self, step: int, evaluation: Evaluation) -> bool:
         """A function of the losses up to the step, so that it is the same after a resume."""
-        if not self._patience or step % self._steps_between or evaluation.decisive < self.best.loss:
+        if not self._patience or step % self.steps_between or evaluation.decisive < self.best.loss:
             return False
-        return step - self.best.step >= self._patience * self._steps_between
+        return step - self.best.step >= self._patience * self.steps_between
 
-    def _report(self, epochs: EpochMetrics) -> None:
-        losses = (epochs.validation or epochs.train)["loss"]
-        i = int(np.argmin(losses))
-        if losses[i] < self.best.loss:
-            self.best = Best(int(epochs.step[i]), float(losses[i]))
-            of_row = not self._stops and self.task.by_variable(epochs.values[i])
-            self.best_variables = of_row or self.task.arrays()
-        self.report(epochs)
+    def _has_risen(self, losses: Floats) -> npt.NDArray[np.bool_]:
+        """Whether training losses [K] have risen beyond any doubt.
+
+        That is to a million times both the loss before training and that of predicting 0; of the
+        squared error, predictions are a thousand times as large as the labels then. The optimum is
+        no worse than predicting 0, so a run that starts there does not get so far unless it
+        diverges; nor do optimizers that overshoot at first, as Adam does at large rates.
+        """
+        least = _RISEN * abs(self.start_loss)
+        if not (losses > least).any():  # or the start is not known yet
+            return np.zeros(len(losses), bool)
+        limit = max(least, _RISEN * self._loss_of_zero)
+        return (losses > limit) & (limit > 0)
+
+    @functools.cached_property
+    def _loss_of_zero(self) -> float:
+        """The mean loss of a model that predicts 0, over examples for which it is finite."""
+        x, y = self.datasets.train
+        some = tf.constant(y[:: -(-len(y) // _MOST_LABELS)])
+        outputs = self.task.predict(tf.constant(x[:1])).shape[1:]
+        losses = self.task.losses_of(some, tf.zeros([len(some), *outputs])).numpy()
+        finite = np.abs(losses[np.isfinite(losses)], dtype=np.float64)
+        return float(finite.mean()) if len(finite) else math.inf
+
+    def _epochs(
+        self,
+        steps: npt.NDArray[np.int64],
+        values: npt.NDArray[np.float32],
+        train: Mapping[str, Floats],
+        validation: Mapping[str, Floats],
+    ) -> EpochMetrics:
+        """The next epochs, with the best one up to each."""
+        if steps[0] == 0:
+            self.start_loss = float(train["loss"][0])
+        losses = (validation or train)["loss"]
+        before = np.minimum.accumulate(np.append(self.best.loss, losses))[:-1]
+        best_step = np.maximum.accumulate(np.where(losses < before, steps, self.best.step))
+        return EpochMetrics(steps, values, train, validation, best_step)
 
     def _by_closed_form(self, numbers: npt.ArrayLike) -> Iterator[dict[str, Floats]]:
         """The training and the validation loss [K] at trainable numbers [K, P]."""

@@ -15,6 +15,14 @@ class EndOfTraining(Exception):  # noqa: N818 (it is no error)
         self.step = step
 
 
+class Divergence(Exception):  # noqa: N818
+    """The loss at a step is not finite, or has risen beyond any doubt."""
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(step, loss)
+        self.step, self.loss = step, loss
+
+
 class Hook:
     """Something that happens during training; this one does nothing.
 
@@ -29,7 +37,7 @@ class Hook:
     def before(self, step: int) -> None:
         """Called at a stop: the model has `step` updates, and another one is to follow.
 
-        May raise EndOfTraining.
+        May raise EndOfTraining or Divergence.
         """
 
     def after(self, rows: metrics.StepMetrics) -> None:

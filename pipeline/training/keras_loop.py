@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data import batches as batches_lib
+from pipeline.training import clock as clock_lib
 from pipeline.training import compilation, hooks, metrics, norms, optimizers, task
 
 _STEPS_PER_EXECUTION = 256  # steps in one call of Keras' compiled function
@@ -89,6 +90,31 @@ def _keep_before_update(optimizer: optimizers.Optimizer, records: _StepRecords) 
     optimizer.apply = apply_and_keep
 
 
+class _Emit(tf.keras.callbacks.Callback):  # type: ignore[misc]
+    """Hands on the rows of each call of Keras' compiled function; the call is a "batch" to it."""
+
+    def __init__(
+        self, records: _StepRecords, hook: hooks.Hook, clock: clock_lib.Clock, *, first_step: int
+    ):
+        super().__init__()
+        self._records, self._hook, self._clock = records, hook, clock
+        self.step = self._first_step = first_step
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes the time."""
+        del batch, logs
+        self._since = self._clock.now()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Shows the hook the rows."""
+        del batch, logs
+        rows = self._records.take()
+        first, self.step = self.step, self.step + len(rows[1])
+        is_measured = first > self._first_step  # the first call compiles
+        self._clock.trained(first, self.step, since=self._since, is_measured=is_measured)
+        self._hook.after(metrics.StepMetrics(np.arange(first, self.step), *rows))
+
+
 def _compile(
     trained: task.Task, optimizer: optimizers.Optimizer, mode: compilation.Mode, *, capacity: int
 ) -> _StepRecords:
@@ -116,6 +142,7 @@ def train(
     first_step: int,
     last_step: int,
     hook: hooks.Hook,
+    clock: clock_lib.Clock,
     mode: compilation.Mode = compilation.Mode.GRAPH,
 ) -> None:
     """Trains from first_step to last_step; the arguments are those of loops.Loop.
@@ -130,19 +157,9 @@ def train(
     records = _compile(
         trained, optimizer, mode, capacity=1 if mode is compilation.Mode.EAGER else capacity
     )
-    step = first_step
-
-    def emit(batch: int, logs: Any) -> None:
-        nonlocal step
-        del batch, logs
-        rows = records.take()
-        steps = np.arange(step, step + len(rows[1]))
-        step += len(steps)
-        hook.after(metrics.StepMetrics(steps, *rows))
-
-    callback = tf.keras.callbacks.LambdaCallback(on_train_batch_end=emit)
-    while step < last_step:
-        hook.before(step)
-        stop = int(min(last_step, hook.next_stop(step)))
-        data = batches.singly(step, stop)
-        trained.model.fit(data, callbacks=[callback], shuffle=False, verbose=0)
+    emit = _Emit(records, hook, clock, first_step=first_step)
+    while emit.step < last_step:
+        hook.before(emit.step)
+        stop = int(min(last_step, hook.next_stop(emit.step)))
+        data = batches.singly(emit.step, stop)
+        trained.model.fit(data, callbacks=[emit], shuffle=False, verbose=0)

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from pipeline.data import batches as batches_lib
+from pipeline.training import clock as clock_lib
 from pipeline.training import compilation, custom_loop, hooks, keras_loop, optimizers, task
 
 
@@ -18,12 +19,14 @@ class Loop(Protocol):
         first_step: int,
         last_step: int,
         hook: hooks.Hook,
+        clock: clock_lib.Clock,
         mode: compilation.Mode,
     ) -> None:
         """Makes the updates first_step + 1 to last_step of a task's model, in place.
 
         The hook's `before` is called at every stop that it asks for, its `after` gets one row for
-        each update, in order, and both may end training by raising.
+        each update, in order, and both may end training by raising. The clock is told of each call
+        that trains, before the hook is.
         """
 
 

@@ -26,7 +26,8 @@ def train(
         gradients = _dense(trained, tape.gradient(loss, variables))
     with tf.name_scope("update"):
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-    return StepResult(loss, norms.global_norm(gradients))
+    with tf.name_scope("gradient_norm"):
+        return StepResult(loss, norms.global_norm(gradients))
 
 
 def evaluate(trained: task.Task, x: tf.Tensor, y: tf.Tensor) -> StepResult:
@@ -39,15 +40,31 @@ def evaluate(trained: task.Task, x: tf.Tensor, y: tf.Tensor) -> StepResult:
 
 
 def trace(trained: task.Task, optimizer: optimizers.Optimizer, *, num_features: int) -> Any:
-    """The FuncGraph of the training step: what it uses, and TensorBoard's Graphs dashboard."""
+    """The FuncGraph of the training step: what it uses, and TensorBoard's Graphs dashboard.
+
+    There the variables have their own names: those of the model as in its curves, with a box for
+    each layer, those of a Keras optimizer in a box of their own.
+    """
+    named = [(name.replace(".", "/"), variable) for name, variable in trained.variables.items()]
+    for v in optimizer.variables:
+        named.append((getattr(v, "path", "step"), task.inner_variable(v)))
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def train_step(x: tf.Tensor, y: tf.Tensor) -> StepResult:
-        return train(trained, optimizer, x, y)
+    def train_step(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        for name, variable in named:  # whose first uses would name them otherwise
+            tf.compat.v1.get_default_graph().capture(variable.handle, name=_node_name(name))
+        with tf.name_scope("values"):
+            values = trained.values()
+        return values, *train(trained, optimizer, x, y)
 
     x = tf.TensorSpec([None, num_features], tf.float32, "x")
     y = tf.TensorSpec([None], tf.float32, "y")
     return train_step.get_concrete_function(x, y).graph
+
+
+def _node_name(name: str) -> str:
+    """A name without the characters that TensorFlow forbids in a graph."""
+    return "".join(c if c.isascii() and (c.isalnum() or c == "/") else "_" for c in name).strip("_")
 
 
 def _dense(trained: task.Task, gradients: list[Any]) -> list[tf.Tensor]:

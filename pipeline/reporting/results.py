@@ -1,0 +1,54 @@
+"""What a run leaves for programs that have no TensorBoard: metrics.csv and result.json."""
+
+import csv
+import importlib.metadata
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline import files
+
+_PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide the numbers."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+class MetricsTable:
+    """A CSV file to which rows are appended, and which is cut back like an event file."""
+
+    def __init__(self, path: pathlib.Path, *, size: int):
+        """Cuts a file that is there back to a size that it had."""
+        self._path = path
+        if path.exists():
+            os.truncate(path, min(size, path.stat().st_size))
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Appends rows, the values by the names of their columns; the first one names them."""
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            for row in rows:
+                writer = csv.DictWriter(file, row, lineterminator="\n")
+                if not file.tell():
+                    writer.writeheader()
+                writer.writerow(row)
+
+    def size(self) -> int:
+        """The size in bytes."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+
+def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
+    """Writes a JSON file, of which numbers that are not finite become strings."""
+    with files.replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(_finite(result), indent=2) + "\n", "utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    is_number = not isinstance(value, float) or abs(value) < float("inf")
+    return value if is_number else str(value)

@@ -1,0 +1,107 @@
+"""Tests of pipeline.reporting.results."""
+
+import csv
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
+
+from pipeline.reporting import results
+from tests import helpers
+
+_ROWS = [{"step": 5 * k, "loss": k / 3, "größe": -k} for k in range(4)]
+
+
+def test_table_is_cut_back_to_what_it_was(tmp_path: pathlib.Path) -> None:
+    """As after a kill: rows that come again are there once, and so is the header."""
+    path = tmp_path / "metrics.csv"
+    for saved in (0, 2):
+        path.unlink(missing_ok=True)
+        first = results.MetricsTable(path, size=0)
+        first.add(_ROWS[:saved])
+        size = first.size()
+        first.add(_ROWS[saved:3])
+        second = results.MetricsTable(path, size=size)
+        second.add(_ROWS[saved:])
+        lines = [f"{r['step']},{r['loss']},{r['größe']}" for r in _ROWS]
+        assert path.read_text("utf-8").splitlines() == ["step,loss,größe", *lines]
+        assert second.size() == path.stat().st_size
+
+
+def test_result_is_json_that_every_reader_takes(tmp_path: pathlib.Path) -> None:
+    """Which has no NaN or infinity."""
+    path = tmp_path / "result.json"
+    best = {"step": -1, "loss": math.inf}
+    results.write_result(path, {"best": best, "loss": math.nan, "rate": 0.1, "done": True})
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    assert json.loads(path.read_text("utf-8"), parse_constant=refuse) == {
+        "best": {"step": -1, "loss": "inf"},
+        "loss": "nan",
+        "rate": 0.1,
+        "done": True,
+    }
+
+
+def test_versions_are_those_that_run() -> None:
+    versions = results.versions()
+    assert versions["tensorflow"] == tf.__version__
+    assert versions["keras"] == tf.keras.__version__
+
+
+@pytest.mark.parametrize("name", helpers.SOLUTIONS)
+def test_run_leaves_its_table_and_result(runs: helpers.Runs, name: str) -> None:
+    W, b, loss, datasets = helpers.guide(10)
+    assert datasets.validation is not None
+    x, y = datasets.validation
+    validation = [np.mean((w * x[:, 0] + c - y) ** 2) for w, c in zip(W, b, strict=True)]
+    run = runs.logdir / name
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {tag: np.array([float(row[tag]) for row in rows]) for tag in rows[0]}
+    expected = {
+        "step": range(11),
+        "epoch": range(11),
+        "loss": loss,
+        "validation_loss": validation,
+        "learning_rate": [0.1] * 11,
+    }
+    assert list(columns) == list(expected)
+    for tag, column in expected.items():
+        np.testing.assert_allclose(columns[tag], column, rtol=2e-6)
+    result = json.loads((run / "result.json").read_text("utf-8"))
+    assert (result["outcome"], result["step"]) == ("trained", 10)
+    assert result["train"] == {"loss": pytest.approx(loss[10], rel=2e-6)}
+    assert result["validation"] == {"loss": pytest.approx(validation[10], rel=2e-6)}
+    assert result["best"] == {"step": 10, "loss": result["validation"]["loss"]}
+    assert (run / result["export"] / "saved_model.pb").exists()
+    assert 0 < result["seconds_of_training"] < 10
+    assert f"{result['settings']['model']}-{result['settings']['loop']}" == name
+    assert result["versions"] == results.versions()
+
+
+@pytest.mark.parametrize("name", helpers.SOLUTIONS)
+def test_other_readers_get_each_point_of_a_tag_as_a_tensor(runs: helpers.Runs, name: str) -> None:
+    """That of TensorBoard for other programs, which keeps simple values apart, misses none."""
+    read = {}
+    for directory in (runs.logdir / name).glob("*/"):
+        if not list(directory.glob("events.*")):
+            continue
+        reader = event_accumulator.EventAccumulator(str(directory), {"tensors": 0}).Reload()
+        assert reader.Tags()["scalars"] == []
+        read[directory.name] = {
+            tag: [(point.step, float(tf.make_ndarray(point.tensor_proto))) for point in points]
+            for tag in reader.PluginTagToContent("scalars")
+            for points in [reader.Tensors(tag)]
+        }
+        assert read[directory.name] == helpers.scalars(directory)
+    for curve, count in (("train", 8), ("validation", 2), ("least_squares", 3), ("truth", 3)):
+        assert len(read[curve]) == count
+        for points in read[curve].values():
+            assert [step for step, _ in points] == list(range(11))
