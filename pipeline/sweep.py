@@ -217,7 +217,7 @@ def _write_table(outcomes: list[Outcome]) -> None:
         rows.append({**row, **train, **{f"validation_{k}": v for k, v in validation.items()}})
     path = pathlib.Path(outcomes[0].config.logdir) / "sweep.csv"
     with files.replacing(path) as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, max(rows, key=len))
+        writer = csv.DictWriter(file, max(rows, key=len), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

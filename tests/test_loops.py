@@ -386,7 +386,7 @@ def test_a_hook_ends_training_by_raising(loop: str, method: str) -> None:
 
 
 class _Slow(hooks.Hook):
-    """Takes a tenth of a second at each of four stops, and keeps when it was called."""
+    """Takes a tenth of a second for each of four calls, and keeps when it was called."""
 
     def __init__(self, times: clock.Clock):
         self.clock = times
@@ -398,12 +398,13 @@ class _Slow(hooks.Hook):
 
     def before(self, step: int) -> None:
         del step
-        time.sleep(0.1)
+        time.sleep(0.05)
         self.calls.append(self.clock.now())
 
     def after(self, rows: metrics.StepMetrics) -> None:
         self.rows.append(self.clock.times(rows.step))
         self.calls.append(self.clock.now())
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("loop", "measured"), [("custom", 40), ("fit", 30)])
