@@ -3,7 +3,7 @@
 import math
 
 from pipeline import config as config_lib
-from pipeline.reporting import recorder
+from pipeline.reporting import progress, recorder
 from pipeline.training import evaluation, hooks, metrics
 
 
@@ -49,9 +49,10 @@ def message(
     """Says what happened, what was good, and what to change."""
     finite = f"has risen to {end.loss:.3g}" if math.isfinite(end.loss) else "is not finite"
     what = f"the loss {finite} at step {end.step}"
-    if evaluator.best.step < 0:
+    if end.step == 0 or evaluator.best.step < 0:
         return f"{what}: the examples, or the model at its start, are too large for float32"
-    words = [what, f"the best was {evaluator.best.loss:.5f} at step {evaluator.best.step}"]
+    best = progress.number(evaluator.best.loss)
+    words = [what, f"the best was {best} at step {evaluator.best.step}"]
     largest = _largest_rate(config, evaluator)
     if math.isfinite(largest):
         few = "" if evaluator.steps_per_epoch == 1 else ", for mini-batches it is less"
