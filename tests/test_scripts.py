@@ -319,7 +319,7 @@ def test_compare_shows_three_tables_also_of_what_diverges(tmp_path: pathlib.Path
         result = _finish(process)
         assert result.returncode == code, result.stderr
         rows = [line for line in result.stdout.splitlines() if "W = " in line]
-        assert len(rows) == count  # the start, epochs (two of twenty), least squares unless it diverged
+        assert len(rows) == count  # the start, epochs, and least squares unless it diverged
         reports = [re.findall(r"W = \S+ b = \S+ loss=\S+", row) for row in rows]
         assert {len(row) for row in reports} == {3}
         if code == 0:
