@@ -40,7 +40,6 @@ _SHORT = dict.fromkeys(("model", "loss", "loop", "optimizer", "schedule", "synth
     "num_examples": "examples=",
     "noise_stddev": "noise=",
 }
-_DATA = ("seed", "num_examples", "synthetic", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
 _PARSE: dict[Any, Callable[[str], Any]] = {int: int, int | None: int, float: float, str: str}
 
 
@@ -113,12 +112,13 @@ def main(arguments: list[str]) -> None:
     """Runs what the flags ask for."""
     cli.refuse(arguments)
     configs = combinations()
-    counts = []
+    loaded = []
     for config in configs:
         user_code.functions(config)
         run_dir.RunDir.of(config).check(config)
-        counts.append(len(datasets_lib.load(config).train.y))
-    configs = _with_references_once(configs, counts)
+        datasets = datasets_lib.load(config)
+        loaded.append((datasets.fingerprint(), len(datasets.train.y)))
+    configs = _with_references_once(configs, loaded)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
     printing.say(
         f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
@@ -136,12 +136,14 @@ def main(arguments: list[str]) -> None:
 
 
 def _with_references_once(
-    configs: list[config_lib.Config], counts: list[int]
+    configs: list[config_lib.Config], loaded: list[tuple[int, int]]
 ) -> list[config_lib.Config]:
-    """Of all runs on the same examples, the reference lines belong to the longest linear one."""
-    owners: dict[Any, tuple[Any, config_lib.Config]] = {}
-    for config, count in zip(configs, counts, strict=True):
-        data = tuple(getattr(config, name) for name in _DATA)
+    """Of all runs on the same examples, the reference lines belong to the longest linear one.
+
+    `loaded` gives the fingerprint of the examples of each, and how many are trained on.
+    """
+    owners: dict[int, tuple[Any, config_lib.Config]] = {}
+    for config, (data, count) in zip(configs, loaded, strict=True):
         has_them = config.is_linear and config.loss == config_lib.Config.loss
         rank = has_them, config.last_step(count)
         if data not in owners or rank > owners[data][0]:
@@ -213,8 +215,7 @@ def _write_table(outcomes: list[Outcome]) -> None:
         row: dict[str, Any] = {"run": outcome.config.run_name}
         row |= {name: setting.get(name, "") for name in names}
         row["outcome"] = "trained" if outcome.result else outcome.message
-        train, validation = outcome.result.evaluation if outcome.result else ({}, {})
-        rows.append({**row, **train, **{f"validation_{k}": v for k, v in validation.items()}})
+        rows.append(row | (outcome.result.evaluation.named if outcome.result else {}))
     path = pathlib.Path(outcomes[0].config.logdir) / "sweep.csv"
     with files.replacing(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, max(rows, key=len), lineterminator="\n")

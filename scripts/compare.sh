@@ -40,9 +40,9 @@ for solution in module-custom keras-custom keras-fit; do
   references=--noreferences
 done
 
-table() { # What stands before the empty line.
+table() { # What stands before the empty line, but for the warning, which is too wide.
   echo "$1"
-  sed '/^$/,$d; /^Note: /d; /^Warning: /d' "$output/$1"
+  sed '/^$/,$d; /^Warning: /d' "$output/$1"
 }
 paste <(table module-custom) <(table keras-custom) <(table keras-fit) |
   awk -F'\t' '

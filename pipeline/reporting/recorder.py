@@ -2,7 +2,7 @@
 
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ class Recorder(hooks.Hook):
         self.history.add(last)
         self._write_steps(last)
         self.images.finish(self.history.rows())
-        self._end(last.step, final=dict(self._final_metrics(final)), diverged=0)
+        self._end(last.step, final=final.named, diverged=0)
         if self._reference:
             values = self._task.values_at(self._reference.solution)
             report = progress.report(self._names, values, {"loss": self._reference.minimum})
@@ -181,16 +181,12 @@ class Recorder(hooks.Hook):
             for name, variable in self._task.trainable.items():
                 self._writer.histogram(step, name, variable.numpy())
 
-    def _final_metrics(self, final: evaluation.Evaluation) -> Iterator[tuple[str, float]]:
-        for part, numbers in zip(("", "validation_"), final, strict=True):
-            for name, number in numbers.items():
-                yield f"final/{part}{name}", number
-
     def _end(self, step: npt.ArrayLike, *, final: Mapping[str, float], diverged: int) -> None:
         """Writes what runs are compared by in HParams."""
         if np.size(step):
-            numbers = {"final/diverged": diverged, **final}
-            self._writer.scalars(step, {tag: [v] for tag, v in numbers.items()}, curve="final")
+            numbers = {"diverged": diverged, **final}
+            tags = {f"final/{name}": [number] for name, number in numbers.items()}
+            self._writer.scalars(step, tags, curve="final")
         self._writer.end(is_success=not diverged)
 
     def _write_evaluations(self, ends: evaluation.EpochMetrics) -> None:

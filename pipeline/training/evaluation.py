@@ -27,6 +27,11 @@ class Evaluation(NamedTuple):
     validation: Mapping[str, float]  # empty without validation examples
 
     @property
+    def named(self) -> dict[str, float]:
+        """All numbers in one, those over the validation examples as validation_loss, ..."""
+        return {**self.train, **{f"validation_{name}": v for name, v in self.validation.items()}}
+
+    @property
     def decisive(self) -> float:
         """The loss that says how good the model is: over the validation examples, if any."""
         return (self.validation or self.train)["loss"]
