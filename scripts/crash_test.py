@@ -48,6 +48,7 @@ flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by comm
 _EPOCHS = {"custom": 2500, "fit": 60}
 _CHECKPOINT_EVERY = {"custom": 500, "fit": 50}
 _OF_THE_CLOCK = ("_per_second", "session_start_info", "session_end_info")  # tags
+_SHOWN = ("scalars", "images", "histograms")  # plugins of TensorBoard
 
 
 def command(logdir: pathlib.Path, *more: str) -> list[str]:
@@ -146,34 +147,66 @@ def exports(run: pathlib.Path) -> dict[str, Any]:
 
 
 def shown(run: pathlib.Path, load_fast: str) -> dict[str, Any]:
-    """The text, the layout, and the steps of curves, images and histograms in TensorBoard."""
+    """The text, the layout, and the steps of curves, images and histograms in TensorBoard.
+
+    Exits if TensorBoard has not read the last of them within a minute.
+    """
     flags_ = (f"--load_fast={load_fast}", "--samples_per_plugin=scalars=1000000,images=1000")
+    last = last_steps(run)
     # On stderr it says that it has read a restart.
     with screenshot.tensorboard(str(run), *flags_, stderr=subprocess.DEVNULL) as link:
         url = link.partition("/?")[0]
         end = time.monotonic() + 60
-        while "final/loss" not in get(url, "plugin/scalars/tags").get("final", {}):
+        # It reads the curves' files side by side, and answers with what it has read so far.
+        found = shown_steps(url)
+        while {key: steps[-1] for key, steps in found.items()} != last:
             if time.monotonic() > end:
-                return {"read": "never to its end"}
+                sys.exit(f"TensorBoard never read {run} to its end")
             time.sleep(0.2)
-        found = {
+            found = shown_steps(url)
+        return {
             "text": get(url, "plugin/text/text", run="train", tag="settings")[0]["text"],
             "layout": get(url, "plugin/custom_scalars/layout"),
+            **found,
         }
-        for plugin in ("scalars", "images", "histograms"):
-            for curve, tags in get(url, f"plugin/{plugin}/tags").items():
-                for tag in tags:
-                    if not tag.endswith(_OF_THE_CLOCK):
-                        points = get(
-                            url, f"plugin/{plugin}/{plugin}", run=curve, tag=tag, sample="0"
-                        )
-                        found[f"{plugin} {curve} {tag}"] = [step_of(point) for point in points]
-        return found
 
 
-def step_of(point: Any) -> Any:
+def last_steps(run: pathlib.Path) -> dict[tuple[str, str, str], int]:
+    """The last step in the event files, by plugin, curve and tag."""
+    import tensorflow as tf
+
+    plugins: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str, str], int] = {}
+    for path in sorted(run.glob("*/events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                curve, tag = path.parent.name, value.tag
+                # Only the first point of a tag says what plugin it is for; images need not.
+                name = (
+                    "images" if value.HasField("image") else value.metadata.plugin_data.plugin_name
+                )
+                plugin = plugins.setdefault((curve, tag), name)
+                if plugin in _SHOWN and not tag.endswith(_OF_THE_CLOCK):
+                    found[plugin, curve, tag] = event.step
+    return found
+
+
+def shown_steps(url: str) -> dict[tuple[str, str, str], list[int]]:
+    """The steps that TensorBoard shows, by plugin, curve and tag."""
+    found = {}
+    for plugin in _SHOWN:
+        for curve, tags in get(url, f"plugin/{plugin}/tags").items():
+            for tag in tags:
+                if not tag.endswith(_OF_THE_CLOCK):
+                    points = get(url, f"plugin/{plugin}/{plugin}", run=curve, tag=tag, sample="0")
+                    found[plugin, curve, tag] = [step_of(point) for point in points]
+    return found
+
+
+def step_of(point: Any) -> int:
     """The step in an answer of TensorBoard."""
-    return point["step"] if isinstance(point, dict) else point[1]
+    return int(point["step"] if isinstance(point, dict) else point[1])
 
 
 def get(url: str, path: str, **query: str) -> Any:
