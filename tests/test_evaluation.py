@@ -17,15 +17,23 @@ from tests import helpers
 _NAMES = tuple("abcdefghijklmnopqrst")
 
 
-class _Recorded(hooks.Hook):
-    """Keeps the rows."""
+class _Evaluated(hooks.Hook):
+    """Evaluates where it is due, and keeps the rows."""
 
-    def __init__(self, num_values: int):
-        self.rows = metrics.empty(num_values)
+    def __init__(self, evaluator: evaluation.Evaluator):
+        self._evaluator = evaluator
+        self.rows = metrics.empty(len(evaluator.task.names))
+        self.next_stop, self.before = evaluator.next_stop, evaluator.before  # type: ignore[method-assign]
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Keeps them."""
+        """Evaluates the ends of epochs among the rows by the closed form."""
         self.rows = metrics.concatenate(self.rows, rows)
+        _take(self._evaluator, rows)
+
+
+def _take(evaluator: evaluation.Evaluator, rows: metrics.StepMetrics) -> None:
+    _, epochs = evaluator.ends(rows)
+    evaluator.take(epochs)
 
 
 class _OfOnesOwn(tf.Module):
@@ -381,7 +389,7 @@ def _train(
     evaluator = evaluation.Evaluator(made, datasets, config)
     reported: list[evaluation.EpochMetrics] = []
     evaluator.report = reported.append
-    rows = _Recorded(len(made.names))
+    evaluated = _Evaluated(evaluator)
     last_step = epochs * batches.steps_per_epoch
     loops.LOOPS[loop](
         made,
@@ -389,11 +397,11 @@ def _train(
         optimizer=optimizers.create(config, made.model.trainable_variables, last_step=last_step),
         first_step=0,
         last_step=last_step,
-        hook=hooks.Hooks([rows, evaluator]),
+        hook=evaluated,
         clock=clock.Clock(),
     )
     _report(evaluator, last_step)
-    return evaluator, _joined(reported), rows.rows
+    return evaluator, _joined(reported), evaluated.rows
 
 
 def _joined(reported: list[evaluation.EpochMetrics]) -> evaluation.EpochMetrics:
@@ -518,7 +526,7 @@ def test_best_is_the_first_of_equals(parts: list[slice]) -> None:
     evaluator = _symmetric()
     rows = _rows([0, 10, 20, 30, 40], [3.0, 1.0, -1.0, 2.0, 1.0])
     for part in parts:
-        evaluator.after(rows.select(part))
+        _take(evaluator, rows.select(part))
     assert evaluator.best == (10, 1.0)
     assert evaluator.best_variables == {"W": [1.0], "b": 0.0}
 
@@ -527,8 +535,8 @@ def test_only_ends_of_epochs_are_evaluated() -> None:
     evaluator = _symmetric()
     reported: list[evaluation.EpochMetrics] = []
     evaluator.report = reported.append
-    evaluator.after(_rows([9, 10, 11, 20], [0.0, 3.0, 0.0, 2.0]))
-    evaluator.after(_rows([21, 22], [0.0, 0.0]))
+    _take(evaluator, _rows([9, 10, 11, 20], [0.0, 3.0, 0.0, 2.0]))
+    _take(evaluator, _rows([21, 22], [0.0, 0.0]))
     assert [part.step.tolist() for part in reported] == [[10, 20]]
     assert reported[0].train["loss"].tolist() == [9.0, 4.0]
     assert evaluator.best == (20, 4.0)
@@ -537,7 +545,7 @@ def test_only_ends_of_epochs_are_evaluated() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_rows_from_a_divergence_on_are_not_evaluated(bad: float) -> None:
     evaluator = _symmetric()
-    evaluator.after(_rows([0, 10, 15, 20], [3.0, 2.0, bad, 1.0]))
+    _take(evaluator, _rows([0, 10, 15, 20], [3.0, 2.0, bad, 1.0]))
     assert evaluator.best == (10, 4.0)
 
 
@@ -608,10 +616,10 @@ def test_a_pass_that_is_not_finite_is_not_the_best() -> None:
 def test_best_of_an_earlier_process_stands_until_beaten() -> None:
     evaluator = _symmetric()
     evaluator.best = evaluation.Best(70, 1.0)
-    evaluator.after(_rows([80, 90], [1.0, 1.5]))
+    _take(evaluator, _rows([80, 90], [1.0, 1.5]))
     assert evaluator.best == (70, 1.0)
     assert evaluator.best_variables is None
-    evaluator.after(_rows([100], [0.5]))
+    _take(evaluator, _rows([100], [0.5]))
     assert evaluator.best == (100, 0.25)
     assert evaluator.best_variables == {"W": [0.5], "b": 0.0}
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from tensorboard.backend.event_processing import event_accumulator
 from pipeline.reporting import results
 from tests import helpers
 
-_ROWS = [{"step": 5 * k, "loss": k / 3, "größe": -k} for k in range(4)]
+_COLUMNS = {"step": 5 * np.arange(4), "loss": np.arange(4) / 3, "größe": -np.arange(4)}
+
+
+def _rows(first: int, end: int) -> dict[str, Any]:
+    return {name: column[first:end] for name, column in _COLUMNS.items()}
 
 
 def test_table_is_cut_back_to_what_it_was(tmp_path: pathlib.Path) -> None:
@@ -22,12 +27,12 @@ def test_table_is_cut_back_to_what_it_was(tmp_path: pathlib.Path) -> None:
     for saved in (0, 2):
         path.unlink(missing_ok=True)
         first = results.MetricsTable(path, size=0)
-        first.add(_ROWS[:saved])
+        first.add(_rows(0, saved))
         size = first.size()
-        first.add(_ROWS[saved:3])
+        first.add(_rows(saved, 3))
         second = results.MetricsTable(path, size=size)
-        second.add(_ROWS[saved:])
-        lines = [f"{r['step']},{r['loss']},{r['größe']}" for r in _ROWS]
+        second.add(_rows(saved, 4))
+        lines = [f"{5 * k},{k / 3},{-k}" for k in range(4)]
         assert path.read_text("utf-8").splitlines() == ["step,loss,größe", *lines]
         assert second.size() == path.stat().st_size
 

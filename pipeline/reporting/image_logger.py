@@ -12,7 +12,7 @@ from pipeline.reporting import plots, summary_writer
 from pipeline.training import evaluation, hooks, metrics
 
 _SECONDS_BETWEEN_DRAWINGS = 5.0
-_MOST_HISTOGRAMS = 32
+_MOST_HISTOGRAMS = 16
 _DRAWN = 4 ** np.arange(31, dtype=np.int64)  # steps
 
 
@@ -27,8 +27,8 @@ class _Fit(NamedTuple):
 class ImageLogger(hooks.Hook):
     """Draws the plots of one run.
 
-    Training stops at the steps 1, 4, 16, 64, ... to predict what the fit is drawn of, and at some
-    thirty even steps for the distribution of the residuals. Drawing takes as long as many thousand
+    Training stops at the steps 1, 4, 16, 64, ... to predict what the fit is drawn of, and at up to
+    16 even steps for the distribution of the residuals. Drawing takes as long as many thousand
     training steps, so it waits until some seconds have passed, or a checkpoint is saved.
     """
 

@@ -116,10 +116,10 @@ class Progress(hooks.Hook):
             return
         self._printing.done()
         speed = (rows.end - first_step) / (now - started)  # with all else that takes time
+        left = _duration((self.last_step - rows.end) / speed)
         text = (
             f"  step {rows.end:,} of {self.last_step:,} ({100 * rows.end // self.last_step}%), "
-            f"loss={number(float(rows.loss[-1]))}, {speed:,.0f} steps/s, "
-            f"{_duration((self.last_step - rows.end) / speed)} left"
+            f"{left} left, loss={number(float(rows.loss[-1]))}, {speed:,.0f} steps/s"
         )
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1

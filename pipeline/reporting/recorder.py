@@ -17,7 +17,7 @@ _MOST_RECORDED = 10_000  # steps of a run
 _SECONDS_BETWEEN_RATES = 1.0
 _LEAST_SECONDS_OF_RATE = 0.1  # of a shorter run
 _MOST_HISTOGRAMS = 100  # of a variable
-_MOST_REFERENCES = 64  # points of a flat line
+_MOST_REFERENCES = 16  # points of a flat line
 _TABLE = "metrics.csv"
 
 
@@ -169,7 +169,10 @@ class Recorder(hooks.Hook):
         some = rows.select(self._due(rows.step, max(self._every, self.history.stride)))
         if not len(some.step):
             return
-        values = {"training/learning_rate": self._learning_rate(some.step).numpy()}
+        values: dict[str, npt.ArrayLike] = {
+            "training/learning_rate": self._learning_rate.at(some.step),
+            "training/gradient_norm": some.gradient_norm,
+        }
         if self._reference and self._task.watches_all:
             values["training/distance_to_optimum"] = self._reference.distance(some.values)
         self._writer.scalars(some.step, values)
@@ -191,21 +194,20 @@ class Recorder(hooks.Hook):
 
     def _write_evaluations(self, ends: evaluation.EpochMetrics) -> None:
         """Writes the losses and metrics over all examples."""
-        epoch = ends.step // self._steps_per_epoch
-        columns: dict[str, Any] = {"step": ends.step, "epoch": epoch}
+        epoch, best = (step // self._steps_per_epoch for step in (ends.step, ends.best_step))
+        columns: dict[str, npt.NDArray[Any]] = {"step": ends.step, "epoch": epoch}
         for part, curve, numbers in (
             ("", "train", ends.train),
             ("validation_", "validation", ends.validation),
         ):
             if numbers:
-                tags = {f"evaluation/{name}": values for name, values in numbers.items()}
+                tags: dict[str, Any] = {f"evaluation/{name}": v for name, v in numbers.items()}
+                if curve == "train":
+                    tags["evaluation/best_epoch"] = best
                 self._writer.scalars(ends.step, tags, curve=curve)
             columns |= {f"{part}{name}": values for name, values in numbers.items()}
-        best = ends.best_step // self._steps_per_epoch
-        self._writer.scalars(ends.step, {"evaluation/best_epoch": best})
-        columns["learning_rate"] = self._learning_rate(ends.step).numpy()
-        rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
-        self._table.add(dict(zip(columns, row, strict=True)) for row in rows)
+        columns["learning_rate"] = self._learning_rate.at(ends.step)
+        self._table.add(columns)
 
     def _write_rates(self, step: int) -> None:
         """Writes the speed of training in about every second of it, or once in a shorter run."""

@@ -5,8 +5,10 @@ import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
+
+import numpy.typing as npt
 
 from pipeline import files
 
@@ -27,14 +29,13 @@ class MetricsTable:
         if path.exists():
             os.truncate(path, min(size, path.stat().st_size))
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Appends rows, the values by the names of their columns; the first one names them."""
+    def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Appends K rows, from columns [K] by their names."""
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            for row in rows:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if not file.tell():
-                    writer.writeheader()
-                writer.writerow(row)
+            writer = csv.writer(file, lineterminator="\n")
+            if not file.tell():
+                writer.writerow(columns)
+            writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 
     def size(self) -> int:
         """The size in bytes."""

@@ -87,10 +87,9 @@ class SummaryWriter:
         self._files: dict[str, event_file.EventFile] = {}
 
     def steps(self, rows: metrics.StepMetrics) -> None:
-        """Writes the rows of some training steps."""
+        """Writes the watched values and the loss of some training steps."""
         columns = dict(zip(self._names, rows.values.T, strict=True))
-        more = {"loss": rows.loss, "training/gradient_norm": rows.gradient_norm}
-        self.scalars(rows.step, columns | more)
+        self.scalars(rows.step, columns | {"loss": rows.loss})
 
     def scalars(
         self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], *, curve: str = "train"

@@ -250,7 +250,7 @@ class _Trainer:
         """Records what happened, as far as it goes."""
         message = divergence.message(end, self._config, self._evaluator)
         self._recorder.diverged(message)
-        self._write_result("diverged", step_of_divergence=end.step, message=message)
+        self._write_result("diverged", step=end.step, message=message)
         watch = cli.command("watch", str(self.run_dir.path))
         return errors.DivergedError(f"{message}; see it with: {watch}")
 

@@ -60,7 +60,7 @@ class Best(NamedTuple):
     loss: float = math.inf
 
 
-class Evaluator(hooks.Hook):
+class Evaluator:
     """Evaluates a model: whenever asked, and while it trains at the ends of epochs.
 
     Training stops for it at up to 1,000 epochs of a run, evenly chosen. Where the closed form of
@@ -131,10 +131,6 @@ class Evaluator(hooks.Hook):
                 raise hooks.EndOfTraining(step)
             if all(math.isfinite(part["loss"]) for part in evaluation if part):
                 self.receive(step, evaluation)  # else the next step ends training
-
-    def after(self, rows: metrics.StepMetrics) -> None:
-        """Evaluates the ends of epochs among rows by the closed form."""
-        self.take(self.ends(rows)[1])
 
     def ends(self, rows: metrics.StepMetrics) -> tuple[metrics.StepMetrics, EpochMetrics | None]:
         """The rows before divergence, and the ends of epochs among them by the closed form."""

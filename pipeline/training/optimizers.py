@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import config as config_lib
@@ -40,6 +42,13 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):  # type:
         if not self._warmup:
             return rate
         return rate * tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self._warmup)
+
+    def at(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """The same in numpy."""
+        if self.is_constant:  # as the operations below would find, in a hundred times as long
+            return np.full(steps.shape, self._rate, np.float32)
+        rates: npt.NDArray[np.float32] = self(tf.constant(steps)).numpy()
+        return rates
 
     @property
     def is_constant(self) -> bool:
