@@ -58,7 +58,7 @@ def refuse(arguments: list[str]) -> None:
     errors.require(not arguments, f"takes only flags; received {received!r}; see --help")
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def parse(arguments: list[str]) -> list[str]:
     """Parses flags; a mistake costs one line and exit code 2."""
     try:
         return flags.FLAGS(_with_settings_of_runs(arguments))
@@ -94,7 +94,7 @@ def parse_nothing(arguments: list[str]) -> list[str]:
 
 
 def start(
-    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = _parse
+    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse
 ) -> NoReturn:
     """Parses the flags, runs `main` on the other arguments, and exits with its code."""
     printing.open_streams()

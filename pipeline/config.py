@@ -178,6 +178,13 @@ class Config:
         0, "Steps between checkpoints, or 0 for --checkpoint_secs.", **_STEPS
     )
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
+    peer_timeout_secs: int = _field(
+        60,
+        "Of several workers (TF_CONFIG): seconds to wait for one that does not start, or answer.",
+        at_least=1,
+        at_most=86400,
+        **_PLACE,
+    )
     export: str = _field(
         "last",
         "Export the model of the last step, or that of the best evaluation. A finished run is "

@@ -16,6 +16,10 @@ class RunError(PipelineError):
     """Environment failure: a directory that can't be written to, a disk that is full."""
 
 
+class LostWorkerError(RunError):
+    """Another worker can't be reached."""
+
+
 class InputError(PipelineError):
     """A flag or an input file is wrong."""
 

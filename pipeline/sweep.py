@@ -26,6 +26,7 @@ from absl import flags
 from pipeline import cli, errors, files, printing, tf_runtime, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
 from pipeline.run import run_dir
 
 if TYPE_CHECKING:
@@ -111,6 +112,11 @@ def _define_flags() -> None:
 def main(arguments: list[str]) -> None:
     """Runs what the flags ask for."""
     cli.refuse(arguments)
+    errors.require(
+        workers.from_environment().count == 1,
+        "TF_CONFIG names several workers; a sweep trains its runs one after the other, in one "
+        "process: unset TF_CONFIG",
+    )
     configs = combinations()
     loaded = []
     for config in configs:

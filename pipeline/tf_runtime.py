@@ -10,8 +10,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from absl import logging as absl_logging
 
@@ -42,8 +42,11 @@ for line in sys.stdin.buffer:
 """
 
 
-def import_tensorflow() -> None:
-    """Imports and starts TensorFlow (seconds) without its start-up notes; warnings are kept."""
+def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
+    """Imports and starts TensorFlow (seconds) without its start-up notes; warnings are kept.
+
+    Returns what `start` gives, which is called before TensorFlow looks for devices.
+    """
     _settle_environment()
     absl_logging.set_verbosity(absl_logging.WARNING)
     # It warns of its own settings, which do not count here, and of a home without a cache.
@@ -54,9 +57,11 @@ def import_tensorflow() -> None:
     with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
         import tensorflow as tf
 
+        result = start()
         tf.config.list_logical_devices()
     gc.freeze()
     gc.enable()
+    return result
 
 
 def _settle_environment() -> None:

@@ -4,13 +4,16 @@ Example:
   python -m pipeline.train --epochs=100 --learning_rate=0.05
 
 A run writes to <logdir>/<run_name>: event files for TensorBoard, plots, checkpoints, and the
-trained model as a SavedModel.
+trained model as a SavedModel. Where TF_CONFIG names several workers, they train one model together.
 """
 
 import dataclasses
+from typing import Any
 
-from pipeline import cli, printing, tf_runtime, user_code
+from pipeline import cli, errors, printing, tf_runtime, user_code
+from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
 from pipeline.run import run_dir
 
 
@@ -22,16 +25,36 @@ def main(arguments: list[str]) -> None:
     config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
     user_code.functions(config)  # raises where there is none
-    directory.check(config)
-    datasets = datasets_lib.load(config)
-    printing.say(
-        f"Training {directory.path}: {config.model} model, {config.loop} loop, "
-        f"{len(datasets.train.y):,} examples, {config.epochs:,} epochs"
+    worker = workers.from_environment()
+    errors.require(
+        worker.count == 1 or config.loop == "custom",
+        "TF_CONFIG names several workers, which --loop=fit can't use: Keras 3 does not support "
+        "tf.distribute.MultiWorkerMirroredStrategy; use --loop=custom",
     )
-    tf_runtime.import_tensorflow()
+    if worker.is_chief:
+        directory.check(config)
+    datasets = datasets_lib.load(config, worker)
+    if worker.is_chief:
+        printing.say(
+            f"Training {directory.path}: {config.model} model, {config.loop} loop, "
+            f"{datasets.num_train:,} examples, {config.epochs:,} epochs"
+            + (f", {worker.count} workers" if worker.count > 1 else "")
+        )
+    if worker.count > 1:
+        workers.settle_environment()
+    communicator = tf_runtime.import_tensorflow(lambda: _meet(worker, config))
     from pipeline.run import trainer
 
-    trainer.train(config, datasets)
+    (trainer.train if worker.is_chief else trainer.follow)(config, datasets, communicator)
+
+
+def _meet(worker: workers.Worker, config: config_lib.Config) -> Any:
+    """The communicator of several workers, which waits for all of them; None for one."""
+    if worker.count == 1:
+        return None
+    from pipeline.distributed import communicator
+
+    return communicator.Communicator(worker, timeout_secs=config.peer_timeout_secs)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def pipeline(
         trained = make_task.make_task(config, datasets)
         variables = trained.model.trainable_variables
         updates = optimizers.create(config, variables, last_step=last_step)
-        _, chosen = compilation.prepare(config, trained, updates, datasets.train)
+        _, chosen = compilation.prepare(config, trained, updates, batches)
         evaluator = evaluation.Evaluator(trained, datasets, config)
         clock, stopwatch = clock_lib.Clock(), Stopwatch()
         with contextlib.redirect_stdout(io.StringIO()):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import compilation, make_task, optimizers, task
 from pipeline.training.compilation import Mode
@@ -155,7 +156,8 @@ def _prepare(
     made = make_task.make_task(config, datasets)
     optimizer = optimizers.create(config, made.model.trainable_variables, last_step=10)
     before = made.arrays()
-    graph, chosen = compilation.prepare(config, made, optimizer, examples)
+    batches = batches_lib.Batches(examples, config)
+    graph, chosen = compilation.prepare(config, made, optimizer, batches)
     after = made.arrays()
     assert all(np.array_equal(before[name], after[name]) for name in before)  # nothing has run
     return made, graph, chosen

@@ -184,7 +184,8 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     fields = dataclasses.fields(config_lib.Config)
     assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
         *("metrics", "run_eagerly", "data", "label", "features", "initialize_from"),
-        *("references", "profile_steps", "export", "logdir", "run_name", "overwrite"),
+        *("references", "profile_steps", "peer_timeout_secs", "export", "logdir", "run_name"),
+        "overwrite",
     ]
 
 

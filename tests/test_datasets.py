@@ -1,8 +1,6 @@
 """Tests of pipeline.data.datasets."""
 
 import pathlib
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -141,7 +139,7 @@ def test_columns_of_a_file_become_features_and_label(
     path = tmp_path / "data.csv"
     path.write_text("a,b,y\n1,2,3\n4,5,6\n")
     data = datasets.load(config_lib.Config(data=str(path), **flags))
-    assert data[1:] == (None, features, label, None)  # no validation examples, no true line
+    assert data[1:5] == (None, features, label, None)  # no validation examples, no true line
     assert data.train.x.dtype == data.train.y.dtype == np.float32
     np.testing.assert_array_equal(data.train.x, x)
     np.testing.assert_array_equal(data.train.y, y)
@@ -273,7 +271,5 @@ def test_fingerprint_of_the_same_examples_is_the_same() -> None:
 
 
 def test_fingerprint_does_not_change_between_processes() -> None:
-    """It is the CRC-32 of names and numbers, for it is kept in checkpoints."""
-    names = b"a\nb\ny"
-    numbers = struct.pack("<9f", 1, 2, 3, 4, 5, 6, 7, 8, 9)
-    assert _datasets().fingerprint() == zlib.crc32(names + numbers)
+    """Nor with the versions of anything, for it is kept in checkpoints."""
+    assert _datasets().fingerprint() == 28537962176084

@@ -46,6 +46,7 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     profile_steps="100,2000",
     checkpoint_every=100,
     checkpoint_secs=0.5,
+    peer_timeout_secs=5,
     export="best",
     logdir="some logs",
     run_name="a-b_c.d,e=f+1",

@@ -153,8 +153,8 @@ def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trai
     start = made.arrays()
     variables = made.model.trainable_variables
     optimizer = optimizers.create(config, variables, last_step=last)
-    _, (mode, _) = compilation.prepare(config, made, optimizer, examples)
     batches, hook = batches_lib.Batches(examples, config), _Recording(made)
+    _, (mode, _) = compilation.prepare(config, made, optimizer, batches)
     loops.LOOPS[config.loop](
         made,
         batches,

@@ -4,11 +4,13 @@ So that a mistake in a file is reported before TensorFlow is imported.
 """
 
 import csv
+import itertools
 import math
 import os
 import reprlib
 import unicodedata
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -63,8 +65,19 @@ def check_columns(path: str, header: list[str], names: list[str], *, flag: str =
     errors.require(is_unique, f"--{flag} must name each column once; received {_short.repr(names)}")
 
 
-def read_columns(path: str, names: list[str]) -> Array:
+def count_rows(path: str) -> int:
+    """The number of rows below the header."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return sum(1 for _ in _rows(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_columns(path: str, names: list[str], rows: npt.NDArray[np.bool_] | None = None) -> Array:
     """Reads columns by their names, as finite float32 numbers [rows, len(names)].
+
+    With `rows` it reads only those for which that is true.
 
     Raises:
       errors.InputError: a cell is not a finite number (the message says which one),
@@ -77,12 +90,11 @@ def read_columns(path: str, names: list[str]) -> Array:
     reads_all = len(columns) == len(header)
     try:
         with open(path, encoding="utf-8-sig") as file:
-            next(file)
-            has_rows = any(line.strip() for line in file)
+            has_rows = any(line.strip() for line in _rows(file))
         errors.require(has_rows, f"{path}: has a header but no rows below it")
         if not reads_all and (problem := _bad_cell(path, header, [])):
             raise problem  # loadtxt does not count the cells of rows that it reads in part
-        table = _load(path, None if reads_all else columns)
+        table = _load(path, None if reads_all else columns, rows)
         if not np.isfinite(table).all() or table.shape[1] != len(columns):
             raise ValueError("a number is not finite as float32, or a row has another length")
     except (OSError, ValueError) as error:  # UnicodeDecodeError is one
@@ -91,13 +103,23 @@ def read_columns(path: str, names: list[str]) -> Array:
     return table if is_in_order else table[:, columns]
 
 
-def _load(path: str, columns: list[int] | None) -> Array:
+def _rows(file: TextIO) -> Iterator[str]:
+    """The lines below the header that are not empty."""
+    next(file)
+    return (line for line in file if line.strip("\r\n"))
+
+
+def _load(path: str, columns: list[int] | None, rows: npt.NDArray[np.bool_] | None) -> Array:
     """The numbers below the header.
 
     numpy.loadtxt is as fast here as pandas, pyarrow or polars, in half their memory.
     """
     format_: Any = {"delimiter": ",", "comments": None, "quotechar": '"', "encoding": "utf-8-sig"}
-    return np.loadtxt(path, np.float32, skiprows=1, usecols=columns, ndmin=2, **format_)
+    format_ |= {"dtype": np.float32, "usecols": columns, "ndmin": 2}
+    if rows is None:
+        return np.loadtxt(path, skiprows=1, **format_)
+    with open(path, encoding="utf-8-sig") as file:
+        return np.loadtxt(itertools.compress(_rows(file), rows), **format_)
 
 
 def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputError | None:

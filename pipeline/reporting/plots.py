@@ -65,7 +65,8 @@ class Sample(NamedTuple):
         ends = float(x.min()), float(x.max())
         inputs = np.linspace(*ends, _CURVE)[:, None] if x.shape[1] == 1 else x
         inputs = inputs.astype(np.float32, copy=False)
-        return cls(x, y, inputs, *datasets[2:], count <= _MOST_DOTS)
+        is_whole = datasets.num_train == len(chosen)
+        return cls(x, y, inputs, *datasets[2:5], is_whole)
 
 
 def png(figure: Figure) -> bytes:

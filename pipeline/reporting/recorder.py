@@ -49,7 +49,7 @@ class Recorder(hooks.Hook):
         self._config, self._datasets = config, evaluator.datasets
         self._repeat_command, self._compilation = repeat_command, compilation
         self._steps_per_epoch = evaluator.steps_per_epoch
-        self._last_step = config.last_step(len(self._datasets.train.y))
+        self._last_step = config.last_step(self._datasets.num_train)
         self._steps_between = evaluator.steps_between
         self._task, self._reference = evaluator.task, evaluator.closed_form.train
         self._names = self._task.names
@@ -83,8 +83,8 @@ class Recorder(hooks.Hook):
 
     def start(self, graph: Any | None) -> None:
         """Writes what is known before training; `graph` is the GraphDef of the step, if any."""
-        count = len(self._datasets.train.y)
-        self._writer.hparams({**self._config.compared, "num_examples": count})
+        examples = {"num_examples": self._datasets.num_train}
+        self._writer.hparams(self._config.compared | examples)
         self._writer.layout()
         self._writer.text("settings", self._settings(), step=0)
         if graph is not None:
@@ -214,7 +214,7 @@ class Recorder(hooks.Hook):
         steps, seconds = self._clock.steps - self._rated[0], self._clock.seconds - self._rated[1]
         is_short = step == self._last_step and self._rated[1] == 0
         if seconds >= (_LEAST_SECONDS_OF_RATE if is_short else _SECONDS_BETWEEN_RATES):
-            rate, batch = steps / seconds, len(self._datasets.train.y) / self._steps_per_epoch
+            rate, batch = steps / seconds, self._datasets.num_train / self._steps_per_epoch
             values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
             tags = {f"speed/{name}": value for name, value in values.items()}
             self._writer.scalars([step - 1], tags)  # a run resumed at `step` keeps it
@@ -236,14 +236,15 @@ class Recorder(hooks.Hook):
 
     def _settings(self) -> str:
         """The settings, the versions and the data as a table in Markdown."""
-        count, validation = len(self._datasets.train.y), self._datasets.validation
+        datasets = self._datasets
         rows = {
             "repeat": f"`{self._repeat_command}`",
-            "examples": f"{count:,} to train on, "
-            f"{0 if validation is None else len(validation.y):,} to validate",
+            "examples": f"{datasets.num_train:,} to train on, {datasets.num_validation:,} to "
+            "validate",
+            **({"workers": str(datasets.worker.count)} if datasets.worker.count > 1 else {}),
             "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
             **{name: f"`{value}`" for name, value in self._config.applied.items()},
-            "features": ", ".join(self._datasets.features[:20]),
+            "features": ", ".join(datasets.features[:20]),
             "compilation": self._compilation,
             "python": f"{platform.python_version()} on {platform.platform()}",
             **results.versions(),

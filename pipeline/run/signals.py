@@ -12,10 +12,13 @@ class StopRequest:
     """While entered, remembers a signal until the run has saved a checkpoint.
 
     A second signal aborts the process immediately.
+
+    Attributes:
+      received: The number of the signal.
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -30,16 +33,20 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         """Whether a signal has come."""
-        return self._received is not None
+        return self.received is not None
 
     def check(self, how_to_resume: str) -> None:
         """Raises errors.StoppedError if a signal has come."""
-        if self._received is not None:
-            raise errors.StoppedError(self._received, how_to_resume)
+        if self.received is not None:
+            raise errors.StoppedError(self.received, how_to_resume)
+
+    def follow(self, number: int) -> None:
+        """Takes a signal that another worker has got for one's own."""
+        self.received = self.received or number
 
     def _remember(self, number: int, frame: types.FrameType | None) -> None:
         del frame
-        self._received = number
+        self.received = number
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
         name = signal.Signals(number).name

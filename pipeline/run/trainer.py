@@ -10,6 +10,7 @@ from pipeline import cli, errors, files, flagfile, printing
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import communicator as communicator_lib
 from pipeline.reporting import profiler, progress, recorder, results
 from pipeline.run import (
     checkpoints,
@@ -19,16 +20,17 @@ from pipeline.run import (
     run_dir,
     run_state,
     signals,
+    team,
 )
 from pipeline.training import clock as clock_lib
 from pipeline.training import (
     compilation,
     evaluation,
     hooks,
-    loops,
     make_task,
     metrics,
     optimizers,
+    task,
     train_step,
 )
 
@@ -42,20 +44,27 @@ class Result(NamedTuple):
     report: str
 
 
-def train(config: config_lib.Config, datasets: datasets_lib.Datasets) -> Result:
+def train(
+    config: config_lib.Config,
+    datasets: datasets_lib.Datasets,
+    communicator: communicator_lib.Communicator | None = None,
+) -> Result:
     """Trains a model and leaves the directory of a finished run.
 
     Where that holds an unfinished run of the same settings, resumes it. A signal ends the training
     early, after a checkpoint; at any other time there is nothing to save, and it ends the process.
+
+    Of several workers, this is what the chief calls.
 
     Raises:
       errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
       errors.RunError: the directory can't be written to, or its checkpoints are damaged.
       errors.DivergedError: the loss became infinite or NaN, or rose beyond any doubt.
       errors.StoppedError: a signal stopped the run; it can be resumed.
+      errors.LostWorkerError: another worker can't be reached; all can be started again.
     """
-    trainer = _Trainer(config, datasets)
-    with trainer.run_dir.opened(config) as resumes:
+    trainer = _Trainer(config, datasets, communicator)
+    with trainer.team.ending(), trainer.run_dir.opened(config) as resumes:
         try:
             return trainer.run(resumes=resumes)
         except (OSError, tf.errors.OpError) as error:
@@ -65,26 +74,51 @@ def train(config: config_lib.Config, datasets: datasets_lib.Datasets) -> Result:
             ) from error
 
 
+def follow(
+    config: config_lib.Config,
+    datasets: datasets_lib.Datasets,
+    communicator: communicator_lib.Communicator,
+) -> None:
+    """Does the part of another worker than the chief, and leaves nothing.
+
+    Raises:
+      As `train` does.
+    """
+    _Trainer(config, datasets, communicator).follow()
+
+
 class _Trainer:
     """What one process does for a run."""
 
-    def __init__(self, config: config_lib.Config, datasets: datasets_lib.Datasets):
+    def __init__(
+        self,
+        config: config_lib.Config,
+        datasets: datasets_lib.Datasets,
+        communicator: communicator_lib.Communicator | None,
+    ):
         """Prepares all that can be wrong; nothing is written yet."""
         self._config, self._datasets = config, datasets
-        self._fingerprint = datasets.fingerprint()
+        self._stop = signals.StopRequest()
+        self.team = team.Team(communicator, self._stop)
         self.run_dir = run_dir.RunDir.of(config)
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
-        self._batches = batches_lib.Batches(datasets.train, config)
-        self._last_step = config.last_step(len(datasets.train.y))
+        worker = datasets.worker
+        self._batches = batches_lib.Batches(
+            datasets.train, config, worker=worker, count=datasets.num_train
+        )
+        self._last_step = config.last_step(datasets.num_train)
         self._task = make_task.make_task(config, datasets)
-        if config.initialize_from and not self.run_dir.resumes(config):
+        if worker.is_chief and config.initialize_from and not self.run_dir.resumes(config):
             initialization.initialize(self._task, config.initialize_from)
         variables = self._task.model.trainable_variables
         self._optimizer = optimizers.create(config, variables, last_step=self._last_step)
         self._graph, self._compilation = compilation.prepare(
-            config, self._task, self._optimizer, datasets.train
+            config, self._task, self._optimizer, self._batches
         )
-        self._evaluator = evaluation.Evaluator(self._task, datasets, config)
+        self.team.check(config, datasets, self._task)
+        self._fingerprint = self.team.fingerprint(datasets)
+        self._evaluator = evaluation.Evaluator(self._task, datasets, config, self.team.total)
+        self._evaluator.before_passes = lambda: self.team.tell(team.Command.EVALUATE)
         directory = self.run_dir.checkpoints
         self._checkpoints = checkpoints.Checkpoints(directory, self._task, self._optimizer)
 
@@ -92,6 +126,8 @@ class _Trainer:
         """Trains from the start or from the newest checkpoint, and finishes."""
         self._checkpoints.remove_unfinished()
         state = self._checkpoints.restore() if resumes else None
+        self.team.tell(team.Command.START, state.step if state else 0)
+        self._take_from_chief()
         self._clock = clock_lib.Clock(not_before=state.time if state else 0)
         self._seconds_before = state.seconds if state else 0.0
         if state is not None:
@@ -120,6 +156,38 @@ class _Trainer:
         self._export(result.evaluation)
         self._say_what_next()
         return result
+
+    def follow(self) -> None:
+        """Does another worker's part of a run that the chief records."""
+        evaluate = lambda amount: self._evaluator.evaluate()  # noqa: ARG005, E731
+        work = {team.Command.EVALUATE: evaluate, team.Command.LAST_ROW: self._row}
+        following = team.Following(self.team, work)
+        try:
+            with self._stop:
+                _, first_step = self.team.hear()
+                self._take_from_chief()
+                if first_step < self._last_step:
+                    self._loop(first_step, following, clock_lib.Clock())
+                following.before(self._last_step)
+        except team.Ended as end:
+            end.check(self.command)
+
+    def _take_from_chief(self) -> None:
+        """Gives all workers the chief's variables, bit for bit."""
+        own = [*self._task.variables.values(), *self._optimizer.variables]
+        self.team.from_chief(map(task.inner_variable, own))
+
+    def _loop(self, first_step: int, hook: hooks.Hook, clock: clock_lib.Clock) -> None:
+        self.team.loop(self._config.loop)(
+            self._task,
+            self._batches,
+            optimizer=self._optimizer,
+            first_step=first_step,
+            last_step=self._last_step,
+            hook=hook,
+            clock=clock,
+            mode=self._compilation.mode,
+        )
 
     def _finish_again(self, exported: export.Steps, final: evaluation.Evaluation) -> Result:
         """Exports a finished run again if its newest export is not what is wanted."""
@@ -193,22 +261,14 @@ class _Trainer:
         config = self._config
         steps, seconds = config.checkpoint_every, config.checkpoint_secs
         every = hooks.Every(steps=steps, seconds=seconds, step=first_step)
-        stop = signals.StopRequest()
+        stop = self._stop
         save = checkpoints.SaveCheckpoints(self._save, every, stop, self.command)
         profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
         shows = [self._recorder.progress, self._recorder.images, profile]
         with stop, contextlib.closing(profile):
             try:
-                loops.LOOPS[config.loop](
-                    self._task,
-                    self._batches,
-                    optimizer=self._optimizer,
-                    first_step=first_step,
-                    last_step=self._last_step,
-                    hook=hooks.Hooks([self._records, *shows, save]),
-                    clock=self._clock,
-                    mode=self._compilation.mode,
-                )
+                hook = self.team.leading(hooks.Hooks([self._records, *shows, save]))
+                self._loop(first_step, hook, self._clock)
             except hooks.EndOfTraining as end:
                 self._save(end.step)
                 self._last_step = end.step
@@ -233,9 +293,8 @@ class _Trainer:
     def _finish(self) -> evaluation.Evaluation:
         """Evaluates and records the state after the last update."""
         step = self._last_step
-        x, y = next(iter(self._batches.singly(step, step + 1)))  # of the next update
-        result = train_step.evaluate(self._task, x, y)
-        row = (tensor.numpy()[None] for tensor in (self._task.values(), *result))
+        self.team.tell(team.Command.LAST_ROW, step)
+        row = (tensor.numpy()[None] for tensor in (self._task.values(), *self._row(step)))
         last = metrics.StepMetrics(np.array([step]), *row)
         if not len(last.until_divergence().step):
             raise hooks.Divergence(step, float(last.loss[0]))
@@ -245,6 +304,12 @@ class _Trainer:
         self._recorder.finish(last, final)
         self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
         return final
+
+    def _row(self, step: int) -> train_step.StepResult:
+        """What the next update would tell."""
+        x, y = next(iter(self._batches.singly(step, step + 1)))
+        part = self.team.part(self._batches.size(step))
+        return train_step.evaluate(self._task, x, y, part, self.team.total_of_tensor)
 
     def _diverged(self, end: hooks.Divergence) -> errors.DivergedError:
         """Records what happened, as far as it goes."""

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
 from pipeline.training import least_squares, passes, task
 
 _MOST_WORK = 1e10  # multiplications that the closed form may cost: one or two seconds
 _TOLERANCE = 1e-3  # relative, of a pass in float32 against the closed form
 _SMALLEST = 1e-34  # mean loss; of a smaller one, float32 loses more than that
 _PROBES = 2
-_MOST_LABELS = 10_000  # from which the size of the labels is taken
 
 _OTHER_TASK = "this model with this loss is not linear regression"
 _NOT_FLOAT32 = "least squares of these examples can't be checked in the range of float32"
@@ -26,23 +26,32 @@ class ClosedForm(NamedTuple):
 
     @classmethod
     def of(
-        cls, trained: task.Task, datasets: datasets_lib.Datasets, passes_: passes.Passes
+        cls,
+        trained: task.Task,
+        datasets: datasets_lib.Datasets,
+        passes_: passes.Passes,
+        total: workers.Total = workers.alone,
     ) -> "ClosedForm":
-        """Solves for the examples, unless passes of the model show that it is something else."""
+        """Solves for the examples, unless passes of the model show that it is something else.
+
+        `total` adds up over all workers.
+        """
         if not trained.is_linear_regression:
             return cls(None, None)
-        train, validation = datasets.train, datasets.validation
-        count, num_features = train.x.shape
+        train, validation = datasets.evaluated, datasets.validation
+        num_features = train.x.shape[1]
         if trained.num_trainable != num_features + 1:
             return cls(None, None, _OTHER_TASK)
-        work = sum(least_squares.work(part) for part in (train, validation) if part)
-        if work > _MOST_WORK:
-            reason = f"{num_features:,} features of {count:,} examples take too long to solve for"
+        counts = datasets.num_train, datasets.num_validation
+        if sum(least_squares.work(count, num_features) for count in counts if count) > _MOST_WORK:
+            reason = (
+                f"{num_features:,} features of {counts[0]:,} examples take too long to solve for"
+            )
             return cls(None, None, reason)
-        solved = least_squares.LeastSquares.of(train)
+        solved = least_squares.LeastSquares.of(train, total)
         if why_not := _why_not(solved, trained, train, passes_):
             return cls(None, None, why_not)
-        return cls(solved, validation and least_squares.LeastSquares.of(validation))
+        return cls(solved, validation and least_squares.LeastSquares.of(validation, total))
 
 
 def _why_not(
@@ -56,8 +65,7 @@ def _why_not(
     The values make predictions about as large as the labels, so that float32 is exact enough.
     Returns '' where they do.
     """
-    some = examples.y[:: -(-len(examples.y) // _MOST_LABELS)]
-    size = float(np.sqrt(np.mean(np.square(some, dtype=np.float64)))) or 1.0
+    size = float(np.sqrt(solved.loss(np.zeros([1, len(solved.solution)])))[0]) or 1.0
     scale = np.append(np.sqrt(np.diagonal(solved.covariance) + solved.mean**2), 1.0)
     random = np.random.default_rng(0).standard_normal((_PROBES, len(scale)))
     probes = random * size / np.where(scale > 0, scale, 1.0)

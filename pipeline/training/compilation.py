@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
-from pipeline.data import datasets
+from pipeline.data import batches as batches_lib
 from pipeline.training import optimizers, task, train_step
 
 # On CPUs the code that XLA makes for these operations is slower than TensorFlow's kernels, by
@@ -40,7 +40,7 @@ def prepare(
     config: config_lib.Config,
     trained: task.Task,
     optimizer: optimizers.Optimizer,
-    examples: datasets.Examples,
+    batches: batches_lib.Batches,
 ) -> tuple[Any, Compilation]:
     """Traces the training step, and chooses how it is run.
 
@@ -55,7 +55,7 @@ def prepare(
         return None, Compilation(Mode.EAGER)
     functions = user_code.functions(config).values()
     with user_code.blamed("tracing the training step", *functions):
-        traced = train_step.trace(trained, optimizer, num_features=examples.x.shape[1])
+        traced = train_step.trace(trained, optimizer, num_features=batches.num_features)
         graph = traced.as_graph_def()
         _check_variables(traced, trained, optimizer)
         _check_repeatable(graph)
@@ -63,11 +63,10 @@ def prepare(
     is_auto = config.jit_compile == "auto" and on_cpu
     if config.jit_compile == "false" or (is_auto and config.loop == "fit"):  # as Keras decides
         return graph, Compilation(Mode.GRAPH)
-    batch_size = min(config.batch_size or len(examples.y), len(examples.y))
+    batch_size = batches.batch_size // batches.worker.count
     reason = _slower_in_xla(graph, batch_size * trained.num_trainable) if is_auto else ""
     if not reason and any(function.is_own for function in functions):
-        batch = (tf.constant(array[:batch_size]) for array in examples)
-        reason = _try_xla(trained, optimizer, *batch)
+        reason = _try_xla(trained, optimizer, *next(iter(batches.singly(0, 1))))
     return graph, Compilation(Mode.GRAPH if reason else Mode.XLA, reason)
 
 

@@ -1,5 +1,6 @@
 """The hand-written training loop: a GradientTape inside one compiled function."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data import batches as batches_lib
+from pipeline.distributed import communicator as communicator_lib
 from pipeline.training import clock as clock_lib
 from pipeline.training import compilation, hooks, metrics, optimizers, task, train_step
 
@@ -16,13 +18,17 @@ def make_training_loop(
     batches: batches_lib.Batches,
     optimizer: optimizers.Optimizer,
     mode: compilation.Mode,
+    communicator: communicator_lib.Communicator | None = None,
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Makes the function that trains through a block of batches in one call.
 
     The number of steps is a tensor, so one executable serves every number of steps, and a run
     that is cut anywhere has the same bits.
     """
-    step = _make_step(trained, batches, optimizer)
+    if communicator is None:
+        step = _make_step(trained, batches, optimizer)
+    else:
+        step = _make_shared_step(trained, batches, optimizer, mode, communicator)
 
     def training_loop(
         block: batches_lib.Block, first: tf.Tensor, steps: tf.Tensor
@@ -43,7 +49,8 @@ def make_training_loop(
 
     if mode is compilation.Mode.EAGER:
         return training_loop
-    is_xla = mode is compilation.Mode.XLA
+    # On a CPU, XLA has no collectives: it compiles what is between them.
+    is_xla = mode is compilation.Mode.XLA and communicator is None
     return tf.function(training_loop, jit_compile=is_xla)  # type: ignore[no-any-return]
 
 
@@ -66,6 +73,44 @@ def _make_step(
     return step  # type: ignore[no-any-return]
 
 
+def _make_shared_step(
+    trained: task.Task,
+    batches: batches_lib.Batches,
+    optimizer: optimizers.Optimizer,
+    mode: compilation.Mode,
+    communicator: communicator_lib.Communicator,
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Makes the function of one update on this worker's part of a batch, together with the others.
+
+    One message a step: a second one would take as long as the first.
+    """
+
+    def addend(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
+        part, size = task.Part(batch_size, batches.worker.count), batches.part(batch_size)
+        return train_step.addend(trained, x[:size], y[:size], part)
+
+    def addend_of(x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        whole = functools.partial(addend, x, y, batches.batch_size)
+        if not batches.short_size:
+            return whole()
+        short = functools.partial(addend, x, y, batches.short_size)
+        return tf.cond(size < batches.batch_size, short, whole)
+
+    def update(total: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return trained.values(), *train_step.update(trained, optimizer, total)
+
+    if mode is not compilation.Mode.EAGER:
+        is_xla = mode is compilation.Mode.XLA
+        make = functools.partial(tf.function, jit_compile=is_xla, autograph=False)
+        addend_of, update = make(addend_of), make(update)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def step(x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return update(communicator.total(addend_of(x, y, size)))
+
+    return step  # type: ignore[no-any-return]
+
+
 def train(
     trained: task.Task,
     batches: batches_lib.Batches,
@@ -76,9 +121,14 @@ def train(
     hook: hooks.Hook,
     clock: clock_lib.Clock,
     mode: compilation.Mode = compilation.Mode.XLA,
+    communicator: communicator_lib.Communicator | None = None,
 ) -> None:
-    """Trains from first_step to last_step; the arguments are those of loops.Loop."""
-    training_loop = make_training_loop(trained, batches, optimizer, mode)
+    """Trains from first_step to last_step; the arguments are those of loops.Loop.
+
+    Workers that train together call this with the same arguments, but for their part of the
+    batches, and with hooks that stop at the same steps.
+    """
+    training_loop = make_training_loop(trained, batches, optimizer, mode, communicator)
     step, none = first_step, tf.constant(0)
     for block in batches.blocks(first_step, last_step):
         if step == first_step and mode is not compilation.Mode.EAGER:
@@ -89,8 +139,9 @@ def train(
             stop = int(min(block_end, hook.next_stop(step)))
             first, steps = tf.constant(step - block_start), tf.constant(stop - step)
             since = clock.now()
-            arrays = training_loop(block, first, steps)
-            rows = [array.numpy()[: stop - step] for array in arrays]
+            with communicator.reported() if communicator else contextlib.nullcontext():
+                arrays = training_loop(block, first, steps)
+                rows = [array.numpy()[: stop - step] for array in arrays]
             clock.trained(step, stop, since=since)
             hook.after(metrics.StepMetrics(np.arange(step, stop), *rows))
             step = stop

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
 from pipeline.training import closed_form, hooks, metrics, passes, task
 
 _MOST_STOPS = 1000  # epochs of a run that training stops at to be evaluated
@@ -76,24 +77,31 @@ class Evaluator:
       best_variables: Its variables by name, None if an earlier process found it.
       start_loss: The training loss before training.
       report: Is called with the metrics of each evaluated epoch, in order.
+      before_passes: Is called before passes over the examples.
     """
 
     def __init__(
-        self, evaluated: task.Task, datasets: datasets_lib.Datasets, config: config_lib.Config
+        self,
+        evaluated: task.Task,
+        datasets: datasets_lib.Datasets,
+        config: config_lib.Config,
+        total: workers.Total = workers.alone,
     ):
         """Prepares to evaluate the model of a task in the run of a config.
+
+        `total` adds up over all workers that evaluate together.
 
         Raises:
           errors.InputError: a metric is not for this model.
         """
         self.task, self.datasets = evaluated, datasets
-        count, num_features = datasets.train.x.shape
-        self.steps_per_epoch = config_lib.steps_per_epoch(count, config.batch_size)
+        num_features = datasets.train.x.shape[1]
+        self.steps_per_epoch = config_lib.steps_per_epoch(datasets.num_train, config.batch_size)
         epochs_between = metrics.stride(config.epochs, _MOST_STOPS)
         self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
-        self._passes = passes.Passes(evaluated, config, num_features=num_features)
-        self.closed_form = closed_form.ClosedForm.of(evaluated, datasets, self._passes)
+        self._passes = passes.Passes(evaluated, config, num_features=num_features, total=total)
+        self.closed_form = closed_form.ClosedForm.of(evaluated, datasets, self._passes, total)
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and evaluated.watches_all
         self._stops = not is_in_rows or self._has_metrics or bool(self._patience)
@@ -101,13 +109,15 @@ class Evaluator:
         self.best_variables: task.Arrays | None = None
         self.start_loss = math.nan
         self.report: Callable[[EpochMetrics], object] = id
+        self.before_passes: Callable[[], object] = lambda: None
 
     def evaluate(self) -> Evaluation:
         """Evaluates the model as it is now."""
-        train, validation = self.datasets.train, self.datasets.validation
+        train, validation = self.datasets.evaluated, self.datasets.validation
         if self.closed_form.train and not self._has_metrics:
             parts = self._by_closed_form(self.task.numbers().numpy()[None])
             return Evaluation(*({k: float(v[0]) for k, v in part.items()} for part in parts))
+        self.before_passes()
         of_validation = self._passes.evaluate(validation) if validation else {}
         return Evaluation(self._passes.evaluate(train), of_validation)
 

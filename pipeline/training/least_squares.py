@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data import datasets
+from pipeline.distributed import workers
 
 Float64 = npt.NDArray[np.float64]
 
@@ -31,24 +32,27 @@ class LeastSquares(NamedTuple):
     covariance: Float64  # [D, D], of x
 
     @classmethod
-    def of(cls, examples: datasets.Examples) -> "LeastSquares":
-        """Solves for the examples."""
+    def of(
+        cls, examples: datasets.Examples, total: workers.Total = workers.alone
+    ) -> "LeastSquares":
+        """Solves for the examples, of each worker its own; `total` adds up over all workers."""
         x, y = examples
-        mean: Float64 = np.zeros(x.shape[1])
-        y_mean = 0.0
+        count = float(total(np.array([len(x)], np.float64))[0])
+        sums: Float64 = np.zeros(x.shape[1] + 1)
         for part, label in _chunks(x, y):
-            mean = mean + part.sum(axis=0) / len(x)
-            y_mean += float(label.sum() / len(x))
-        covariance: Float64 = np.zeros((x.shape[1], x.shape[1]))
-        with_y: Float64 = np.zeros(x.shape[1])
+            sums += np.append(part.sum(axis=0), label.sum()) / count
+        *_, y_mean = means = total(sums)
+        mean = means[:-1]
+        products: Float64 = np.zeros((x.shape[1] + 1, x.shape[1]))  # covariance, then with y
         for part, label in _chunks(x, y):
             centred = part - mean
-            covariance = covariance + centred.T @ centred / len(x)
-            with_y = with_y + centred.T @ (label - y_mean) / len(x)
-        W = _solve(covariance, with_y)
+            products += np.vstack([centred.T, label - y_mean]) @ centred / count
+        products = total(products.ravel()).reshape(products.shape)
+        W = _solve(products[:-1], products[-1])
         b = y_mean - float(mean @ W)
         squares = sum(float(np.square(q - p @ W - b).sum()) for p, q in _chunks(x, y))
-        return cls(np.append(W, b), squares / len(x), mean, covariance)
+        minimum = float(total(np.array([squares]))[0]) / count
+        return cls(np.append(W, b), minimum, mean, products[:-1])
 
     def loss(self, values: npt.ArrayLike) -> Float64:
         """The loss [K] of K states."""
@@ -76,13 +80,12 @@ class LeastSquares(NamedTuple):
         return float(2 / np.linalg.eigvalsh(hessian)[-1])
 
 
-def work(examples: datasets.Examples) -> int:
-    """About how many multiplications it takes to solve for some examples.
+def work(count: int, num_features: int) -> int:
+    """About how many multiplications it takes to solve for so many examples.
 
     The covariance takes one for each of N * D * D, its decomposition some for each of D * D * D.
     """
-    num_features: int = examples.x.shape[1]
-    return num_features**2 * (len(examples.y) + 5 * num_features)
+    return num_features**2 * (count + 5 * num_features)
 
 
 def _solve(covariance: Float64, with_y: Float64) -> Float64:

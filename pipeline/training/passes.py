@@ -10,6 +10,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets
+from pipeline.distributed import workers
 from pipeline.training import task
 
 _CHUNK = 2**20  # elements of x in one call
@@ -18,13 +19,20 @@ _CHUNK = 2**20  # elements of x in one call
 class Passes:
     """Computes losses and metrics of a model as it is now, over any examples."""
 
-    def __init__(self, evaluated: task.Task, config: config_lib.Config, *, num_features: int):
-        """Prepares the metrics of the config.
+    def __init__(
+        self,
+        evaluated: task.Task,
+        config: config_lib.Config,
+        *,
+        num_features: int,
+        total: workers.Total = workers.alone,
+    ):
+        """Prepares the metrics of the config; `total` adds up the numbers of all workers.
 
         Raises:
           errors.InputError: Keras has no such metric.
         """
-        self._task = evaluated
+        self._task, self._total = evaluated, total
         self._metrics: dict[str, tf.keras.metrics.Metric] = {}
         for name in config.metric_names:
             self._metrics[name] = _metric(name, evaluated, num_features)
@@ -38,18 +46,25 @@ class Passes:
         self._compiled: Callable[..., tf.Tensor] = run
 
     def loss(self, examples: datasets.Examples, *, is_compiled: bool = True) -> float:
-        """The mean loss over the examples; not compiled, which a single pass is not worth."""
+        """The mean loss over the examples, of each worker its own.
+
+        It may be not compiled, which a single pass is not worth.
+        """
         run = self._compiled if is_compiled else self._look_at
         rows = max(1, _CHUNK // examples.x.shape[1])
         chunks = (slice(first, first + rows) for first in range(0, len(examples.y), rows))
         sums = (run(*(tf.constant(array[chunk]) for array in examples)) for chunk in chunks)
-        return math.fsum(map(float, sums)) / len(examples.y)
+        own = [math.fsum(map(float, sums)), len(examples.y)]
+        loss, count = self._total(np.array(own, np.float64))
+        return float(loss / count)
 
     def evaluate(self, examples: datasets.Examples) -> dict[str, float]:
         """The mean loss, and each metric by its name."""
         for metric in self._metrics.values():
             metric.reset_state()
         loss = self.loss(examples)
+        for metric in self._metrics.values():
+            _add_up(metric, self._total)
         return {"loss": loss, **{name: _number(metric) for name, metric in self._metrics.items()}}
 
     def _look_at(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -86,6 +101,14 @@ def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:
     """Updates a metric of Keras, which wants columns."""
     columns = prediction[:, None] if prediction.shape.rank == 1 else prediction
     metric.update_state(y[:, None], columns)
+
+
+def _add_up(metric: Any, total: workers.Total) -> None:
+    """Makes the state of a metric of Keras, which consists of sums, that of all workers."""
+    if total is not workers.alone:
+        for variable in metric.variables:
+            own = np.asarray(variable, np.float64)
+            variable.assign(np.reshape(total(own.ravel()), own.shape))
 
 
 def _number(metric: Any) -> float:

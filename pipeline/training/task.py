@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,13 @@ from pipeline.training import losses, norms
 _MOST_WATCHED = 16  # trainable numbers that are watched one by one
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Part(NamedTuple):
+    """What a worker's part of a batch belongs to."""
+
+    batch_size: int  # of all workers
+    num_workers: int
 
 
 class Task:
@@ -81,10 +88,15 @@ class Task:
         terms = self.model.losses if self._may_have_penalty else []
         return tf.add_n(terms) if terms else tf.constant(0.0)
 
-    def batch_loss(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """The loss (scalar) of a batch x [B, D] and y [B] that is trained on."""
+    def batch_loss(self, x: tf.Tensor, y: tf.Tensor, part: Part | None = None) -> tf.Tensor:
+        """The loss (scalar) of a batch x [B, D] and y [B] that is trained on.
+
+        Of a worker's part of a batch it is the addend: the sum over the workers is the loss.
+        """
         each = self.losses_of(y, self.predict(x, training=True))
-        return tf.reduce_mean(each) + self.penalty()
+        if part is None:
+            return tf.reduce_mean(each) + self.penalty()
+        return tf.reduce_sum(each) / part.batch_size + self.penalty() / part.num_workers
 
     def values(self) -> tf.Tensor:
         """The watched values [M] float32 of the model as it is now."""

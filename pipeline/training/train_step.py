@@ -1,5 +1,6 @@
 """One training step: forward pass, gradients, update. Used by the custom loop and its graph."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -30,13 +31,45 @@ def train(
         return StepResult(loss, norms.global_norm(gradients))
 
 
-def evaluate(trained: task.Task, x: tf.Tensor, y: tf.Tensor) -> StepResult:
-    """The same without the update: what the next step would tell."""
+def addend(trained: task.Task, x: tf.Tensor, y: tf.Tensor, part: task.Part | None) -> tf.Tensor:
+    """The loss of a worker's part of a batch, or of a whole one, and its gradients, as a vector.
+
+    The sum over the workers is that of the whole batch.
+    """
+    with tf.GradientTape() as tape:
+        loss = trained.batch_loss(x, y, part)
+    gradients = _dense(trained, tape.gradient(loss, trained.model.trainable_variables))
+    return tf.concat([tf.reshape(each, [-1]) for each in (loss, *gradients)], axis=0)
+
+
+def update(trained: task.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> StepResult:
+    """Updates the model once, in place, by the sum of the workers' addends."""
+    loss, gradients = _loss_and_gradients(trained, total)
+    optimizer.apply_gradients(zip(gradients, trained.model.trainable_variables, strict=True))
+    return StepResult(loss, norms.global_norm(gradients))
+
+
+def evaluate(
+    trained: task.Task,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    part: task.Part | None = None,
+    total: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+) -> StepResult:
+    """What the next step would tell of the batch x [B, D] and y [B], without an update.
+
+    Of a worker's part of a batch, `total` adds up the vectors of all workers.
+    """
     with trained.unchanged():
-        with tf.GradientTape() as tape:
-            loss = trained.batch_loss(x, y)
-        gradients = tape.gradient(loss, trained.model.trainable_variables)
-    return StepResult(loss, norms.global_norm(_dense(trained, gradients)))
+        loss, gradients = _loss_and_gradients(trained, total(addend(trained, x, y, part)))
+    return StepResult(loss, norms.global_norm(gradients))
+
+
+def _loss_and_gradients(trained: task.Task, total: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """The inverse of `addend`."""
+    variables = trained.model.trainable_variables
+    loss, *flat = tf.split(total, [1, *(v.shape.num_elements() for v in variables)])
+    return loss[0], [tf.reshape(g, v.shape) for g, v in zip(flat, variables, strict=True)]
 
 
 def trace(trained: task.Task, optimizer: optimizers.Optimizer, *, num_features: int) -> Any:

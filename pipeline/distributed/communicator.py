@@ -1,0 +1,137 @@
+"""Sums over all workers, on TensorFlow's collectives."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
+
+from pipeline import errors
+from pipeline.distributed import workers
+
+# What TensorFlow raises where another worker is gone, does not answer, or never came.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+
+
+class Communicator:
+    """Adds up numbers of all workers. Each of them calls the same methods in the same order.
+
+    All get the same bits, since each part of a sum is computed by one worker.
+
+    Attributes:
+      worker: This process among them.
+    """
+
+    def __init__(self, worker: workers.Worker, *, timeout_secs: int):
+        """Meets the others; to be called before anything else of TensorFlow.
+
+        Raises:
+          errors.LostWorkerError: one does not come in time, or this one's port is taken.
+        """
+        self.worker = worker
+        service = context.context().configure_coordination_service
+        service(
+            service_type="standalone",
+            service_leader=f"/job:{worker.jobs[0][0]}/replica:0/task:0",
+            cluster_register_timeout_in_ms=1000 * timeout_secs,
+            heartbeat_timeout_in_ms=1000 * timeout_secs,
+            shutdown_barrier_timeout_in_ms=0,
+            coordinated_jobs=[
+                coordination_config_pb2.CoordinatedJob(name=name, num_tasks=count)
+                for name, count in worker.jobs
+            ],
+        )
+        context.context().coordination_service.cluster_register_with_barrier = True
+        options = tf.distribute.experimental.CommunicationOptions(
+            implementation=tf.distribute.experimental.CommunicationImplementation.RING
+        )
+        try:
+            self._strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                communication_options=options
+            )
+        except tf.errors.OpError as error:
+            raise errors.LostWorkerError(self._why_not_met(error, timeout_secs)) from error
+        self._sums = {
+            dtype: tf.function(self.total, [tf.TensorSpec([None], dtype)])
+            for dtype in (tf.int64, tf.float64, tf.float32)
+        }
+
+    def total(self, numbers: tf.Tensor) -> tf.Tensor:
+        """The sum [N] over all workers' numbers [N], as an operation."""
+        if tf.executing_eagerly():
+            return self._sums[numbers.dtype](numbers)
+
+        def add(own: tf.Tensor) -> tf.Tensor:
+            # Of a tensor that bears no device (the result of a compiled function) all_reduce says
+            # that its destinations are empty; tf.identity gives it this worker's.
+            context_ = tf.distribute.get_replica_context()
+            return context_.all_reduce("SUM", tf.identity(own))
+
+        return self._strategy.run(add, [numbers])
+
+    def sum(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The sum over all workers of an array of int64, float64 or float32.
+
+        Raises:
+          errors.LostWorkerError: another worker can't be reached.
+        """
+        own = np.asarray(numbers)
+        with self.reported():
+            total = self._sums[tf.as_dtype(own.dtype)](tf.constant(own.ravel())).numpy()
+        return np.asarray(total).reshape(own.shape)
+
+    @contextlib.contextmanager
+    def reported(self) -> Iterator[None]:
+        """Turns what TensorFlow says of a lost worker into an errors.LostWorkerError."""
+        try:
+            yield
+        except _LOST as error:
+            raise errors.LostWorkerError(
+                f"worker {self.worker.index} lost {self._others(error)}; start all workers again "
+                "with the same command: they go on from the last checkpoint"
+            ) from error
+
+    def from_chief(self, variables: Iterable[tf.Variable]) -> None:
+        """Gives all workers the chief's values of variables, bit for bit."""
+        held = list(variables)
+        arrays = [variable.numpy() for variable in held]
+        content = b"".join(array.tobytes() for array in arrays)
+        bits = np.frombuffer(content + bytes(-len(content) % 8), np.int64)
+        content = self.sum(bits if self.worker.is_chief else np.zeros_like(bits)).tobytes()
+        for variable, array in zip(held, arrays, strict=True):
+            own, content = content[: array.nbytes], content[array.nbytes :]
+            variable.assign(np.frombuffer(own, array.dtype).reshape(array.shape))
+
+    def _why_not_met(self, error: tf.errors.OpError, timeout_secs: int) -> str:
+        if "server" in str(error) and not isinstance(error, _LOST[:4]):
+            return (
+                f"worker {self.worker.index} can't listen at its address in TF_CONFIG: another "
+                "program has its port"
+            )
+        return (
+            f"worker {self.worker.index} waited --peer_timeout_secs={timeout_secs} for "
+            f"{self._others(error)}; see what it says, and whether its address in TF_CONFIG can be "
+            "reached from here"
+        )
+
+    def _others(self, error: tf.errors.OpError) -> str:
+        """The workers that an error of TensorFlow names."""
+        sizes = dict(self.worker.jobs)
+        found = {
+            int(task) + (sizes.get("chief", 0) if job == "worker" else 0)
+            for job, task in re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
+        }
+        others = [f"worker {number}" for number in sorted(found - {self.worker.index})]
+        return ", ".join(others) or "another worker"

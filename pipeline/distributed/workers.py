@@ -1,0 +1,110 @@
+"""The workers that train together, as TF_CONFIG names them. No TensorFlow.
+
+TF_CONFIG is what Kubernetes operators, Ray Train and cloud trainers set, and tf.distribute reads:
+
+  {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import errors
+
+_EXAMPLE = (
+    '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+Floats = npt.NDArray[np.float64]
+Total = Callable[[Floats], Floats]  # adds up the numbers [N] of all workers
+
+
+def alone(numbers: Floats) -> Floats:
+    """The Total of a process that trains alone."""
+    return numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A process among those that train together; by default the only one."""
+
+    index: int = 0  # 0 is the chief
+    count: int = 1
+    jobs: tuple[tuple[str, int], ...] = ()  # the names in TF_CONFIG, the chief's first, and sizes
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process records, saves and exports."""
+        return self.index == 0
+
+    def share(self, size: int) -> "Share":
+        """This worker's of so many positions; any two workers' sizes differ by one at most."""
+        each, rest = divmod(size, self.count)
+        return Share(self.index * each + min(self.index, rest), each + (self.index < rest))
+
+    def part(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """This worker's of some rows [N], spread evenly over all of them."""
+        return rows[self.index :: self.count]
+
+
+class Share(NamedTuple):
+    """Consecutive positions."""
+
+    first: int
+    size: int
+
+
+def from_environment() -> Worker:
+    """This process's place in TF_CONFIG.
+
+    Raises:
+      errors.InputError: TF_CONFIG is not what tf.distribute reads.
+    """
+    text = os.environ.get("TF_CONFIG", "").strip()
+    return _parsed(text) if text else Worker()
+
+
+def settle_environment() -> None:
+    """Lets TensorFlow, before it is imported, notice a lost worker at once instead of in a minute.
+
+    What it logs of that at length, the communicator says in a line.
+    """
+    os.environ.setdefault("GRPC_FAIL_FAST", "true")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _parsed(text: str) -> Worker:
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        kind, index = str(task["type"]), int(task["index"])
+        sizes = {str(job): len(list(addresses)) for job, addresses in cluster.items()}
+        all_addresses = [str(each) for addresses in cluster.values() for each in addresses]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _wrong(f"it can't be read: {type(error).__name__} {error}", text) from error
+    unknown = sizes.keys() - {"chief", "worker"}
+    if unknown:
+        raise _wrong(f"only jobs chief and worker are known; received {sorted(unknown)}", text)
+    if sizes.get("chief", 0) > 1:
+        raise _wrong("there may be one chief only", text)
+    if not 0 <= index < sizes.get(kind, 0):
+        raise _wrong(f"the task {kind} {index} is not in the cluster", text)
+    without_port = [a for a in all_addresses if not a.rpartition(":")[2].isdigit()]
+    if without_port or len(set(all_addresses)) < len(all_addresses):
+        raise _wrong("each worker needs an address host:port of its own", text)
+    jobs = tuple((job, sizes[job]) for job in ("chief", "worker") if sizes.get(job))
+    before = sizes.get("chief", 0) if kind == "worker" else 0
+    return Worker(before + index, sum(sizes.values()), jobs)
+
+
+def _wrong(problem: str, text: str) -> errors.InputError:
+    received = " ".join(text.split())
+    return errors.InputError(
+        f"TF_CONFIG: {problem}; received {received[:200]}; expected something like {_EXAMPLE}"
+    )

@@ -1,0 +1,157 @@
+"""Trains with several processes of this machine, as several machines would.
+
+Example:
+  python -m pipeline.launch --workers=2 -- --epochs=100 --batch_size=32
+
+What follows `--` are flags of pipeline.train. On several machines, start `python -m pipeline.train`
+on each, with TF_CONFIG set; here it is set for each process. What a worker prints is shown with its
+name in front, and kept in <logdir>/<run_name>.workers/. Where a worker dies, all are started again
+and go on from the last checkpoint.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from typing import IO
+
+from absl import flags
+
+from pipeline import cli, printing
+from pipeline import config as config_lib
+from pipeline.run import run_dir
+
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes to train with.", lower_bound=1)
+_RESTARTS = flags.DEFINE_integer(
+    "restarts", 3, "How many times to start all again after one has died.", lower_bound=0
+)
+_GRACE_SECS = 15.0  # for the others to end by themselves when one has ended
+_FINAL = {2, 3}  # exit codes that another start would not change
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
+
+
+class _Group:
+    """Processes that train together, and end together."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[str]] = []
+        self.received: int | None = None  # the number of a signal
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+
+    def run(self, config: config_lib.Config, count: int, directory: pathlib.Path) -> list[int]:
+        """Starts them and waits for all, a while only after the first that fails.
+
+        Returns their exit codes.
+        """
+        addresses, lock = _free_addresses(count), threading.Lock()
+        self._processes, threads = [], []
+        for index in range(count):
+            process = _start(config, addresses, index)
+            file = (directory / f"worker-{index}.txt").open("a", encoding="utf-8")
+            threads.append(threading.Thread(target=_copy, args=(process.stdout, file, index, lock)))
+            threads[-1].start()
+            self._processes.append(process)
+        end = math.inf
+        while any(process.poll() is None for process in self._processes):
+            if self.received or any(process.returncode for process in self._processes):
+                end = min(end, time.monotonic() + _GRACE_SECS)
+            if time.monotonic() > end:
+                self._send(signal.SIGKILL)
+            time.sleep(0.05)
+        for thread in threads:
+            thread.join()
+        return [process.returncode for process in self._processes]
+
+    def _pass_on(self, number: int, frame: types.FrameType | None) -> None:
+        del frame
+        self.received = number
+        self._send(number)
+
+    def _send(self, number: int) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+
+def _free_addresses(count: int) -> list[str]:
+    """Addresses of this machine whose ports are free now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+def _start(config: config_lib.Config, addresses: list[str], index: int) -> "subprocess.Popen[str]":
+    cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    given = [f"--{name}={value}" for name, value in _flags(config).items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", *given],
+        env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # or Ctrl-C would reach it twice
+        preexec_fn=_end_with_parent,
+    )
+
+
+def _flags(config: config_lib.Config) -> dict[str, str]:
+    values = {name: v for name, v in dataclasses.asdict(config).items() if v is not None}
+    return {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in values.items()}
+
+
+def _end_with_parent() -> None:
+    """Lets Linux stop a worker, which then saves a checkpoint, where this program is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _copy(output: IO[str], file: IO[str], index: int, lock: threading.Lock) -> None:
+    """Shows and keeps what a worker prints."""
+    with output, file:
+        for line in output:
+            with lock:
+                printing.say(f"worker {index}: {line.rstrip()}")
+            file.write(line)
+            file.flush()
+
+
+def main(arguments: list[str]) -> None:
+    """Starts the workers, and again where one dies."""
+    cli.refuse(cli.parse(["train", *arguments])[1:])
+    config = cli.config_from_flags()
+    config = dataclasses.replace(config, run_name=config.run_name or run_dir.name_from_time())
+    directory = pathlib.Path(config.logdir) / f"{config.run_name}.workers"
+    run_dir.RunDir.of(config).check(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    group = _Group()
+    for left in reversed(range(_RESTARTS.value + 1)):
+        codes = group.run(config, _WORKERS.value, directory)
+        failed = {index: code for index, code in enumerate(codes) if code}
+        if group.received:
+            sys.exit(128 + group.received)
+        if not failed or set(failed.values()) & _FINAL:
+            sys.exit(max(codes))
+        words = ", ".join(f"worker {index} with {code}" for index, code in failed.items())
+        next_ = f"starting all again, {left} times at most" if left else f"see {directory}"
+        printing.say(f"Exit codes: {words}; {next_}", sys.stderr)
+        config = dataclasses.replace(config, overwrite=False)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.define_flags()
+    cli.start(main)

@@ -1,0 +1,245 @@
+"""Several workers as one run: the chief says what comes next, and the others do their part.
+
+The chief alone decides when to train, to evaluate and to end, so nothing that it reads (the clock,
+a signal, a checkpoint) need be the same for all. Each of its commands is a message of all workers,
+in which each also says whether it was told to stop.
+"""
+
+import contextlib
+import dataclasses
+import enum
+import functools
+import os
+import signal
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors, user_code
+from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import communicator as communicator_lib
+from pipeline.distributed import workers
+from pipeline.run import signals
+from pipeline.training import custom_loop, hooks, loops, metrics, task
+
+_FOREVER = 2**40  # steps
+_PATHS = ("data", "initialize_from", "model", "loss")  # may lie elsewhere on another machine
+_SHARED = ("epochs", "metrics", "early_stopping_patience")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Command(enum.IntEnum):
+    """What the chief does next, together with the others."""
+
+    START = enum.auto()  # with the first step
+    TRAIN = enum.auto()  # with the number of steps
+    EVALUATE = enum.auto()
+    LAST_ROW = enum.auto()
+    END = enum.auto()  # with the exit code
+
+
+class Team:
+    """The messages between the chief and the other workers; with one worker, none are sent.
+
+    Attributes:
+      total: Adds up float64 numbers [N] of all workers.
+    """
+
+    def __init__(
+        self, communicator: communicator_lib.Communicator | None, stop: signals.StopRequest
+    ):
+        """Prepares to pass on the requests to stop that any worker gets."""
+        self._communicator, self._stop = communicator, stop
+        self.total: workers.Total = communicator.sum if communicator else workers.alone
+
+    def check(
+        self, config: config_lib.Config, datasets: datasets_lib.Datasets, trained: task.Task
+    ) -> None:
+        """Checks that the workers can train this together.
+
+        Raises:
+          errors.InputError: not this model, or (in all workers) one has other flags or examples.
+        """
+        if self._communicator is None:
+            return
+        problem = _unfit(trained)
+        own = _settings(config, datasets) | {"the model": zlib.crc32(problem.encode())}
+        is_chief = datasets.worker.is_chief
+        numbers = np.array(list(own.values()), np.int64)
+        chief = self._communicator.sum(numbers if is_chief else np.zeros_like(numbers))
+        differing = self._communicator.sum((numbers != chief).astype(np.int64))
+        different = [name for name, count in zip(own, differing, strict=True) if count]
+        errors.require(not problem, problem)
+        errors.require(
+            not different,
+            f"the workers differ in {', '.join(different)}; start all with the same flags, on the "
+            "same files",
+        )
+
+    def fingerprint(self, datasets: datasets_lib.Datasets) -> int:
+        """The fingerprint of the examples of all workers."""
+        own = datasets.fingerprint()
+        if self._communicator is None:
+            return own
+        return int(self._communicator.sum([own])[0]) % datasets_lib.FINGERPRINTS
+
+    def from_chief(self, variables: Iterable[tf.Variable]) -> None:
+        """Gives all workers the chief's values of variables, bit for bit."""
+        if self._communicator:
+            self._communicator.from_chief(variables)
+
+    def total_of_tensor(self, numbers: tf.Tensor) -> tf.Tensor:
+        """The sum of float32 numbers [N] over all workers."""
+        return self._communicator.total(numbers) if self._communicator else numbers
+
+    def part(self, batch_size: int) -> task.Part | None:
+        """What a worker's part of a batch belongs to."""
+        if self._communicator is None:
+            return None
+        return task.Part(batch_size, self._communicator.worker.count)
+
+    def loop(self, name: str) -> Callable[..., None]:
+        """The training loop of that name, for all workers together."""
+        if self._communicator is None:
+            return loops.LOOPS[name]
+        return functools.partial(custom_loop.train, communicator=self._communicator)
+
+    def leading(self, hook: hooks.Hook) -> hooks.Hook:
+        """The chief's hook, of which the others get to know where training stops."""
+        return _Leading(self, hook) if self._communicator else hook
+
+    def tell(self, command: Command, amount: int = 0) -> None:
+        """As the chief, tells the others what comes next."""
+        if self._communicator and self._communicator.worker.is_chief:
+            self._exchange(command, amount)
+
+    def hear(self) -> tuple[Command, int]:
+        """As another worker, waits for what comes next.
+
+        Raises:
+          Ended: the chief has ended the run.
+        """
+        command, amount = self._exchange(0, 0)
+        if command == Command.END:
+            raise Ended(amount)
+        return Command(command), amount
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """As the chief, ends the run for the others as it ends here."""
+        try:
+            yield
+        except errors.LostWorkerError:
+            raise  # there is nobody to tell
+        except errors.PipelineError as error:
+            self.tell(Command.END, error.exit_code)
+            raise
+        except BaseException:
+            self.tell(Command.END, 1)
+            raise
+        self.tell(Command.END, 0)
+
+    def _exchange(self, command: int, amount: int) -> tuple[int, int]:
+        assert self._communicator
+        own = [int(self._stop.received == number) for number in _SIGNALS]
+        command, amount, *told = self._communicator.sum([command, amount, *own]).tolist()
+        for number, count in zip(_SIGNALS, told, strict=True):
+            if count:
+                self._stop.follow(number)
+        return command, amount
+
+
+def _unfit(trained: task.Task) -> str:
+    """Says why several workers can't train a model together, or ''."""
+    others = sorted(trained.variables.keys() - trained.trainable.keys())
+    if others:
+        return (
+            f"several workers can't train a model with variables that change without a gradient: "
+            f"{', '.join(others)} (of batch normalization, dropout and the like)"
+        )
+    odd = [name for name, v in trained.trainable.items() if v.dtype != tf.float32]
+    return f"several workers train float32 variables only; {', '.join(odd)}" if odd else ""
+
+
+def _settings(config: config_lib.Config, datasets: datasets_lib.Datasets) -> dict[str, int]:
+    """A number for each thing that must be the same for all workers."""
+    result = {}
+    for field in dataclasses.fields(config):
+        is_shared = not field.metadata["may_change"] or field.name in _SHARED
+        if is_shared and field.name not in _PATHS:
+            result[f"--{field.name}"] = zlib.crc32(str(getattr(config, field.name)).encode())
+    for flag, function in user_code.functions(config).items():
+        result[f"--{flag}"] = zlib.crc32(function.path.read_bytes())
+    about = [*datasets.features, datasets.label, datasets.num_train, datasets.num_validation]
+    result["the columns or the number of the examples"] = zlib.crc32(str(about).encode())
+    if len(datasets.train.y) == datasets.num_train:
+        result["the training examples"] = functools.reduce(
+            lambda crc, array: zlib.crc32(array.data, crc), datasets.train, 0
+        )
+    elif config.data:
+        result["--data"] = os.path.getsize(config.data)
+    return result
+
+
+class _Leading(hooks.Hook):
+    """The chief's hooks, of which the others get to know where training stops."""
+
+    def __init__(self, team: Team, hook: hooks.Hook):
+        """Prepares to call a hook."""
+        self._team, self._hook = team, hook
+        self.before, self.after = hook.before, hook.after  # type: ignore[method-assign]
+
+    def next_stop(self, step: int) -> float:
+        """The next stop of the hook; the loop asks for it when all else before it is done."""
+        stop = min(self._hook.next_stop(step), step + _FOREVER)
+        self._team.tell(Command.TRAIN, int(stop) - step)
+        return stop
+
+
+class Following(hooks.Hook):
+    """What another worker does at the stops of the chief."""
+
+    def __init__(self, team: Team, work: Mapping[Command, Callable[[int], object]]):
+        """Prepares to do what the chief says, up to the next TRAIN."""
+        self._team, self._work = team, work
+        self._stop = 0
+
+    def before(self, step: int) -> None:
+        """Works until the chief trains on.
+
+        Raises:
+          Ended: the chief has ended the run.
+        """
+        command, amount = self._team.hear()
+        while command != Command.TRAIN:
+            self._work[command](amount)
+            command, amount = self._team.hear()
+        self._stop = step + amount
+
+    def next_stop(self, step: int) -> float:
+        """The chief's next stop."""
+        del step
+        return self._stop
+
+    def after(self, rows: metrics.StepMetrics) -> None:
+        """Does nothing: the chief has the same rows."""
+
+
+class Ended(Exception):  # noqa: N818 (it is no error)
+    """The chief has ended the run, with an exit code."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+    def check(self, how_to_resume: str) -> None:
+        """Raises what ends this worker as the chief ended, unless that was well."""
+        code = self.exit_code
+        if code - 128 in _SIGNALS:
+            raise errors.StoppedError(code - 128, how_to_resume)
+        if code:
+            kind = {2: errors.InputError, 3: errors.DivergedError}.get(code, errors.RunError)
+            raise kind("the first worker has ended the run; it says why")
