@@ -42,6 +42,9 @@ def main(arguments: list[str]) -> None:
         )
     if worker.count > 1:
         workers.settle_environment()
+        if worker.is_chief:
+            others = ", ".join(str(index) for index in range(1, worker.count))
+            printing.say(f"Waiting for worker {others}, {config.peer_timeout_secs} s at most")
     communicator = tf_runtime.import_tensorflow(lambda: _meet(worker, config))
     from pipeline.run import trainer
 

@@ -13,10 +13,13 @@ bit; wall times and measured rates aside. The command is, by --scenario:
   overwrite  a run of the name of a finished one, which must be kept under another name
   sweep      a sweep of three runs
 
+With --workers=2 the run is that of pipeline.launch, and one of its workers is killed each time.
+
 Prints a line per kill and a verdict.
 """
 
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -40,13 +43,14 @@ flags.DEFINE_integer("kills", 30, "How many times to kill.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed of the moments.")
 flags.DEFINE_enum("loop", "custom", ["custom", "fit"], "The training loop.")
 flags.DEFINE_string("model", "keras", "The model, as for pipeline.train.")
+flags.DEFINE_integer("workers", 1, "Processes that train together.", lower_bound=1)
 flags.DEFINE_enum("scenario", "train", ["train", "extension", "overwrite", "sweep"], "See above.")
 flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT", "HUP"], "The signal to kill with.")
 flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by commas.")
 
 # Enough steps for a second or two of training, with a checkpoint every few dozen milliseconds.
-_EPOCHS = {"custom": 2500, "fit": 60}
-_CHECKPOINT_EVERY = {"custom": 500, "fit": 50}
+_EPOCHS = {"custom": 2500, "fit": 60, "workers": 400}
+_CHECKPOINT_EVERY = {"custom": 500, "fit": 50, "workers": 100}
 _OF_THE_CLOCK = ("_per_second", "session_start_info", "session_end_info")  # tags
 _SHOWN = ("scalars", "images", "histograms")  # plugins of TensorBoard
 
@@ -54,12 +58,16 @@ _SHOWN = ("scalars", "images", "histograms")  # plugins of TensorBoard
 def command(logdir: pathlib.Path, *more: str) -> list[str]:
     """The command that starts, and resumes, what the scenario is about."""
     loop, is_sweep = flags.FLAGS.loop, flags.FLAGS.scenario == "sweep"
-    module = "pipeline.sweep" if is_sweep else "pipeline.train"
+    workers = flags.FLAGS.workers
+    start = ["pipeline.sweep" if is_sweep else "pipeline.train"]
+    if workers > 1:
+        start = ["pipeline.launch", f"--workers={workers}", "--restarts=1000", "--"]
+    kind = "workers" if workers > 1 else loop
     return [
-        *(sys.executable, "-m", module, f"--logdir={logdir}", "--run_name=run", f"--loop={loop}"),
+        *(sys.executable, "-m", *start, f"--logdir={logdir}", "--run_name=run", f"--loop={loop}"),
         *(f"--model={flags.FLAGS.model}", "--optimizer=adam", "--batch_size=32"),
-        *("--learning_rate=0.03", f"--epochs={_EPOCHS[loop]}"),
-        f"--checkpoint_every={_CHECKPOINT_EVERY[loop]}",
+        *("--learning_rate=0.03", f"--epochs={_EPOCHS[kind]}"),
+        f"--checkpoint_every={_CHECKPOINT_EVERY[kind]}",
         *(["--learning_rate=0.01,0.03,0.1"] if is_sweep else []),
         *(["--overwrite"] if flags.FLAGS.scenario == "overwrite" else []),
         *flags.FLAGS.flags,
@@ -237,6 +245,8 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def kill_until_done(logdir: pathlib.Path, seconds: float, chance: random.Random, kills: int) -> int:
     """Runs to the end, with at most so many kills; returns how many there were."""
+    if flags.FLAGS.workers > 1:
+        return kill_workers_until_done(logdir, seconds, chance, kills)
     count = 0
     while True:
         process = subprocess.Popen(
@@ -257,6 +267,31 @@ def kill_until_done(logdir: pathlib.Path, seconds: float, chance: random.Random,
         if process.returncode:
             sys.exit(f"the run failed with exit code {process.returncode}:\n{out}")
         return count
+
+
+def kill_workers_until_done(
+    logdir: pathlib.Path, seconds: float, chance: random.Random, kills: int
+) -> int:
+    """The same for workers: one is killed each time, and launch starts all again."""
+    count = 0
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command(logdir), stdout=out, stderr=subprocess.STDOUT)
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None:
+            moment = chance.uniform(0, seconds)
+            try:
+                process.wait(moment if count < kills else None)
+            except subprocess.TimeoutExpired:
+                workers = children.read_text().split()
+                if workers:
+                    number = chance.randrange(len(workers))
+                    os.kill(int(workers[number]), signal.Signals[f"SIG{flags.FLAGS.signal}"])
+                    count += 1
+                    print(f"kill {count} after {moment:5.2f} s: worker {number}", flush=True)
+        out.seek(0)
+        if process.returncode:
+            sys.exit(f"the run failed with exit code {process.returncode}:\n{out.read()}")
+    return count
 
 
 def main(arguments: list[str]) -> None:

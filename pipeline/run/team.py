@@ -11,6 +11,7 @@ import enum
 import functools
 import os
 import signal
+import timeit
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -19,15 +20,17 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.run import signals
-from pipeline.training import custom_loop, hooks, loops, metrics, task
+from pipeline.training import compilation, custom_loop, hooks, loops, metrics, task, train_step
 
 _FOREVER = 2**40  # steps
 _PATHS = ("data", "initialize_from", "model", "loss")  # may lie elsewhere on another machine
 _SHARED = ("epochs", "metrics", "early_stopping_patience")
+_LEAST_SECONDS = 1e-3  # of work in a step, from which on several workers may be faster
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -150,6 +153,29 @@ class Team:
             if count:
                 self._stop.follow(number)
         return command, amount
+
+
+def note(
+    trained: task.Task, batches: batches_lib.Batches, part: task.Part, mode: compilation.Mode
+) -> str:
+    """Says where a step is so short that its message takes longer than what it saves, or ''."""
+    batch = next(iter(batches.singly(0, 1)))
+
+    def seconds(function: Callable[..., tf.Tensor]) -> float:
+        run = tf.function(function, jit_compile=mode is compilation.Mode.XLA, autograph=False)
+        run(*batch).numpy()  # compiles it
+        return min(timeit.repeat(lambda: run(*batch).numpy(), number=1, repeat=5))
+
+    def work(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return train_step.addend(trained, x, y, part)
+
+    alone = part.num_workers * max(0.0, seconds(work) - seconds(lambda x, y: x[0, :1] + y[:1]))
+    if mode is compilation.Mode.EAGER or alone > _LEAST_SECONDS:
+        return ""
+    return (
+        f"one process would do a step in about {1e3 * alone:.1g} ms, less than a message between "
+        f"workers takes; it is faster than {part.num_workers} workers"
+    )
 
 
 def _unfit(trained: task.Task) -> str:

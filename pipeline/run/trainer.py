@@ -219,6 +219,9 @@ class _Trainer:
         mode, reason = self._compilation
         if reason:
             printing.say(f"Note: {reason}, so the steps run {mode.value}")
+        part = self.team.part(self._batches.batch_size)
+        if part and (note := team.note(self._task, self._batches, part, mode)):
+            printing.say(f"Note: {note}")
         if warning := divergence.warning(self._config, self._evaluator):
             printing.say(f"Warning: {warning}")
 
