@@ -11,11 +11,15 @@ are left out. Exits with 1 where a goal is missed.
 """
 
 import argparse
+import contextlib
+import functools
+import json
 import os
 import pathlib
 import platform
 import resource
 import shlex
+import socket
 import statistics
 import subprocess
 import sys
@@ -291,6 +295,61 @@ def memory(quick: bool) -> list[Row]:
     return rows
 
 
+def on_workers(num_workers: int) -> dict[str, float]:
+    """Seconds a step, or a message, of several workers, each on a core of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num_workers)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    processes = []
+    for index in range(num_workers):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        core = {cores[index % len(cores)]}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, str(SCRIPTS / "benchmark_workers.py")],
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                preexec_fn=functools.partial(os.sched_setaffinity, 0, core),
+            )
+        )
+    output, *_ = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        sys.exit("benchmark: a worker failed")
+    return {
+        name: float(value) for name, value in (line.split("\t") for line in output.splitlines())
+    }
+
+
+def workers(rounds: int) -> list[str]:
+    """The tables of one, two and three workers, with a core each; three share two cores."""
+    counts = (1, 2, 3)
+    measured: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count, results in measured.items():
+            results.append(on_workers(count))
+    lines = ["| a step, in µs | 1 worker | 2 workers | 3 workers | 2 against 1 |"]
+    lines.append("|---|---|---|---|---|")
+    medians = {
+        count: {name: statistics.median(r[name] for r in results) for name in results[0]}
+        for count, results in measured.items()
+    }
+    for name in medians[1]:
+        times = [medians[count][name] * 1e6 for count in counts]
+        goal = f" ({verdict(times[0] / times[1] >= 1.4)}: 1.4)" if " x " in name else ""
+        words = " | ".join(f"{time:,.1f}" for time in times)
+        lines.append(f"| {name} | {words} | {times[0] / times[1]:.3g}{goal} |")
+    lines += ["", "| a message, in µs | 2 workers | 3 workers |", "|---|---|---|"]
+    for name in (name for name in medians[2] if name not in medians[1]):
+        words = " | ".join(f"{medians[count][name] * 1e6:,.0f}" for count in (2, 3))
+        lines.append(f"| {name} | {words} |")
+    return lines
+
+
 def growth(quick: bool) -> list[str]:
     """How the time of a step grows with the examples and the batch, beside what memory allows."""
     full = (201, 10_000, 1_000_000) if quick else (201, 2000, 10_000, 100_000, _MILLION, 10_000_000)
@@ -411,7 +470,7 @@ def tables(*, quick: bool, peers: pathlib.Path | None, only: str = "") -> list[s
     more = ["", "| whole commands | measured | goal | |", "|---|---|---|---|"]
     for command in [*commands(rounds), checkpoints(rounds), *memory(quick)]:
         more.append(f"| {' | '.join([*command[:3], verdict(command.met)])} |")
-    more += ["", *growth(quick)]
+    more += ["", *growth(quick), "", *workers(min(rounds, 3))]
     print("\n".join(more))
     return lines + more
 

@@ -42,7 +42,7 @@ def make_training_loop(
         columns = tuple(tf.TensorArray(tf.float32, batches.block_steps) for _ in range(3))
         i = tf.constant(0)
         while i < steps:  # `for i in tf.range(steps)` recompiles for every number
-            row = step(*block.batch(first + i))
+            row = step(block, first + i)
             columns = tuple(a.write(i, v) for a, v in zip(columns, row, strict=True))
             i += 1
         return tuple(column.stack() for column in columns)
@@ -57,12 +57,13 @@ def make_training_loop(
 def _make_step(
     trained: task.Task, batches: batches_lib.Batches, optimizer: optimizers.Optimizer
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """Makes the function that makes one update and returns its row of StepMetrics."""
+    """Makes the function that makes update i of a block and returns its row of StepMetrics."""
     update = functools.partial(train_step.train, trained, optimizer)
     short = batches.short_size
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def step(x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def step(block: batches_lib.Block, i: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        x, y, size = block.batch(i)
         values = trained.values()
         if not short:
             return values, *update(x, y)
@@ -86,15 +87,7 @@ def _make_shared_step(
     """
 
     def addend(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
-        part, size = task.Part(batch_size, batches.worker.count), batches.part(batch_size)
-        return train_step.addend(trained, x[:size], y[:size], part)
-
-    def addend_of(x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-        whole = functools.partial(addend, x, y, batches.batch_size)
-        if not batches.short_size:
-            return whole()
-        short = functools.partial(addend, x, y, batches.short_size)
-        return tf.cond(size < batches.batch_size, short, whole)
+        return train_step.addend(trained, x, y, task.Part(batch_size, batches.worker.count))
 
     def update(total: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return trained.values(), *train_step.update(trained, optimizer, total)
@@ -102,11 +95,22 @@ def _make_shared_step(
     if mode is not compilation.Mode.EAGER:
         is_xla = mode is compilation.Mode.XLA
         make = functools.partial(tf.function, jit_compile=is_xla, autograph=False)
-        addend_of, update = make(addend_of), make(update)
+        addend, update = make(addend), make(update)
+
+    def of_batch(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
+        size = batches.part(batch_size)
+        return addend(x[:size], y[:size], batch_size)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def step(x: tf.Tensor, y: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return update(communicator.total(addend_of(x, y, size)))
+    def step(block: batches_lib.Block, i: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # Slices and a branch that copy nothing, as they do where XLA compiles them.
+        is_one = block.y.shape[0] == 1
+        x, y, size = (column[0 if is_one else i] for column in block)
+        whole = functools.partial(of_batch, x, y, batches.batch_size)
+        short = functools.partial(of_batch, x, y, batches.short_size)
+        is_short = size < batches.batch_size
+        own = tf.cond(is_short, short, whole) if batches.short_size else whole()
+        return update(communicator.total(own))
 
     return step  # type: ignore[no-any-return]
 
@@ -142,6 +146,8 @@ def train(
             with communicator.reported() if communicator else contextlib.nullcontext():
                 arrays = training_loop(block, first, steps)
                 rows = [array.numpy()[: stop - step] for array in arrays]
-            clock.trained(step, stop, since=since)
+            # What is between the messages of several workers is compiled when it is first used.
+            is_measured = communicator is None or step > first_step
+            clock.trained(step, stop, since=since, is_measured=is_measured)
             hook.after(metrics.StepMetrics(np.arange(step, stop), *rows))
             step = stop

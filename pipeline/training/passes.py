@@ -107,7 +107,7 @@ def _add_up(metric: Any, total: workers.Total) -> None:
     """Makes the state of a metric of Keras, which consists of sums, that of all workers."""
     if total is not workers.alone:
         for variable in metric.variables:
-            own = np.asarray(variable, np.float64)
+            own = variable.numpy().astype(np.float64)
             variable.assign(np.reshape(total(own.ravel()), own.shape))
 
 

@@ -1,0 +1,208 @@
+"""Tests of several workers: processes of this machine that train together."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import trainer
+from tests import helpers, train_together
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__"),  # of Keras, which saves weights
+]
+_NAMES = tuple(name for name in train_together.CONFIGS if name != "longer")
+
+
+def _addresses(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+def _start(
+    addresses: list[str], index: int, *command: str, cwd: pathlib.Path
+) -> "subprocess.Popen[str]":
+    """Starts one of several workers."""
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    del environment["TF_CPP_MIN_LOG_LEVEL"]  # which the import in the tests has set
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _start_all(count: int, *command: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
+    addresses = _addresses(count)
+    return [_start(addresses, index, *command, cwd=cwd) for index in range(count)]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of runs `<name>-<workers>`, and of one process each in `alone`."""
+    folder = tmp_path_factory.mktemp("together")
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    y = x @ [1, -2, 3] + 0.5
+    np.savetxt(folder / "table.csv", np.c_[x, y], "%.6f", ",", header="a,b,c,y", comments="")
+    of_three = [f"{name}={name}-3" for name in _NAMES]
+    of_two = [f"{name}={name}-2" for name in _NAMES]
+    for count, names in ((3, of_three), (2, [*of_two, "longer=guide-3"])):
+        command = ("tests.train_together", str(folder), *names)
+        results = [helpers.finish(each) for each in _start_all(count, *command, cwd=folder)]
+        assert not any(each.returncode for each in results), [each.stderr for each in results]
+    for name in train_together.CONFIGS:
+        config = train_together.config(name, folder / "alone", name)
+        trainer.train(config, datasets_lib.load(config))
+    return folder
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", _NAMES)
+def test_workers_take_the_steps_of_one_process(
+    together: pathlib.Path, name: str, count: int
+) -> None:
+    """Every curve at every step, the evaluations among them; the numbers are about 1 or less."""
+    _assert_same_curves(together / "logs" / f"{name}-{count}", together / "alone" / name)
+
+
+def test_another_number_of_workers_may_resume(together: pathlib.Path) -> None:
+    """Three have made 12 epochs; two go on to 20."""
+    run = together / "logs" / "guide-3"
+    assert {path.stem for path in run.glob("checkpoints/ckpt-*.index")} == {
+        *("ckpt-0", "ckpt-12", "ckpt-20")
+    }
+
+
+def _assert_same_curves(run: pathlib.Path, alone: pathlib.Path) -> None:
+    for directory in ("train", "validation", "final"):
+        found, expected = (helpers.scalars(path / directory) for path in (run, alone))
+        for tag in [*found, *expected]:
+            if tag.startswith("speed/"):
+                found.pop(tag, None)
+                expected.pop(tag, None)
+        assert found.keys() == expected.keys()
+        for tag, curve in expected.items():
+            steps, numbers = zip(*curve, strict=True)
+            assert [step for step, _ in found[tag][: len(steps)]] == list(steps)
+            others = [number for _, number in found[tag][: len(steps)]]
+            if tag != "training/gradient_norm":
+                np.testing.assert_allclose(others, numbers, rtol=1e-6, atol=1e-6, err_msg=tag)
+            else:
+                np.testing.assert_allclose(others, numbers, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", _NAMES)
+def test_all_workers_have_the_same_bits_at_the_end(
+    together: pathlib.Path, name: str, count: int
+) -> None:
+    """And all but the first have left nothing else."""
+    files = [np.load(together / f"{name}-{count}-{index}.npz") for index in range(count)]
+    for variable in files[0].files:
+        assert len({file[variable].tobytes() for file in files}) == 1
+    assert not (together / "nothing").exists()
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
+    """One after the other in one run, which goes on each time from where it was."""
+    train = ("pipeline.train", "--run_name=run", "--epochs=1000000", "--checkpoint_secs=1")
+    run = tmp_path / "logs" / "run"
+
+    def saved() -> int:
+        return max((int(p.stem[5:]) for p in run.glob("checkpoints/ckpt-*.index")), default=0)
+
+    both = _start_all(2, *train, cwd=tmp_path)
+    _wait_for(saved)
+    both[1].send_signal(signal.SIGINT)
+    results = [helpers.finish(process) for process in both]
+    assert [result.returncode for result in results] == [130, 130]
+    for result in results:
+        assert result.stderr.splitlines()[-1].startswith("train: stopped by SIGINT; resume with: ")
+    step = saved()
+    assert f"at step {step:,} " not in results[0].stdout
+    assert results[1].stdout == ""
+
+    both = _start_all(2, *train, "--peer_timeout_secs=5", cwd=tmp_path)
+    _wait_for(lambda: saved() > step)
+    both[1].send_signal(signal.SIGSTOP)
+    first = helpers.finish(both[0])
+    both[1].send_signal(signal.SIGCONT)
+    second = helpers.finish(both[1])
+    assert f"Resuming at step {step:,} of 1,000,000\n" in first.stdout
+    assert [first.returncode, second.returncode] == [1, 1]
+    (line,) = first.stderr.splitlines()
+    assert re.fullmatch(
+        "train: worker 0 lost (worker 1|another worker); start all workers again with the same "
+        "command: they go on from the last checkpoint",
+        line,
+    )
+
+    addresses = _addresses(2)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", int(addresses[1].rpartition(":")[2])))
+        taken.listen()
+        ends = [
+            helpers.finish(_start(addresses, index, *train, "--peer_timeout_secs=2", cwd=tmp_path))
+            for index in range(2)
+        ]
+    assert [end.returncode for end in ends] == [1, 1]
+    assert "worker 0 waited --peer_timeout_secs=2 for worker 1; see what it " in ends[0].stderr
+    assert "worker 1 can't listen at its address in TF_CONFIG: another " in ends[1].stderr
+
+    addresses = _addresses(2)
+    flags = ((), ("--learning_rate=0.2", "--metrics=mae"))
+    both = [_start(addresses, i, *train, *flags[i], cwd=tmp_path) for i in range(2)]
+    for process in both:
+        result = helpers.finish(process)
+        assert result.returncode == 2
+        assert "the workers differ in --metrics, --learning_rate; start all with" in result.stderr
+
+
+def test_launch_starts_all_again_where_a_worker_dies() -> None:
+    """A short version of scripts/crash_test.py --workers=2, which says what is compared."""
+    script = pathlib.Path(__file__).parent.parent / "scripts" / "crash_test.py"
+    command = [sys.executable, str(script), "--workers=2", "--kills=2", "--seed=1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "passed: 2 kills" in result.stdout
+
+
+def test_launch_refuses_what_train_refuses(tmp_path: pathlib.Path) -> None:
+    unknown = helpers.call("launch", "--", "--epoch=3", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "launch: Unknown command line flag 'epoch'" in unknown.stderr
+    fit = helpers.call("launch", "--", "--model=keras", "--loop=fit", "--run_name=a", cwd=tmp_path)
+    assert fit.returncode == 2
+    for index in range(2):
+        assert f"worker {index}: train: TF_CONFIG names several workers, which --loop" in fit.stdout
+        kept = (tmp_path / "logs" / "a.workers" / f"worker-{index}.txt").read_text()
+        assert kept.startswith("train: TF_CONFIG names several workers")
+    assert not (tmp_path / "logs" / "a").exists()

@@ -1,0 +1,147 @@
+"""Tests of pipeline.distributed.workers, and of what a worker gets of the data. No messages."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
+
+_TWO = ["a:1", "b:2"]
+
+
+def _config(cluster: Any, kind: Any = "worker", index: Any = 0) -> str:
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", workers.Worker()),
+        (_config({"worker": _TWO}), workers.Worker(0, 2, (("worker", 2),))),
+        (_config({"worker": _TWO}, index="1"), workers.Worker(1, 2, (("worker", 2),))),
+        (
+            _config({"worker": _TWO, "chief": ["c:3"]}, index=1),
+            workers.Worker(2, 3, (("chief", 1), ("worker", 2))),
+        ),
+        (
+            _config({"worker": _TWO, "chief": ["c:3"]}, "chief"),
+            workers.Worker(0, 3, (("chief", 1), ("worker", 2))),
+        ),
+    ],
+)
+def test_tf_config_says_who_a_process_is(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: workers.Worker
+) -> None:
+    """The chief, where there is one, comes before the workers."""
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert workers.from_environment() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "it can't be read: JSONDecodeError"),
+        ("[]", "it can't be read: TypeError"),
+        ('{"cluster": {"worker": ["a:1"]}}', "it can't be read: KeyError 'task'"),
+        (_config(["a:1"]), "it can't be read: AttributeError"),
+        (_config({"worker": _TWO}, index=2), "the task worker 2 is not in the cluster"),
+        (_config({"worker": _TWO}, index=-1), "the task worker -1 is not in the cluster"),
+        (_config({"worker": _TWO}, "chief"), "the task chief 0 is not in the cluster"),
+        (_config({"worker": _TWO, "ps": ["c:3"]}), "only jobs chief and worker are known"),
+        (_config({"chief": _TWO}, "chief"), "there may be one chief only"),
+        (_config({"worker": ["a", "b:2"]}), "each worker needs an address host:port of its own"),
+        (_config({"worker": ["a:1", "a:1"]}), "each worker needs an address host:port of its own"),
+    ],
+)
+def test_a_wrong_tf_config_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, text: str, problem: str
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(errors.InputError) as caught:
+        workers.from_environment()
+    assert str(caught.value).startswith(f"TF_CONFIG: {problem}")
+    assert "\n" not in str(caught.value)
+    assert f"received {text}" in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [0, 1, 2, 9, 64, 201])
+def test_shares_are_all_positions_once_and_even(count: int, size: int) -> None:
+    shares = [workers.Worker(index, count).share(size) for index in range(count)]
+    assert [p for s in shares for p in range(s.first, s.first + s.size)] == list(range(size))
+    assert max(s.size for s in shares) - min(s.size for s in shares) <= 1
+    parts = [workers.Worker(index, count).part(np.arange(size)) for index in range(count)]
+    assert [len(part) for part in parts] == [s.size for s in shares]
+    assert sorted(np.concatenate(parts)) == list(range(size))
+
+
+def _table(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A file of 40 rows with blank lines among them."""
+    path = tmp_path / "data.csv"
+    rows = [f"{i},{i % 7},{i * i}" + "\n" * (1 + (i % 5 == 0)) for i in range(40)]
+    path.write_text("a,b,y\n" + "".join(rows))
+    return path
+
+
+@pytest.mark.parametrize("settings", [{}, {"features": "b"}, {"label": "a", "features": "y,b"}])
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_read_only_the_rows_they_need(
+    tmp_path: pathlib.Path, count: int, settings: dict[str, Any]
+) -> None:
+    """Of one full batch each its part, of mini-batches all; of validation rows each its part."""
+    path = _table(tmp_path)
+    for batch_size in (0, 8):
+        config = config_lib.Config(
+            data=str(path), validation_examples=11, batch_size=batch_size, **settings
+        )
+        whole = datasets_lib.load(config)
+        assert whole.validation is not None
+        parts = [datasets_lib.load(config, workers.Worker(i, count)) for i in range(count)]
+        assert {(part.num_train, part.num_validation) for part in parts} == {(29, 11)}
+        for i, part in enumerate(parts):
+            assert part.validation is not None
+            every = slice(i, None, count)
+            for own, all_ in zip(part.validation, whole.validation, strict=True):
+                np.testing.assert_array_equal(own, all_[every])
+            for own, evaluated, all_ in zip(part.train, part.evaluated, whole.train, strict=True):
+                np.testing.assert_array_equal(own, all_ if batch_size else all_[every])
+                np.testing.assert_array_equal(evaluated, all_[every])
+        together = sum(part.fingerprint() for part in parts) % datasets_lib.FINGERPRINTS
+        assert together == whole.fingerprint()
+
+
+def test_more_workers_than_examples_are_refused() -> None:
+    with pytest.raises(errors.InputError, match="3 workers need as many examples; received 2"):
+        datasets_lib.load(config_lib.Config(num_examples=2), workers.Worker(0, 3))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("batch_size", [0, 8, 64, 200])
+def test_parts_of_each_batch_are_the_whole(count: int, batch_size: int) -> None:
+    """In the same order, and also of the short last batch of an epoch."""
+    config = config_lib.Config(batch_size=batch_size, seed=5)
+    whole = datasets_lib.load(config)
+    expected = batches_lib.Batches(whole.train, config)
+    steps = 2 * expected.steps_per_epoch
+    parts = []
+    for index in range(count):
+        data = datasets_lib.load(config, workers.Worker(index, count))
+        own = batches_lib.Batches(data.train, config, worker=data.worker, count=data.num_train)
+        assert (own.batch_size, own.short_size) == (expected.batch_size, expected.short_size)
+        parts.append(list(own.singly(0, steps)))
+        assert [len(y) for _, y in parts[-1]] == [own.part(own.size(k)) for k in range(steps)]
+    for k, batch in enumerate(expected.singly(0, steps)):
+        assert expected.size(k) == len(batch[1])
+        for column, array in enumerate(batch):
+            together = np.concatenate([part[k][column] for part in parts])
+            if not batch_size:  # spread over all of them, not one after the other
+                together = np.sort(together, axis=0)
+                array = np.sort(array, axis=0)
+            np.testing.assert_array_equal(together, array)

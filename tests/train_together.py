@@ -1,0 +1,73 @@
+"""Trains several runs as one of several workers.
+
+python -m tests.train_together FOLDER NAME=RUN_NAME...
+
+TF_CONFIG says which worker it is. Each run is <FOLDER>/logs/<run name>; the variables that the
+worker has at its end go to <FOLDER>/<name>-<workers>-<worker>.npz.
+"""
+
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from pipeline import config as config_lib
+from pipeline import tf_runtime
+from pipeline.data import datasets
+from pipeline.distributed import workers
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "guide": {"epochs": 12},
+    "longer": {"epochs": 20},
+    "short-last-batch": {"model": "keras", "batch_size": 64, "epochs": 3},
+    "polynomial": {"model": "polynomial", "synthetic": "sine", "learning_rate": 0.01},
+    "mlp": {
+        "model": "mlp",
+        "synthetic": "sine",
+        "batch_size": 64,
+        "optimizer": "adam",
+        "metrics": "mae",
+        "clip_norm": 0.5,
+    },
+    "table": {"data": "table.csv", "validation_examples": 11, "learning_rate": 0.05},
+}
+
+
+def config(name: str, logdir: pathlib.Path, run_name: str) -> config_lib.Config:
+    """The settings of one of the runs."""
+    settings = {**CONFIGS[name], "logdir": str(logdir), "run_name": run_name}
+    if "data" in settings:
+        settings["data"] = str(logdir.parent / settings["data"])
+    return config_lib.Config(**settings)
+
+
+def main(folder: pathlib.Path, names: list[str]) -> None:
+    """Trains the runs `<name>=<run name>` one after the other."""
+    worker = workers.from_environment()
+    workers.settle_environment()
+
+    def meet() -> Any:
+        from pipeline.distributed import communicator
+
+        return communicator.Communicator(worker, timeout_secs=60)
+
+    communicator = tf_runtime.import_tensorflow(meet)
+    from pipeline.run import trainer
+    from pipeline.training import make_task
+
+    made: list[Any] = []
+    original = make_task.make_task
+    make_task.make_task = lambda *args: made.append(original(*args)) or made[-1]
+    # All but the first are to leave nothing: they have a place of their own for that.
+    logdir = folder / ("logs" if worker.is_chief else "nothing")
+    for name, run_name in (pair.split("=") for pair in names):
+        settings = config(name, logdir, run_name)
+        run = trainer.train if worker.is_chief else trainer.follow
+        run(settings, datasets.load(settings, worker), communicator)
+        file = folder / f"{name}-{worker.count}-{worker.index}.npz"
+        np.savez(file, **made[-1].arrays())
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])
