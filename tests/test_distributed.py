@@ -149,7 +149,7 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     assert f"at step {step:,} " not in results[0].stdout
     assert results[1].stdout == ""
 
-    both = _start_all(2, *train, "--peer_timeout_secs=5", cwd=tmp_path)
+    both = _start_all(2, *train, "--peer_timeout_secs=12", cwd=tmp_path)
     _wait_for(lambda: saved() > step)
     both[1].send_signal(signal.SIGSTOP)
     first = helpers.finish(both[0])

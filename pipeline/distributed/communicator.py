@@ -38,6 +38,7 @@ class Communicator:
         """Meets the others; to be called before anything else of TensorFlow.
 
         Raises:
+          errors.InputError: a worker sees several GPUs.
           errors.LostWorkerError: one does not come in time, or this one's port is taken.
         """
         self.worker = worker
@@ -63,6 +64,10 @@ class Communicator:
             )
         except tf.errors.OpError as error:
             raise errors.LostWorkerError(self._why_not_met(error, timeout_secs)) from error
+        errors.require(
+            self._strategy.num_replicas_in_sync == worker.count,
+            "each worker must see one device: set CUDA_VISIBLE_DEVICES to one GPU for each process",
+        )
         self._sums = {
             dtype: tf.function(self.total, [tf.TensorSpec([None], dtype)])
             for dtype in (tf.int64, tf.float64, tf.float32)

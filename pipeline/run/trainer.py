@@ -170,7 +170,7 @@ class _Trainer:
                     self._loop(first_step, following, clock_lib.Clock())
                 following.before(self._last_step)
         except team.Ended as end:
-            end.check(self.command)
+            end.check("the same command on all workers")
 
     def _take_from_chief(self) -> None:
         """Gives all workers the chief's variables, bit for bit."""
