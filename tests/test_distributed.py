@@ -82,7 +82,8 @@ def test_workers_take_the_steps_of_one_process(
     together: pathlib.Path, name: str, count: int
 ) -> None:
     """Every curve at every step, the evaluations among them; the numbers are about 1 or less."""
-    _assert_same_curves(together / "logs" / f"{name}-{count}", together / "alone" / name)
+    alone = "longer" if (name, count) == ("guide", 3) else name
+    _assert_same_curves(together / "logs" / f"{name}-{count}", together / "alone" / alone)
 
 
 def test_another_number_of_workers_may_resume(together: pathlib.Path) -> None:
@@ -103,8 +104,8 @@ def _assert_same_curves(run: pathlib.Path, alone: pathlib.Path) -> None:
         assert found.keys() == expected.keys()
         for tag, curve in expected.items():
             steps, numbers = zip(*curve, strict=True)
-            assert [step for step, _ in found[tag][: len(steps)]] == list(steps)
-            others = [number for _, number in found[tag][: len(steps)]]
+            assert [step for step, _ in found[tag]] == list(steps)
+            others = [number for _, number in found[tag]]
             if tag != "training/gradient_norm":
                 np.testing.assert_allclose(others, numbers, rtol=1e-6, atol=1e-6, err_msg=tag)
             else:

@@ -66,7 +66,8 @@ _ENVIRONMENTS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
             "PYTHONUTF8": "0",
             "PYTHONWARNINGS": "error",
             "TERM": "dumb",
-            "TF_CONFIG": '{{"cluster": {{"worker": ["a:1", "b:2"]}}, "task": {{"index": 1}}}}',
+            "TF_CONFIG": '{{"cluster": {{"chief": ["a:1"]}}, "task": '
+            '{{"type": "chief", "index": 0}}}}',
             "TMPDIR": "{folder}/nowhere",
             "TZ": "nowhere",
             "XLA_FLAGS": "--xla_cpu_enable_fast_math=false",

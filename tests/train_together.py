@@ -27,8 +27,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "synthetic": "sine",
         "batch_size": 64,
         "optimizer": "adam",
+        "learning_rate": 0.01,
         "metrics": "mae",
         "clip_norm": 0.5,
+        "epochs": 4,
     },
     "table": {"data": "table.csv", "validation_examples": 11, "learning_rate": 0.05},
 }
