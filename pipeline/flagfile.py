@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import shlex
+from typing import Any
 
 from pipeline import config as config_lib
 from pipeline import errors, files, user_code
@@ -25,6 +26,11 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
         values[name] = values[name] and os.path.abspath(values[name])
     for name, function in user_code.functions(config).items():
         values[name] = function.portable
+    return as_text(values)
+
+
+def as_text(values: dict[str, Any]) -> dict[str, str]:
+    """The texts that give values of a config again as flags, by name."""
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()

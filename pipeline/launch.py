@@ -9,15 +9,12 @@ name in front, and kept in <logdir>/<run_name>.workers/. Where a worker dies, al
 and go on from the last checkpoint.
 """
 
-import contextlib
 import ctypes
 import dataclasses
-import json
 import math
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,8 +24,9 @@ from typing import IO
 
 from absl import flags
 
-from pipeline import cli, printing
+from pipeline import cli, flagfile, printing
 from pipeline import config as config_lib
+from pipeline.distributed import workers
 from pipeline.run import run_dir
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes to train with.", lower_bound=1)
@@ -54,7 +52,7 @@ class _Group:
 
         Returns their exit codes.
         """
-        addresses, lock = _free_addresses(count), threading.Lock()
+        addresses, lock = workers.free_addresses(count), threading.Lock()
         self._processes, threads = [], []
         for index in range(count):
             process = _start(config, addresses, index)
@@ -84,21 +82,12 @@ class _Group:
                 process.send_signal(number)
 
 
-def _free_addresses(count: int) -> list[str]:
-    """Addresses of this machine whose ports are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-
-
 def _start(config: config_lib.Config, addresses: list[str], index: int) -> "subprocess.Popen[str]":
-    cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    given = [f"--{name}={value}" for name, value in _flags(config).items()]
+    values = flagfile.as_text(dataclasses.asdict(config))
+    given = [f"--{name}={value}" for name, value in values.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline.train", *given],
-        env={**os.environ, "TF_CONFIG": json.dumps(cluster)},
+        env=os.environ | workers.environment(addresses, index),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -106,11 +95,6 @@ def _start(config: config_lib.Config, addresses: list[str], index: int) -> "subp
         start_new_session=True,  # or Ctrl-C would reach it twice
         preexec_fn=_end_with_parent,
     )
-
-
-def _flags(config: config_lib.Config) -> dict[str, str]:
-    values = {name: v for name, v in dataclasses.asdict(config).items() if v is not None}
-    return {name: str(v).lower() if isinstance(v, bool) else str(v) for name, v in values.items()}
 
 
 def _end_with_parent() -> None:

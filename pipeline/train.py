@@ -8,10 +8,8 @@ trained model as a SavedModel. Where TF_CONFIG names several workers, they train
 """
 
 import dataclasses
-from typing import Any
 
-from pipeline import cli, errors, printing, tf_runtime, user_code
-from pipeline import config as config_lib
+from pipeline import cli, errors, printing, user_code
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.run import run_dir
@@ -40,24 +38,13 @@ def main(arguments: list[str]) -> None:
             f"{datasets.num_train:,} examples, {config.epochs:,} epochs"
             + (f", {worker.count} workers" if worker.count > 1 else "")
         )
-    if worker.count > 1:
-        workers.settle_environment()
-        if worker.is_chief:
-            others = ", ".join(str(index) for index in range(1, worker.count))
-            printing.say(f"Waiting for worker {others}, {config.peer_timeout_secs} s at most")
-    communicator = tf_runtime.import_tensorflow(lambda: _meet(worker, config))
+    if worker.count > 1 and worker.is_chief:
+        others = ", ".join(str(index) for index in range(1, worker.count))
+        printing.say(f"Waiting for worker {others}, {config.peer_timeout_secs} s at most")
+    communicator = workers.import_tensorflow(worker, timeout_secs=config.peer_timeout_secs)
     from pipeline.run import trainer
 
     (trainer.train if worker.is_chief else trainer.follow)(config, datasets, communicator)
-
-
-def _meet(worker: workers.Worker, config: config_lib.Config) -> Any:
-    """The communicator of several workers, which waits for all of them; None for one."""
-    if worker.count == 1:
-        return None
-    from pipeline.distributed import communicator
-
-    return communicator.Communicator(worker, timeout_secs=config.peer_timeout_secs)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ are left out. Exits with 1 where a goal is missed.
 """
 
 import argparse
-import contextlib
 import functools
-import json
 import os
 import pathlib
 import platform
 import resource
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
@@ -297,20 +294,17 @@ def memory(quick: bool) -> list[Row]:
 
 def on_workers(num_workers: int) -> dict[str, float]:
     """Seconds a step, or a message, of several workers, each on a core of its own."""
+    from pipeline.distributed import workers as workers_lib
+
     cores = sorted(os.sched_getaffinity(0))
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(num_workers)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    addresses = workers_lib.free_addresses(num_workers)
     processes = []
     for index in range(num_workers):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         core = {cores[index % len(cores)]}
         processes.append(
             subprocess.Popen(
                 [sys.executable, str(SCRIPTS / "benchmark_workers.py")],
-                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                env=os.environ | workers_lib.environment(addresses, index),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from pipeline import config as config_lib
-from pipeline import tf_runtime
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
@@ -27,17 +26,7 @@ _ROUNDS = 5
 def main() -> None:
     """Measures the steps of each problem, and messages of some sizes."""
     worker = workers.from_environment()
-    if worker.count > 1:
-        workers.settle_environment()
-
-    def meet() -> Any:
-        if worker.count == 1:
-            return None
-        from pipeline.distributed import communicator
-
-        return communicator.Communicator(worker, timeout_secs=60)
-
-    communicator = tf_runtime.import_tensorflow(meet)
+    communicator = workers.import_tensorflow(worker, timeout_secs=60)
     for name, problem in PROBLEMS.items():
         *sizes, steps = problem
         if worker.count == 1:

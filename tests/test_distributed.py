@@ -1,7 +1,5 @@
 """Tests of several workers: processes of this machine that train together."""
 
-import contextlib
-import json
 import os
 import pathlib
 import re
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
 from pipeline.run import trainer
 from tests import helpers, train_together
 
@@ -26,20 +25,11 @@ pytestmark = [
 _NAMES = tuple(name for name in train_together.CONFIGS if name != "longer")
 
 
-def _addresses(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-
-
 def _start(
     addresses: list[str], index: int, *command: str, cwd: pathlib.Path
 ) -> "subprocess.Popen[str]":
     """Starts one of several workers."""
-    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+    environment = os.environ | workers.environment(addresses, index)
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # which the import in the tests has set
     return subprocess.Popen(
@@ -53,7 +43,7 @@ def _start(
 
 
 def _start_all(count: int, *command: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
-    addresses = _addresses(count)
+    addresses = workers.free_addresses(count)
     return [_start(addresses, index, *command, cwd=cwd) for index in range(count)]
 
 
@@ -165,7 +155,7 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
         line,
     )
 
-    addresses = _addresses(2)
+    addresses = workers.free_addresses(2)
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", int(addresses[1].rpartition(":")[2])))
@@ -178,7 +168,7 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     assert "worker 0 waited --peer_timeout_secs=2 for worker 1; see what it " in ends[0].stderr
     assert "worker 1 can't listen at its address in TF_CONFIG: another " in ends[1].stderr
 
-    addresses = _addresses(2)
+    addresses = workers.free_addresses(2)
     flags = ((), ("--learning_rate=0.2", "--metrics=mae"))
     both = [_start(addresses, i, *train, *flags[i], cwd=tmp_path) for i in range(2)]
     for process in both:

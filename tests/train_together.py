@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from pipeline import config as config_lib
-from pipeline import tf_runtime
 from pipeline.data import datasets
 from pipeline.distributed import workers
 
@@ -47,14 +46,7 @@ def config(name: str, logdir: pathlib.Path, run_name: str) -> config_lib.Config:
 def main(folder: pathlib.Path, names: list[str]) -> None:
     """Trains the runs `<name>=<run name>` one after the other."""
     worker = workers.from_environment()
-    workers.settle_environment()
-
-    def meet() -> Any:
-        from pipeline.distributed import communicator
-
-        return communicator.Communicator(worker, timeout_secs=60)
-
-    communicator = tf_runtime.import_tensorflow(meet)
+    communicator = workers.import_tensorflow(worker, timeout_secs=60)
     from pipeline.run import trainer
     from pipeline.training import make_task
 

@@ -1,20 +1,22 @@
-"""The workers that train together, as TF_CONFIG names them. No TensorFlow.
+"""The workers that train together, as TF_CONFIG names them.
 
 TF_CONFIG is what Kubernetes operators, Ray Train and cloud trainers set, and tf.distribute reads:
 
   {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import errors
+from pipeline import errors, tf_runtime
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -70,13 +72,42 @@ def from_environment() -> Worker:
     return _parsed(text) if text else Worker()
 
 
-def settle_environment() -> None:
-    """Lets TensorFlow, before it is imported, notice a lost worker at once instead of in a minute.
+def environment(addresses: list[str], index: int) -> dict[str, str]:
+    """What makes a process one of the workers at these addresses."""
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    return {"TF_CONFIG": json.dumps(config)}
 
-    What it logs of that at length, the communicator says in a line.
+
+def free_addresses(count: int) -> list[str]:
+    """Addresses of this machine whose ports are free now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+def import_tensorflow(worker: Worker, *, timeout_secs: int) -> Any:
+    """Imports and starts TensorFlow, and meets the other workers, if there are any.
+
+    It notices a lost worker at once instead of in a minute; what it logs of that at length, the
+    communicator says in a line.
+
+    Returns:
+      Their communicator, None for one worker.
     """
+    if worker.count == 1:
+        tf_runtime.import_tensorflow()
+        return None
     os.environ.setdefault("GRPC_FAIL_FAST", "true")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+    def meet() -> Any:
+        from pipeline.distributed import communicator
+
+        return communicator.Communicator(worker, timeout_secs=timeout_secs)
+
+    return tf_runtime.import_tensorflow(meet)
 
 
 def _parsed(text: str) -> Worker:
