@@ -9,4 +9,4 @@ cd "$checkout"
 "$python" -m ruff format --check .
 "$python" -m mypy
 # Tests of one file share runs, so they stay in one process.
-"$python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+"$python" -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder "$@"

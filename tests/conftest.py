@@ -1,5 +1,6 @@
 """Starts TensorFlow as every entry point does, and trains the three solutions once."""
 
+import os
 import signal
 
 import pytest
@@ -11,6 +12,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as on a terminal, and not as und
 tf_runtime.import_tensorflow()  # before anything else does: XLA takes its flags once in a process
 
 from tests import helpers  # noqa: E402
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: there is always a test that waits for a server."""
+    return min(4, 1 + (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

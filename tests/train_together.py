@@ -3,7 +3,7 @@
 python -m tests.train_together FOLDER NAME=RUN_NAME...
 
 TF_CONFIG says which worker it is. Each run is <FOLDER>/logs/<run name>; the variables that the
-worker has at its end go to <FOLDER>/<name>-<workers>-<worker>.npz.
+worker has at its end go to <FOLDER>/<name>-<workers>-<worker>.npz, with its exit code.
 """
 
 import pathlib
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import config as config_lib
+from pipeline import errors
 from pipeline.data import datasets
 from pipeline.distributed import workers
 
@@ -32,6 +33,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "epochs": 4,
     },
     "table": {"data": "table.csv", "validation_examples": 11, "learning_rate": 0.05},
+    "diverging": {"learning_rate": 0.9, "epochs": 1000},
+    "ending-early": {
+        "model": "keras",
+        "batch_size": 64,
+        "epochs": 40,
+        "early_stopping_patience": 2,
+        "export": "best",
+    },
 }
 
 
@@ -58,9 +67,13 @@ def main(folder: pathlib.Path, names: list[str]) -> None:
     for name, run_name in (pair.split("=") for pair in names):
         settings = config(name, logdir, run_name)
         run = trainer.train if worker.is_chief else trainer.follow
-        run(settings, datasets.load(settings, worker), communicator)
+        exit_code = 0
+        try:
+            run(settings, datasets.load(settings, worker), communicator)
+        except errors.DivergedError as error:
+            exit_code = error.exit_code
         file = folder / f"{name}-{worker.count}-{worker.index}.npz"
-        np.savez(file, **made[-1].arrays())
+        np.savez(file, exit_code=exit_code, **made[-1].arrays())
 
 
 if __name__ == "__main__":
