@@ -19,11 +19,26 @@ from pipeline import errors, flagfile, printing
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
+
+class _FloatOrAuto(flags.FloatParser):
+    """Takes 'auto', too, for the default."""
+
+    def parse(self, argument: Any) -> float | None:  # type: ignore[override]
+        """Returns None for 'auto'."""
+        return None if argument == "auto" else super().parse(argument)
+
+
+def _define_float_or_auto(name: str, default: float | None, help_text: str) -> None:
+    flags.DEFINE(_FloatOrAuto(), name, default, help_text)
+
+
 _DEFINE: dict[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
     int | None: flags.DEFINE_integer,
     float: flags.DEFINE_float,
+    float | None: _define_float_or_auto,
+    bool | None: flags.DEFINE_bool,
     str: flags.DEFINE_string,
 }
 

@@ -20,8 +20,14 @@ _OPTIONS: dict[str, Any] = {
     **dict.fromkeys(_BOUNDS),
 }
 _LENGTH = ("epochs", "early_stopping_patience")
-_FILE = ("data", "label", "features")
+_TABLE = (
+    *("data", "label", "features", "categorical", "missing", "validation_fraction"),
+    "standardize",
+)
 _SYNTHETIC = ("synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
+# Losses that keep their meaning where labels are standardized, without underscores.
+_OF_REGRESSION = ("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh")
+_GUIDE = {"learning_rate": 0.1, "initial_w": 5.0, "initial_b": 0.0}
 _STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
 _PLACE = {"may_change": True, "may_sweep": False}
 _OPTIMIZERS = (  # of Keras 3.15, but for those that wrap others
@@ -74,7 +80,13 @@ class Config:
         at_least=1,
         may_change=True,
     )
-    learning_rate: float = _field(0.1, "Step size of the optimizer.", above=0)
+    learning_rate: float | None = _field(
+        None,
+        "Step size of the optimizer. By default ('auto') the guide's 0.1 for synthetic data; with "
+        "--data, half of the largest that is stable for gradient descent, or 0.01 for another "
+        "optimizer.",
+        above=0,
+    )
     batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)
     optimizer: str = _field(
         "sgd",
@@ -125,8 +137,21 @@ class Config:
         at_least=0,
         at_most=2**32 - 1,
     )
-    initial_w: float = _field(5.0, "W at the start of training, of the linear models.")
-    initial_b: float = _field(0.0, "b at the start of training, of the linear models.")
+    initial_w: float | None = _field(
+        None,
+        "W at the start of training, of the linear models; by default the guide's 5, or 0 where "
+        "the data are standardized.",
+    )
+    initial_b: float | None = _field(
+        None,
+        "b at the start of training, of the linear models; by default 0, or the mean of the label "
+        "where the data are standardized.",
+    )
+    l2: float = _field(
+        0.0,
+        "Add so many times the sum of the squares of all weights, but not of biases, to the loss.",
+        at_least=0,
+    )
     synthetic: str = _field(
         "line",
         "Without --data: 'line' draws y = true_w*x + true_b, 'sine' y = true_w*sin(pi*x) + true_b.",
@@ -140,18 +165,48 @@ class Config:
         at_least=0,
         at_most=_INT32_MAX,
     )
+    validation_fraction: float = _field(
+        0.0,
+        "With --data, about this part of its rows as validation examples, chosen by the seed; "
+        "which ones does not depend on the rows that follow.",
+        at_least=0,
+        at_most=0.9,
+        may_sweep=False,
+    )
     true_w: float = _field(3.0, "W of the curve that synthetic data are drawn from.")
     true_b: float = _field(2.0, "b of the curve that synthetic data are drawn from.")
     noise_stddev: float = _field(1.0, "Standard deviation of the noise on synthetic y.", at_least=0)
     x_min: float = _field(-2.0, "The smallest synthetic x.")
     x_max: float = _field(2.0, "The largest synthetic x.")
     data: str = _field(
-        "", "A CSV file to train on: a header line, then numeric columns.", may_sweep=False
+        "",
+        "What to train on in place of synthetic data: a CSV or Parquet file, several separated by "
+        "commas, a pattern such as 'part-*.csv', or a function of your own such as mine:houses, "
+        "which returns columns by their names.",
+        may_sweep=False,
     )
-    label: str = _field("", "The CSV column to predict; by default the last one.", may_sweep=False)
+    label: str = _field("", "The column to predict; by default the last one.", may_sweep=False)
     features: str = _field(
         "",
         "The columns to predict from, separated by commas; by default all others.",
+        may_sweep=False,
+    )
+    categorical: str = _field(
+        "",
+        "Those of them that hold texts, separated by commas: each text becomes a feature that is "
+        "1 or 0, such as city=Paris.",
+        may_sweep=False,
+    )
+    missing: str = _field(
+        "refuse",
+        "What to do with rows in which a value is missing.",
+        choices=("refuse", "drop"),
+        may_sweep=False,
+    )
+    standardize: bool | None = _field(
+        None,
+        "Train on features (and for regression, on labels) of mean 0 and standard deviation 1; W "
+        "and b are shown, and predictions made, in the units of the data. By default with --data.",
         may_sweep=False,
     )
     initialize_from: str = _field(
@@ -203,6 +258,12 @@ class Config:
     overwrite: bool = _field(False, "Start anew, and rename an earlier run of that name.", **_PLACE)
 
     def __post_init__(self) -> None:
+        if self.is_synthetic and self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", _GUIDE["learning_rate"])
+        if self.is_linear and not self.is_standardized:
+            for name in ("initial_w", "initial_b"):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, _GUIDE[name])
         for field in dataclasses.fields(self):
             _check_bounds(field, getattr(self, field.name))
         self._check_combinations()
@@ -225,12 +286,16 @@ class Config:
                 not re.match(r"\w+://", path),
                 f"--{name} must be a path on this machine; received {path!r}",
             )
-        for name in ("label", "features"):
+        for name in _TABLE:
+            value, default = getattr(self, name), getattr(Config, name)
             errors.require(
-                not getattr(self, name) or not self.is_synthetic,
-                f"--{name}={getattr(self, name)} names columns of a CSV file; say which file with "
-                "--data",
+                value == default or not self.is_synthetic,
+                f"--{name}={value} is for a table; say which one with --data",
             )
+        errors.require(
+            not (self.validation_examples and self.validation_fraction),
+            "--validation_examples and --validation_fraction exclude each other",
+        )
         steps = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
         errors.require(
             not self.profile_steps or (steps and int(steps[1]) < int(steps[2])),
@@ -245,10 +310,10 @@ class Config:
 
     def _check_model(self) -> None:
         for name in ("initial_w", "initial_b"):
-            value, default = getattr(self, name), getattr(Config, name)
+            value = getattr(self, name)
             errors.require(
-                self.is_linear or value == default,
-                f"--{name}={value:g} is for the linear models, module and keras; "
+                self.is_linear or value is None,
+                f"--{name}={value} is for the linear models, module and keras; "
                 f"received --model={self.model}",
             )
         errors.require(
@@ -263,7 +328,7 @@ class Config:
     @property
     def applied(self) -> dict[str, Any]:
         """The settings that apply: not those of another model or another kind of data."""
-        others = _FILE if self.is_synthetic else _SYNTHETIC
+        others: tuple[str, ...] = _TABLE if self.is_synthetic else _SYNTHETIC
         if self.initialize_from or not self.is_linear:
             others = (*others, "initial_w", "initial_b")
         return {name: v for name, v in dataclasses.asdict(self).items() if name not in others}
@@ -285,6 +350,21 @@ class Config:
         return self.model in ("module", "keras")
 
     @property
+    def is_regression(self) -> bool:
+        """Whether labels may be standardized."""
+        return self.loss.replace("_", "").lower() in _OF_REGRESSION
+
+    @property
+    def is_linear_regression(self) -> bool:
+        """Whether it is meant to be y = x·W + b with squared errors."""
+        return self.is_linear and self.loss == Config.loss
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether training is on standardized data."""
+        return not self.is_synthetic if self.standardize is None else self.standardize
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """The names in --metrics."""
         return tuple(filter(None, dict.fromkeys(self.metrics.split(","))))
@@ -296,7 +376,7 @@ class Config:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the examples are drawn from a curve instead of read from a file."""
+        """Whether the examples are drawn from a curve instead of read from a table."""
         return not self.data
 
     def last_step(self, num_examples: int) -> int:

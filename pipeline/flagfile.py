@@ -23,7 +23,9 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
     del values["logdir"], values["run_name"]
     del values["overwrite"]  # to read the flags again is to resume
     for name in _PATHS:
-        values[name] = values[name] and os.path.abspath(values[name])
+        is_one = name != "data" or os.path.exists(values[name])
+        paths = [values[name]] if is_one else values[name].split(",")
+        values[name] = ",".join(path and os.path.abspath(path) for path in paths)
     for name, function in user_code.functions(config).items():
         values[name] = function.portable
     return as_text(values)

@@ -4,11 +4,15 @@ import errno
 import io
 import os
 import select
+import shutil
 import stat
 import sys
+import time
 from typing import Any, TextIO
 
 _NAMES = ("stdin", "stdout", "stderr")  # of the descriptors 0, 1, 2
+_CLEAR = "\r\033[K\033[J"  # the row of the cursor, then all below
+_SECONDS_BETWEEN_LIVE, _SECONDS_BETWEEN_PLAIN = 0.1, 30.0
 
 
 class _Output(io.FileIO):
@@ -76,3 +80,44 @@ def say(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
 def printable(text: str) -> str:
     """A text on one line in which nothing can command a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class LiveLine:
+    """A line that shows that work is alive.
+
+    On a terminal it is rewritten in place, at most ten times a second; in a pipe or a file it is
+    a plain line now and then. The cursor waits at the beginning of the line: where a window
+    shrinks and wraps it into several rows, what follows the cursor is still all that is to be
+    cleared.
+    """
+
+    def __init__(self, out: TextIO | None = None):
+        """Prepares to print, by default to stdout."""
+        self._out = out or sys.stdout
+        self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
+        self._pause = _SECONDS_BETWEEN_LIVE if self._is_terminal else _SECONDS_BETWEEN_PLAIN
+        self._printed = time.perf_counter()
+
+    def is_due(self) -> bool:
+        """Whether there has been nothing new for a while."""
+        return time.perf_counter() - self._printed >= self._pause
+
+    def show(self, text: str) -> None:
+        """Rewrites the line."""
+        self._printed = time.perf_counter()
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            # Not _CLEAR: it flickers, and tmux keeps a copy of a screen that is cleared as a whole.
+            say(f"\r{text[:width]}\033[J\r", self._out, end="")
+        else:
+            say(f"{text}\n", self._out, end="")
+
+    def add(self, text: str) -> None:
+        """Prints a line that stays, above this one."""
+        self._printed = time.perf_counter()
+        say(f"{_CLEAR * self._is_terminal}{text}\n", self._out, end="")
+
+    def close(self) -> None:
+        """Leaves a terminal at the start of a line."""
+        if self._is_terminal:
+            say(_CLEAR, self._out, end="")

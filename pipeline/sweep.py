@@ -42,6 +42,7 @@ _SHORT = dict.fromkeys(("model", "loss", "loop", "optimizer", "schedule", "synth
     "noise_stddev": "noise=",
 }
 _PARSE: dict[Any, Callable[[str], Any]] = {int: int, int | None: int, float: float, str: str}
+_PARSE[float | None] = lambda text: None if text == "auto" else float(text)
 
 
 class Outcome(NamedTuple):

@@ -1,4 +1,4 @@
-"""Functions that --model and --loss name: found before TensorFlow is imported, then loaded.
+"""Functions that --model, --loss and --data name: found before TensorFlow is imported, then loaded.
 
 `mlp` is a function in this package, `mine:make_model` one in a module that Python finds from the
 current directory, `models/mine.py:make_model` one in a file.
@@ -109,8 +109,8 @@ class Function:
         return function  # type: ignore[return-value]
 
 
-def functions(config: config_lib.Config) -> dict[str, Function]:
-    """The functions that the flags of a config name, by flag: always a model, perhaps a loss.
+def of_task(config: config_lib.Config) -> dict[str, Function]:
+    """The functions of model and loss that a config names, by flag: a model, perhaps a loss.
 
     Raises:
       errors.InputError: one of them does not exist.
@@ -118,6 +118,18 @@ def functions(config: config_lib.Config) -> dict[str, Function]:
     found = {"model": Function("model", config.model)}
     if ":" in config.loss:
         found["loss"] = Function("loss", config.loss)
+    return found
+
+
+def functions(config: config_lib.Config) -> dict[str, Function]:
+    """All functions that a config names, by flag; one of data, too, unless that is a file.
+
+    Raises:
+      errors.InputError: one of them does not exist.
+    """
+    found = of_task(config)
+    if re.fullmatch(r"[^,*?]+:[^\W\d]\w*", config.data) and not os.path.exists(config.data):
+        found["data"] = Function("data", config.data)
     return found
 
 

@@ -1,6 +1,7 @@
 """What several test files share: processes, runs, a TensorBoard, one event reader."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import re
@@ -22,7 +23,7 @@ from pipeline.reporting import image_logger
 from pipeline.reporting import recorder as recorder_lib
 from pipeline.run import divergence
 from pipeline.training import clock as clock_lib
-from pipeline.training import evaluation, losses, make_task, metrics
+from pipeline.training import evaluation, learning_rate, losses, make_task, metrics
 from pipeline.training import task as task_lib
 
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
@@ -239,6 +240,8 @@ class Recording:
         self.datasets = datasets_lib.load(self.config)
         self.task = trained or make_task.make_task(self.config, self.datasets)
         self.evaluator = evaluation.Evaluator(self.task, self.datasets, self.config)
+        rate = learning_rate.choose(self.config, self.evaluator)
+        self.config = dataclasses.replace(self.config, learning_rate=rate)
         self.clock = clock or clock_lib.Clock()
         self.recorder = recorder_lib.Recorder(
             self.config,

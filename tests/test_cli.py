@@ -23,12 +23,12 @@ MISTAKES = {
     ("--model=module", "--loop=fit"): "a tf.Module has none",
     ("--run_name=a/b",): "'a/b'",
     ("--flagfile=nowhere.txt",): "nowhere.txt",
-    ("--data=nowhere.csv",): "nowhere.csv: can't be read",
+    ("--data=nowhere.csv",): "nowhere.csv: there is no such file",
     ("--data=points.csv", "--label=z"): "has no column 'z' (--label); its columns are ['x', 'y']",
     ("--run_name=taken",): "taken exists already and is no run of this pipeline",
     ("--run_name=taken", "--overwrite"): "taken exists already and is no run of this pipeline",
     ("epochs=3",): "'epochs=3'",
-    ("--data=\x1b[31mred\n.csv",): r"\x1b[31mred\n.csv: can't be read",
+    ("--data=\x1b[31mred\n.csv",): r"\x1b[31mred\n.csv: there is no such file",
 }
 
 

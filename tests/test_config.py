@@ -183,18 +183,25 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     """A sweep takes several values of every other flag."""
     fields = dataclasses.fields(config_lib.Config)
     assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
-        *("metrics", "run_eagerly", "data", "label", "features", "initialize_from"),
+        *("metrics", "run_eagerly", "validation_fraction", "data", "label", "features"),
+        *("categorical", "missing", "standardize", "initialize_from"),
         *("references", "profile_steps", "peer_timeout_secs", "export", "logdir", "run_name"),
         "overwrite",
     ]
 
 
+_OF_TABLES = {
+    *("data", "label", "features", "categorical", "missing", "validation_fraction"),
+    "standardize",
+}
+
+
 @pytest.mark.parametrize(
     ("settings", "missing"),
     [
-        ({}, {"data", "label", "features"}),
-        ({"model": "mlp"}, {"data", "label", "features", "initial_w", "initial_b"}),
-        ({"initialize_from": "x"}, {"data", "label", "features", "initial_w", "initial_b"}),
+        ({}, _OF_TABLES),
+        ({"model": "mlp"}, {*_OF_TABLES, "initial_w", "initial_b"}),
+        ({"initialize_from": "x"}, {*_OF_TABLES, "initial_w", "initial_b"}),
         (
             {"data": "x.csv"},
             {"synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max"},

@@ -1,6 +1,7 @@
 """Tests of pipeline.data.csv_reader."""
 
 import csv
+import gzip
 import pathlib
 import time
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ def _file(directory: pathlib.Path, content: str | bytes) -> str:
     path = directory / "data.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
+
+
+def _read(path: str, names: list[str] | None = None, **options: Any) -> np.ndarray:
+    """The numbers in some columns, or all."""
+    table = csv_reader.Csv(path)
+    return np.concatenate([b.numbers for b in table.blocks(names or table.header, **options)])
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,12 @@ def _file(directory: pathlib.Path, content: str | bytes) -> str:
             "a,y\n1e-3,-2E2\n.5,+4.\n", ["a", "y"], [[1e-3, -200], [0.5, 4]], id="number formats"
         ),
         pytest.param('a,t,y\n1,"x,y",2\n3,,4\n', ["a", "y"], [[1, 2], [3, 4]], id="unread text"),
+        pytest.param("a;y\n1;2\n", ["y", "a"], [[2, 1]], id="semicolons"),
+        pytest.param("a\ty\n1\t2\n", ["y", "a"], [[2, 1]], id="tabs"),
+        pytest.param("a|y\n1|2\n", ["y", "a"], [[2, 1]], id="bars"),
+        pytest.param('"a;b,c";y\n1;2\n', ["a;b,c"], [[1]], id="semicolons with quotes"),
+        pytest.param(gzip.compress(b"a,y\n1,2\n3,4\n"), ["y"], [[2], [4]], id="gzip"),
+        pytest.param('a,t,y\n1,"x\ny",2\n3,"""",4\n', ["y"], [[2], [4]], id="lines in quotes"),
         pytest.param(
             "größe 面积 a\u2028b,y\n1,2\n", ["y", "größe 面积 a\u2028b"], [[2, 1]], id="Unicode"
         ),
@@ -48,25 +61,24 @@ def _file(directory: pathlib.Path, content: str | bytes) -> str:
 def test_columns_are_read(
     tmp_path: pathlib.Path, content: str, names: list[str], table: list[list[float]]
 ) -> None:
-    result = csv_reader.read_columns(_file(tmp_path, content), names)
-    assert result.dtype == np.float32
-    np.testing.assert_array_equal(result, np.array(table, np.float32))
+    result = _read(_file(tmp_path, content), names)
+    assert result.dtype == np.float64
+    np.testing.assert_array_equal(result, table)
 
 
-def test_numbers_are_the_nearest_float32(tmp_path: pathlib.Path) -> None:
+def test_numbers_are_the_nearest_float64(tmp_path: pathlib.Path) -> None:
     """As Python reads them, from a file that Python wrote."""
-    numbers = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    numbers[0] = np.finfo(np.float32).max, np.finfo(np.float32).tiny, -0.0
+    numbers = np.random.default_rng(0).normal(size=(50, 3))
+    numbers[0] = np.finfo(np.float64).max, np.finfo(np.float64).tiny, -0.0
     path = tmp_path / "data.csv"
     with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([["a", "b", "c"], *map(list, numbers.astype(float))])
-    result = csv_reader.read_columns(str(path), ["a", "b", "c"])
-    assert result.tobytes() == numbers.tobytes()
+        csv.writer(file).writerows([["a", "b", "c"], *map(list, numbers)])
+    assert _read(str(path), ["a", "b", "c"]).tobytes() == numbers.tobytes()
 
 
 def test_header_gives_the_column_names(tmp_path: pathlib.Path) -> None:
     path = _file(tmp_path, '\ufeff a ,"b, in m",y\r\nnot,a,number\r\n')
-    assert csv_reader.read_header(path) == ["a", "b, in m", "y"]
+    assert csv_reader.Csv(path).header == ["a", "b, in m", "y"]
 
 
 _GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
@@ -76,7 +88,7 @@ def _bad_files() -> Iterator[Any]:
     """Files that cannot be read, and the words that must be in the message."""
     yield pytest.param(None, ["No such file"], id="missing")
     yield pytest.param("", ["empty"], id="empty")
-    yield pytest.param("\n1,2\n", ["empty"], id="empty first line")
+    yield pytest.param("\n\n", ["empty"], id="empty lines")
     yield pytest.param("a,b,y\n", ["no rows"], id="header only")
     yield pytest.param("a,b,y\n\n\n", ["no rows"], id="header and empty lines")
     yield pytest.param("1,2\n3,4\n5,6\n", ["first line", "'1,2'"], id="no header")
@@ -88,9 +100,23 @@ def _bad_files() -> Iterator[Any]:
         )
     wide = ",".join(map(str, range(10_000)))
     yield pytest.param(f"{wide}\n{wide}\n", ["first line", "0,1,2"], id="no header, many columns")
-    for cell in ("oops", "", " ", "NaN", "inf", "-inf", "1e99", "1 000", "1_000", "0x1F", "٣"):
+    for cell in ("oops", "inf", "-inf", "1e999", "1 000", "1_000", "0x1F", "٣"):
         content = _GOOD.replace("5", cell)
         yield pytest.param(content, ["line 3", "'b'", repr(cell)], id=f"cell {cell!r}")
+    for cell in ("", " ", "NaN", "NA", "n/a", "null", "None", "?"):
+        content = f"{_GOOD}{_GOOD[6:]}".replace("5", cell)
+        words = ["line 3, column 'b': is missing", "2 rows in all", "--missing=drop"]
+        yield pytest.param(content, words, id=f"missing {cell!r}")
+    yield pytest.param(
+        "city,b,kind\nOslo,2,flat\nBonn,x,house\n",
+        ["'city' ('Oslo')", "'kind' ('flat')", "are text", "--categorical"],
+        id="texts",
+    )
+    yield pytest.param(
+        "a,b,y\n,2,1\nlow,2,3\n", ["'a' ('low') is text", "--categorical"], id="late text"
+    )
+    yield pytest.param("a;b\n1;2\n3,4\n", ["line 3", "1 cells", "';'"], id="mixed separators")
+    yield pytest.param(gzip.compress(b"a,y\n1,2\n")[:-9], ["can't be read"], id="cut gzip")
     yield pytest.param("a,b,y\n1,2,3\n\n4,x,6\n", ["line 4", "'b'", "'x'"], id="after a gap")
     yield pytest.param(_GOOD.replace("9", "ten"), ["line 4", "'y'", "'ten'"], id="last cell")
     yield pytest.param("a,b,y\n1,2,3\n4,5\n", ["line 3", "2 cells", "3"], id="short row")
@@ -106,7 +132,7 @@ def test_bad_file_costs_one_line_that_says_where(
 ) -> None:
     path = str(tmp_path / "none.csv") if content is None else _file(tmp_path, content)
     with pytest.raises(errors.InputError) as caught:
-        csv_reader.read_columns(path, csv_reader.read_header(path))
+        _read(path)
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < len(path) + 400
@@ -120,7 +146,7 @@ def test_bad_file_costs_one_line_that_says_where(
         pytest.param("a,b,y\n1,2,x\n4,5\n", ["line 3", "2 cells", "3"], id="short row"),
         pytest.param("a,b,y\n1,2,3\n4,5,6,7\n", ["line 3", "4 cells", "3"], id="long row"),
         pytest.param("a,b,y\n1,2,x\nz,5,x\n", ["line 3", "'a'", "'z'"], id="cell"),
-        pytest.param("a,b,y\n1,2,x\n4,nan,x\n", ["line 3", "'b'", "'nan'"], id="NaN"),
+        pytest.param("a,b,y\n1,2,x\n4,nan,x\n", ["line 3", "'b'", "is missing"], id="NaN"),
     ],
 )
 def test_some_columns_are_checked_as_strictly(
@@ -128,7 +154,7 @@ def test_some_columns_are_checked_as_strictly(
 ) -> None:
     """Where a column of the file is left out; what is in that column does not matter."""
     with pytest.raises(errors.InputError) as caught:
-        csv_reader.read_columns(_file(tmp_path, content), ["b", "a"])
+        _read(_file(tmp_path, content), ["b", "a"])
     assert [word for word in words if word not in str(caught.value)] == []
 
 
@@ -141,25 +167,23 @@ def test_some_columns_are_checked_as_strictly(
     ],
 )
 def test_columns_that_do_not_fit_the_header_are_named(
-    names: list[str], flag: str, words: list[str]
+    tmp_path: pathlib.Path, names: list[str], flag: str, words: list[str]
 ) -> None:
+    table = csv_reader.Csv(_file(tmp_path, _GOOD))
     with pytest.raises(errors.InputError) as caught:
-        csv_reader.check_columns("data.csv", ["a", "b", "y"], names, flag=flag)
+        table.check_columns(names, flag=flag)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_columns_of_the_header_pass_the_check() -> None:
-    csv_reader.check_columns("data.csv", ["a", "b", "y"], ["y", "a"], flag="features")
-
-
-def test_the_check_of_many_columns_takes_no_time() -> None:
+def test_the_check_of_many_columns_takes_no_time(tmp_path: pathlib.Path) -> None:
     """It takes milliseconds; a message made for each column, and not needed, would take seconds."""
     header = [f"column {i}" for i in range(10_000)]
+    table = csv_reader.Csv(_file(tmp_path, ",".join(header)))
     started = time.monotonic()
-    csv_reader.check_columns("data.csv", header, header, flag="features")
+    table.check_columns(header, flag="features")
     assert time.monotonic() - started < 1
     with pytest.raises(errors.InputError) as caught:
-        csv_reader.check_columns("data.csv", header, ["z"], flag="features")
+        table.check_columns(["z"], flag="features")
     assert len(str(caught.value)) < 400
 
 
@@ -167,10 +191,10 @@ def test_unknown_column_is_not_read(tmp_path: pathlib.Path) -> None:
     with pytest.raises(
         errors.InputError, match=r"has no column 'z'; its columns are \['a', 'b', 'y'\]"
     ):
-        csv_reader.read_columns(_file(tmp_path, _GOOD), ["a", "z"])
+        _read(_file(tmp_path, _GOOD), ["a", "z"])
 
 
 def test_directory_in_place_of_a_file_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(errors.InputError, match="must be a file on disk") as caught:
-        csv_reader.read_header(str(tmp_path))
+        csv_reader.Csv(str(tmp_path))
     assert str(tmp_path) in str(caught.value)

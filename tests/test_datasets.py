@@ -138,7 +138,7 @@ def test_columns_of_a_file_become_features_and_label(
 ) -> None:
     path = tmp_path / "data.csv"
     path.write_text("a,b,y\n1,2,3\n4,5,6\n")
-    data = datasets.load(config_lib.Config(data=str(path), **flags))
+    data = datasets.load(config_lib.Config(data=str(path), standardize=False, **flags))
     assert data[1:5] == (None, features, label, None)  # no validation examples, no true line
     assert data.train.x.dtype == data.train.y.dtype == np.float32
     np.testing.assert_array_equal(data.train.x, x)
@@ -169,7 +169,9 @@ def test_validation_rows_are_set_apart_by_the_seed(
 
     chosen = []
     for seed in (0, 0, 1):
-        config = config_lib.Config(data=str(path), validation_examples=12, seed=seed)
+        config = config_lib.Config(
+            data=str(path), validation_examples=12, seed=seed, standardize=False
+        )
         data = datasets.load(config)
         assert data.validation is not None
         train, validation = _rows(data.train), _rows(data.validation)
@@ -187,7 +189,7 @@ _GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
 @pytest.mark.parametrize(
     ("content", "flags", "words"),
     [
-        pytest.param("a,b,y\n1,2,3\n", {}, ["2 rows", "1 row"], id="one row"),
+        pytest.param("a,b,y\n1,2,3\n", {}, ["2 rows", "received 1 of 1"], id="one row"),
         pytest.param(
             _GOOD, {"label": "z"}, ["'z'", "--label", "['a', 'b', 'y']"], id="unknown label"
         ),
@@ -202,7 +204,7 @@ _GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
             _GOOD, {"features": "a,b", "label": "b"}, ["--features", "'b'"], id="label as feature"
         ),
         pytest.param("y\n1\n2\n", {}, ["feature", "'y'"], id="one column"),
-        pytest.param("a;y\n1;2\n3;4\n", {}, ["feature", "'a;y'"], id="semicolons"),
+        pytest.param("a:y\n1:2\n3:4\n", {}, ["feature", "'a:y'"], id="colons"),
         pytest.param(_GOOD.replace("5", "x"), {}, ["line 3", "'b'", "'x'"], id="cell"),
         pytest.param(
             _GOOD,
@@ -272,4 +274,4 @@ def test_fingerprint_of_the_same_examples_is_the_same() -> None:
 
 def test_fingerprint_does_not_change_between_processes() -> None:
     """Nor with the versions of anything, for it is kept in checkpoints."""
-    assert _datasets().fingerprint() == 28537962176084
+    assert _datasets().fingerprint() == 122735880423329

@@ -32,10 +32,13 @@ _TABLES = {
 _DIVERGES = (3, "not finite at step 0: the examples, or the model at its start, are too large")
 _TOO_LARGE = (2, "the synthetic y are too large for float32; give smaller numbers than")
 _TRAINS = (0, "")
+_AS_IT_IS = {"standardize": False, "learning_rate": 0.1, "initial_w": 5.0}
 # The exit code and the message of a run with each of these settings.
 _ENDS: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
-    **{f"--data={name}": ({"data": name}, _DIVERGES) for name in _TABLES},
-    **{f"--data={n}": ({"data": n}, _TRAINS) for n in ("y/1e17", "y/smallest", "x/smallest")},
+    **{f"--data={name}": ({"data": name} | _AS_IT_IS, _DIVERGES) for name in _TABLES},
+    **{f"--data={n}": ({"data": n} | _AS_IT_IS, _TRAINS) for n in ("y/1e17", "y/smallest")},
+    "--data=x/smallest": ({"data": "x/smallest"} | _AS_IT_IS, _TRAINS),
+    **{f"--standardize --data={name}": ({"data": name}, _TRAINS) for name in _TABLES},
     "--true_b=1e19": ({"true_b": 1e19}, _DIVERGES),
     "--true_b=1e38": ({"true_b": 1e38}, _DIVERGES),
     "--true_w=3e38": ({"true_w": 3e38}, _TOO_LARGE),
@@ -48,7 +51,10 @@ _ENDS: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
     "--learning_rate=3e38": ({"learning_rate": 3e38}, (3, "the best was ")),
     "--learning_rate=5e-324": ({"learning_rate": 5e-324}, _TRAINS),
 }
-_ALSO_FIT = ("--data=y/1e17", "--data=y/largest", "--data=x/largest", "--learning_rate=3e38")
+_ALSO_FIT = (
+    *("--data=y/1e17", "--data=y/largest", "--data=x/largest", "--learning_rate=3e38"),
+    *("--standardize --data=y/largest", "--standardize --data=x/smallest"),
+)
 
 
 def _write(path: pathlib.Path, x: Any, y: Any) -> str:
@@ -71,7 +77,8 @@ def test_a_run_ends_with_a_line_that_says_why(
     """Or it trains: in the custom loop, and with fit, Adam, mini-batches and a validation set."""
     settings, (expected_code, words) = _ENDS[name]
     if "data" in settings:
-        settings = {"data": _write(tmp_path / "data.csv", *_TABLES[settings["data"]])}
+        table = _write(tmp_path / "data.csv", *_TABLES[settings["data"]])
+        settings = settings | {"data": table}
     if loop == "fit":
         more = {"batch_size": 8, "validation_examples": 5}
         settings = settings | more | {"model": "keras", "loop": "fit", "optimizer": "adam"}

@@ -37,9 +37,14 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     noise_stddev=1e-300,
     x_min=-2.5,
     x_max=2.25,
-    data="some folder/a=b,c.csv",
+    data="some folder/a=b.csv",
     label="price in $, 'net'",
     features="rooms,area = m2",
+    categorical="rooms",
+    missing="drop",
+    standardize=False,
+    l2=0.001,
+    validation_fraction=0.5,
     initialize_from="other logs/run",
     summary_every=7,
     references=False,
@@ -88,6 +93,19 @@ def test_the_config_is_read_again_from_anywhere(
     place = {"logdir": str(tmp_path.parent), "run_name": tmp_path.name}
     expected = dataclasses.replace(config, **absolute, **place, overwrite=False)
     assert _printed(f"--flagfile={path}") == str(expected)
+
+
+def test_each_of_several_files_becomes_absolute(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with a comma in its name is one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b.csv").touch()
+    for data, expected in (
+        ("a,b.csv", f"{tmp_path}/a,b.csv"),
+        ("c.csv,/d/*.csv", f"{tmp_path}/c.csv,/d/*.csv"),
+    ):
+        assert flagfile.from_config(config_lib.Config(data=data))["data"] == expected
 
 
 @pytest.mark.parametrize("form", ["{name}.py:{function}", "{name}:{function}"])

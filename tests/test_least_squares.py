@@ -1,10 +1,9 @@
-"""Tests of pipeline.training.least_squares."""
+"""Tests of pipeline.data.least_squares."""
 
 import numpy as np
 import pytest
 
-from pipeline.data import datasets
-from pipeline.training import least_squares
+from pipeline.data import datasets, least_squares
 
 _NORMAL = np.random.default_rng(0).normal(size=(200, 4))
 _CELSIUS = np.round(_NORMAL[:, 0] * 10 + 15, 1)
@@ -46,7 +45,7 @@ def test_loss_is_the_mean_squared_error_at_any_values(name: str) -> None:
     residuals = y.astype(np.float64)[:, None] - inputs @ values.T
     expected = np.square(residuals).mean(axis=0)
 
-    loss = least_squares.LeastSquares.of(_examples(name)).loss(values)
+    loss = least_squares.LeastSquares.of(*_examples(name)).loss(values)
     assert loss.dtype == np.float64
     np.testing.assert_allclose(loss, expected, rtol=_INPUTS[name][1])
 
@@ -58,7 +57,7 @@ def test_minimum_is_that_of_least_squares(name: str) -> None:
     solution = np.linalg.lstsq(inputs, y.astype(np.float64), rcond=None)[0]
     expected = np.square(y - inputs @ solution).mean()
 
-    fitted = least_squares.LeastSquares.of(_examples(name))
+    fitted = least_squares.LeastSquares.of(*_examples(name))
     assert fitted.minimum == pytest.approx(expected, rel=_INPUTS[name][1])
     assert fitted.loss([fitted.solution])[0] == pytest.approx(fitted.minimum, rel=1e-12)
     predicted = inputs @ fitted.solution
@@ -70,7 +69,7 @@ def test_distance_is_the_euclidean_one_from_the_solution(num_features: int) -> N
     W, b = np.array([3.0, -1.0, 0.5][:num_features]), 2.0
     x = _NORMAL[:, :num_features].astype(np.float32)
     y = x.astype(np.float64) @ W + b  # no noise: W and b are the solution
-    fitted = least_squares.LeastSquares.of(datasets.Examples(x, y))
+    fitted = least_squares.LeastSquares.of(x, y)
     offsets = np.zeros((4, num_features + 1))
     offsets[1:3, 0], offsets[1, -1], offsets[3, -1] = (3, -2), 4, -7
     distance = fitted.distance(offsets + np.append(W, b))
@@ -81,14 +80,14 @@ def test_distance_is_the_euclidean_one_from_the_solution(num_features: int) -> N
 def test_the_only_solution_is_that_of_least_squares(name: str) -> None:
     x, y = _examples(name)
     solution = np.linalg.lstsq(_with_ones(x), y.astype(np.float64), rcond=None)[0]
-    fitted = least_squares.LeastSquares.of(_examples(name))
+    fitted = least_squares.LeastSquares.of(*_examples(name))
     np.testing.assert_allclose(fitted.solution, solution, rtol=1e-8)
 
 
 def test_more_examples_than_one_chunk_give_the_same_as_numpy() -> None:
     x = np.random.default_rng(3).normal(size=2**20 + 7).astype(np.float32)
     y = 3 * x + 2 + x**2
-    fitted = least_squares.LeastSquares.of(datasets.Examples(x[:, None], y))
+    fitted = least_squares.LeastSquares.of(x[:, None], y)
     expected = np.polyfit(x.astype(np.float64), y.astype(np.float64), 1)
     np.testing.assert_allclose(fitted.solution, expected, rtol=1e-9)
 
@@ -97,7 +96,7 @@ def test_more_examples_than_one_chunk_give_the_same_as_numpy() -> None:
 def test_largest_stable_rate_is_2_over_the_largest_curvature(name: str) -> None:
     x, _ = _examples(name)
     hessian = 2 * _with_ones(x).T @ _with_ones(x) / len(x)
-    largest = least_squares.LeastSquares.of(_examples(name)).largest_stable_learning_rate()
+    largest = least_squares.LeastSquares.of(*_examples(name)).largest_stable_learning_rate()
     assert largest == pytest.approx(2 / np.linalg.eigvalsh(hessian)[-1], rel=1e-9)
 
 
@@ -106,7 +105,7 @@ def test_gradient_descent_converges_just_below_that_rate(name: str) -> None:
     """And diverges just above it."""
     x, y = _examples(name)
     inputs = _with_ones(x)
-    fitted = least_squares.LeastSquares.of(_examples(name))
+    fitted = least_squares.LeastSquares.of(*_examples(name))
     distance = {}
     for factor in (0.99, 1.01):
         values = fitted.solution + 1

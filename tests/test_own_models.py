@@ -315,8 +315,8 @@ def test_three_outputs_are_trained_and_predicted(
     datasets = datasets_lib.load(config)
     result = trainer.train(config, datasets)
     assert "accuracy=" in result.report
-    x, y = datasets.train
-    inputs = ",".join(map(str, x.ravel()))
+    *inputs, y = np.loadtxt(tmp_path / "t.csv", delimiter=",", skiprows=1).T
+    inputs = ",".join(map(str, np.column_stack(inputs).ravel()))
     arguments = (f"--export_dir={tmp_path}/run/export", f"--x={inputs}")
     printed = helpers.call("predict", *arguments, cwd=tmp_path)
     assert (printed.returncode, printed.stderr) == (0, "")

@@ -9,8 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import least_squares
 from pipeline.reporting import plots
-from pipeline.training import least_squares, metrics
+from pipeline.training import metrics
 
 _A_MILLION = 10**6
 
@@ -239,7 +240,7 @@ def test_four_variables_are_drawn() -> None:
 
 def _surface(rows: metrics.StepMetrics, optimum: list[float], minimum: float) -> Figure:
     """The path over a round bowl around the optimum."""
-    bowl = least_squares.LeastSquares(np.array(optimum), minimum, np.zeros(1), np.eye(1))
+    bowl = least_squares.LeastSquares(np.array(optimum), minimum, np.eye(2))
     return plots.loss_surface(rows, ("W", "b"), bowl, truth=np.array([3.0, 2.0]))
 
 
@@ -263,7 +264,7 @@ def test_the_path_goes_from_the_start_over_the_surface() -> None:
 
 
 def test_the_path_has_no_truth_where_none_is_known() -> None:
-    bowl = least_squares.LeastSquares(np.zeros(2), 0.1, np.zeros(1), np.eye(1))
+    bowl = least_squares.LeastSquares(np.zeros(2), 0.1, np.eye(2))
     figure = plots.loss_surface(_rows(5), ("W", "b"), bowl, truth=None)
     assert list(_lines(figure)) == ["training", "start", "least squares"]
 

@@ -32,7 +32,7 @@ _MISTAKES = {
     ("--export_dir=nowhere", "--x=1"): ("--export_dir=nowhere: is not a directory", 2),
     ("--export_dir=line", "--x=1,one"): ("received 1,one", 2),
     ("--export_dir=line", "--x=1,nan"): ("received 1,nan", 2),
-    ("--export_dir=line", "--x=1e39"): ("received 1e39", 2),
+    ("--export_dir=line", "--x=1e39"): ("must be finite as float32; received 1e+39", 2),
     ("--export_dir=line", "--input=nowhere.csv"): ("nowhere.csv: can't be read", 2),
     ("--export_dir=empty", "--x=1"): ("--export_dir=empty must be a SavedModel", 2),
     ("--export_dir=unsigned", "--x=1"): ("serving_default", 2),

@@ -246,7 +246,9 @@ def test_a_file_has_least_squares_but_no_truth(
         rows = metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 1])
         recording.after(rows.select(slice(0, 1)))
         recording.finish(rows.select(slice(1, 2)))
-    x, y = recording.datasets.train
+    scale = recording.datasets.scale
+    assert scale
+    x, y = (scale.inputs(recording.datasets.train.x), scale.labels(recording.datasets.train.y))
     solution = np.linalg.lstsq(np.column_stack([x, np.ones(4)]), y, rcond=None)[0]
     curves = helpers.scalars(tmp_path / "least_squares")
     for i, tag in enumerate(("W/rooms", "W/area", "b")):

@@ -90,7 +90,7 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
         (("--loop=custom,fit",), "--model=module can't be trained with --loop=fit"),
         (("--model=mlp,forest",), "--model=forest must be one of module, keras, polynomial,"),
         (("--loss=huber,no.py:loss",), "--loss=no.py:loss: there is no file"),
-        (("--epochs=1,2", "--data=no.csv"), "no.csv: can't be read"),
+        (("--epochs=1,2", "--data=no.csv"), "no.csv: there is no such file"),
         (("--epochs=1,2", "--run_name=../x"), "--run_name must be the plain name"),
         (("--epochs=1,2", "--logdir=gs://x"), "--logdir must be a path on this machine"),
         (("--epochs=1,2", "3"), "takes only flags; received '3'"),

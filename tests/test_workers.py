@@ -11,6 +11,7 @@ from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import fingerprint
 from pipeline.distributed import workers
 
 _TWO = ["a:1", "b:2"]
@@ -113,7 +114,7 @@ def test_workers_read_only_the_rows_they_need(
             for own, evaluated, all_ in zip(part.train, part.evaluated, whole.train, strict=True):
                 np.testing.assert_array_equal(own, all_ if batch_size else all_[every])
                 np.testing.assert_array_equal(evaluated, all_[every])
-        together = sum(part.fingerprint() for part in parts) % datasets_lib.FINGERPRINTS
+        together = sum(part.fingerprint() for part in parts) % fingerprint.COUNT
         assert together == whole.fingerprint()
 
 

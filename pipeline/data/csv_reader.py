@@ -1,162 +1,212 @@
-"""Reads CSV files: a header line, then rows of numbers. numpy alone.
-
-So that a mistake in a file is reported before TensorFlow is imported.
-"""
+"""Reads CSV files, block by block: a header line, then rows. numpy alone."""
 
 import csv
+import gzip
 import itertools
 import math
 import os
-import reprlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import errors
+from pipeline.data import tables
 
-Array = npt.NDArray[np.float32]
-
-_LARGEST = float(np.finfo(np.float32).max)
-_short = reprlib.Repr()
-_short.maxlist, _short.maxstring = 20, 200
+_SEPARATORS = ",;\t|"
+_GZIP = b"\x1f\x8b"
+_MOST_CELLS = 2**20  # of a block
 
 
-def read_header(path: str) -> list[str]:
-    """The column names of a CSV file.
+class Csv(tables.Table):
+    """A CSV file, perhaps compressed by gzip; its header line tells what separates the cells.
 
-    Raises:
-      errors.InputError: no such file, nothing in it, or a first line that doesn't
-        name each column once in characters that can be printed.
+    Attributes:
+      separator: A comma, a semicolon, a tab or a bar.
     """
-    is_file = not os.path.exists(path) or os.path.isfile(path)
-    errors.require(is_file, f"{path}: must be a file on disk, which is read several times")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _unreadable(path, error) from error
-    errors.require(any(header), f"{path}: the first line is empty; it must be a header")
-    received = f"received {_short.repr(','.join(header))}"
-    is_names = not all(is_number(name) for name in header)
-    errors.require(is_names, f"{path}: the first line must name the columns; {received}")
-    is_unique = len(set(header)) == len(header) and "" not in header
-    errors.require(is_unique, f"{path}: the first line must name each column once; {received}")
-    is_control = lambda character: unicodedata.category(character) == "Cc"  # noqa: E731
-    odd = next((name for name in header if any(map(is_control, name))), None)
-    errors.require(
-        odd is None, f"{path}: the name of a column has a control character: {_short.repr(odd)}"
-    )
-    return header
 
+    def __init__(self, path: str):
+        """Reads the header.
 
-def check_columns(path: str, header: list[str], names: list[str], *, flag: str = "") -> None:
-    """Raises errors.InputError if the header lacks a name, or --<flag> gives one twice."""
-    asked_by = f" (--{flag})" if flag else ""
-    known = set(header)
-    missing = next((name for name in names if name not in known), None)
-    errors.require(
-        missing is None,
-        f"{path}: has no column {missing!r}{asked_by}; its columns are {_short.repr(header)}",
-    )
-    is_unique = len(set(names)) == len(names)
-    errors.require(is_unique, f"--{flag} must name each column once; received {_short.repr(names)}")
+        Raises:
+          errors.InputError: no such file, nothing in it, or a first line that doesn't
+            name each column once in characters that can be printed.
+        """
+        self.name = path
+        is_file = not os.path.exists(path) or os.path.isfile(path)
+        errors.require(is_file, f"{path}: must be a file on disk, which is read several times")
+        try:
+            with self._opened() as file:
+                line = next(_records(file), "")
+                self.separator = max(_SEPARATORS, key=lambda each: _cells(line, each))
+                header = next(csv.reader([line], delimiter=self.separator), [])
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise self._unreadable(error) from error
+        self.header = [name.strip() for name in header]
+        self._check_header()
 
+    def blocks(
+        self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
+    ) -> Iterator[tables.Block]:
+        """Reads some columns, each number as numpy.loadtxt does.
 
-def count_rows(path: str) -> int:
-    """The number of rows below the header."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return sum(1 for _ in _rows(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+        That is as fast here as pandas, pyarrow or polars, in half their memory.
+        """
+        self.check_columns([*numbers, *texts])
+        places = {name: place for place, name in enumerate(self.header)}
+        columns = [places[name] for name in numbers], [places[name] for name in texts]
+        size = os.path.getsize(self.name)
+        most = max(1, min(tables.ROWS, _MOST_CELLS // len(self.header)))
+        is_empty = True
+        try:
+            with self._opened() as file:
+                records = itertools.islice(_records(file), 1, None)
+                while lines := list(itertools.islice(records, most)):
+                    block = self._parse_or_say_why(lines, *columns, drops_missing)
+                    self.part_read, is_empty = _position(file) / size, False
+                    yield block
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+            raise self._unreadable(error) from error
+        errors.require(not is_empty, f"{self.name}: has a header but no rows below it")
 
+    def _opened(self) -> TextIO:
+        with open(self.name, "rb") as file:
+            is_compressed = file.read(len(_GZIP)) == _GZIP
+        open_ = gzip.open if is_compressed else open
+        return open_(self.name, "rt", encoding="utf-8-sig")
 
-def read_columns(path: str, names: list[str], rows: npt.NDArray[np.bool_] | None = None) -> Array:
-    """Reads columns by their names, as finite float32 numbers [rows, len(names)].
+    def _parse_or_say_why(
+        self, lines: list[str], numbers: list[int], texts: list[int], drops_missing: bool
+    ) -> tables.Block:
+        try:
+            return self._parse(lines, numbers, texts)
+        except ValueError as error:
+            whole = self._parse_slowly(lines, numbers, texts) if drops_missing else None
+            if whole is not None:
+                return whole
+            problem = self._problem(numbers, texts, drops_missing)
+            raise problem or self._unreadable(error) from error
 
-    With `rows` it reads only those for which that is true.
+    def _parse(self, lines: list[str], numbers: list[int], texts: list[int]) -> tables.Block:
+        """Reads some lines; raises ValueError where that is not possible as they are."""
+        if {line.count(self.separator) for line in lines} != {len(self.header) - 1}:
+            rows = csv.reader(lines, delimiter=self.separator)
+            if {len(row) for row in rows} != {len(self.header)}:
+                raise ValueError("a row has a cell too many or too few")
+        options: Any = {"delimiter": self.separator, "comments": None, "quotechar": '"', "ndmin": 2}
+        table = np.empty((len(lines), 0))
+        if numbers:
+            table = np.loadtxt(lines, usecols=numbers, **options)
+        if not np.isfinite(table).all() or len(table) != len(lines):
+            raise ValueError("a number is not finite")
+        words = np.empty((len(lines), 0), np.str_)
+        if texts:
+            words = np.char.strip(np.loadtxt(lines, dtype=np.str_, usecols=texts, **options))
+        if np.isin(np.char.lower(words), tables.MISSING).any():
+            raise ValueError("a text is missing")
+        return tables.Block(table, list(words.T))
 
-    Raises:
-      errors.InputError: a cell is not a finite number (the message says which one),
-        a row has a cell too many or too few, or there are no rows.
-    """
-    header = read_header(path)
-    check_columns(path, header, names)
-    positions = {name: position for position, name in enumerate(header)}
-    columns = [positions[name] for name in names]
-    reads_all = len(columns) == len(header)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            has_rows = any(line.strip() for line in _rows(file))
-        errors.require(has_rows, f"{path}: has a header but no rows below it")
-        if not reads_all and (problem := _bad_cell(path, header, [])):
-            raise problem  # loadtxt does not count the cells of rows that it reads in part
-        table = _load(path, None if reads_all else columns, rows)
-        if not np.isfinite(table).all() or table.shape[1] != len(columns):
-            raise ValueError("a number is not finite as float32, or a row has another length")
-    except (OSError, ValueError) as error:  # UnicodeDecodeError is one
-        raise _bad_cell(path, header, columns) or _unreadable(path, error) from error
-    is_in_order = not reads_all or columns == list(range(len(header)))
-    return table if is_in_order else table[:, columns]
+    def _parse_slowly(
+        self, lines: list[str], numbers: list[int], texts: list[int]
+    ) -> tables.Block | None:
+        """The rows without a missing value, or None where that is not all that is wrong."""
+        rows = list(csv.reader(lines, delimiter=self.separator))
+        if {len(row) for row in rows} != {len(self.header)}:
+            return None
+        asked = [*numbers, *texts]
+        whole = [row for row in rows if not any(_is_missing(row[column]) for column in asked)]
+        if not all(is_number(row[column]) for row in whole for column in numbers):
+            return None
+        table = np.array([[float(row[column]) for column in numbers] for row in whole])
+        words = [np.array([row[column].strip() for row in whole], np.str_) for column in texts]
+        return tables.Block(table.reshape(len(whole), len(numbers)), words)
 
+    def _check_header(self) -> None:
+        path, header = self.name, self.header
+        errors.require(any(header), f"{path}: the first line is empty; it must be a header")
+        received = f"received {tables.short.repr(self.separator.join(header))}"
+        is_names = not all(is_number(name) for name in header)
+        errors.require(is_names, f"{path}: the first line must name the columns; {received}")
+        is_unique = len(set(header)) == len(header) and "" not in header
+        errors.require(is_unique, f"{path}: the first line must name each column once; {received}")
+        is_control = lambda character: unicodedata.category(character) == "Cc"  # noqa: E731
+        odd = next((name for name in header if any(map(is_control, name))), None)
+        errors.require(
+            odd is None,
+            f"{path}: the name of a column has a control character: {tables.short.repr(odd)}",
+        )
 
-def _rows(file: TextIO) -> Iterator[str]:
-    """The lines below the header that are not empty."""
-    next(file)
-    return (line for line in file if line.strip("\r\n"))
-
-
-def _load(path: str, columns: list[int] | None, rows: npt.NDArray[np.bool_] | None) -> Array:
-    """The numbers below the header.
-
-    numpy.loadtxt is as fast here as pandas, pyarrow or polars, in half their memory.
-    """
-    format_: Any = {"delimiter": ",", "comments": None, "quotechar": '"', "encoding": "utf-8-sig"}
-    format_ |= {"dtype": np.float32, "usecols": columns, "ndmin": 2}
-    if rows is None:
-        return np.loadtxt(path, skiprows=1, **format_)
-    with open(path, encoding="utf-8-sig") as file:
-        return np.loadtxt(itertools.compress(_rows(file), rows), **format_)
-
-
-def _bad_cell(path: str, header: list[str], columns: list[int]) -> errors.InputError | None:
-    """Finds the first cell that is no finite float32, the slow way."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            next(reader)
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
+    def _problem(
+        self, numbers: list[int], texts: list[int], drops_missing: bool
+    ) -> errors.InputError | None:
+        """Says which cells can't be used, the slow way: the first one, or how many are missing."""
+        missing, first, numeric = 0, "", set[int]()
+        with self._opened() as file:
+            reader = csv.reader(file, delimiter=self.separator)
+            for cells in itertools.islice(filter(None, reader), 1, None):
+                place = f"{self.name}: line {reader.line_num}"
+                if len(cells) != len(self.header):
                     return errors.InputError(
-                        f"{path}: line {reader.line_num} has {len(cells)} cells; the "
-                        f"header names {len(header)} columns"
+                        f"{place} has {len(cells)} cells, separated by {self.separator!r}; the "
+                        f"header names {len(self.header)} columns"
                     )
-                bad = (column for column in columns if not is_number(cells[column]))
-                if (column := next(bad, None)) is not None:
+                lacking = [column for column in (*numbers, *texts) if _is_missing(cells[column])]
+                missing += bool(lacking)
+                if lacking and not first:
+                    first = f"{place}, column {self.header[lacking[0]]!r}"
+                bad = [c for c in numbers if c not in lacking and not is_number(cells[c])]
+                if words := {self.header[c]: cells[c] for c in bad if c not in numeric}:
+                    return tables.is_text(self.name, words)
+                if bad:
                     return errors.InputError(
-                        f"{path}: line {reader.line_num}, column {header[column]!r}: expected a "
-                        f"finite number; received {_short.repr(cells[column])}"
+                        f"{place}, column {self.header[bad[0]]!r}: expected a finite number; "
+                        f"received {tables.short.repr(cells[bad[0]])}"
                     )
-    except (OSError, UnicodeDecodeError, csv.Error):
-        pass  # the caller knows the cause
-    return None
+                numeric.update(column for column in numbers if column not in lacking)
+        if missing and not drops_missing:
+            return errors.InputError(
+                f"{first}: is missing, with values of {missing:,} rows in all; leave such rows out "
+                "with --missing=drop"
+            )
+        return None
+
+    def _unreadable(self, error: Exception) -> errors.InputError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return errors.InputError(f"{self.name}: can't be read as a CSV file: {reason}")
 
 
 def is_number(cell: str) -> bool:
-    """Whether a text is a number that is finite as float32."""
+    """Whether a text is a finite number."""
     if "_" in cell or not cell.isascii():
         return False  # Python would take them for numbers, numpy doesn't
     try:
-        return math.isfinite(float(cell)) and abs(float(cell)) <= _LARGEST
+        return math.isfinite(float(cell))
     except ValueError:
         return False
 
 
-def _unreadable(path: str, error: Exception) -> errors.InputError:
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    return errors.InputError(f"{path}: can't be read as a CSV file: {reason}")
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in tables.MISSING
+
+
+def _cells(line: str, separator: str) -> int:
+    return len(next(csv.reader([line], delimiter=separator), []))
+
+
+def _records(file: TextIO) -> Iterator[str]:
+    """The lines that are not empty; a quoted cell may go on over several."""
+    for line in file:
+        while line.count('"') % 2:
+            rest = next(file, None)
+            if rest is None:
+                break
+            line += rest
+        if line.strip("\r\n"):
+            yield line
+
+
+def _position(file: Any) -> int:
+    """How many bytes of a file on disk have been read."""
+    raw = getattr(file.buffer, "fileobj", file.buffer)  # of gzip, or the file itself
+    return int(raw.tell())

@@ -1,6 +1,6 @@
-"""Datasets of training and validation examples, synthetic or read from a CSV file. numpy alone.
+"""Datasets of training and validation examples, synthetic or from a table. numpy alone.
 
-So that a mistake in a file is reported before TensorFlow is imported.
+So that a mistake in a table is reported before TensorFlow is imported.
 """
 
 import zlib
@@ -11,23 +11,22 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.data import csv_reader
+from pipeline.data import fingerprint, least_squares, table_examples
+from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
 
 Array = npt.NDArray[np.float32]
 
-FINGERPRINTS = 2**48  # how many there are
-
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
 # Streams of random numbers that one seed gives.
-_TRAINING_NOISE, _VALIDATION_NOISE, _VALIDATION_ROWS = range(3)
-_CHUNK = 2**20  # numbers whose bits are mixed at a time
-_WORD = np.uint64
+_TRAINING_NOISE, _VALIDATION_NOISE = range(2)
 _ALONE = workers.Worker()
+
+Solved = least_squares.LeastSquares | None
 
 
 class Examples(NamedTuple):
-    """Inputs and labels."""
+    """Inputs and labels, standardized where the datasets have a scale."""
 
     x: Array  # [N, D]
     y: Array  # [N]
@@ -56,9 +55,21 @@ class Datasets(NamedTuple):
     validation: Examples | None  # evaluated, but not trained on
     features: tuple[str, ...]  # D names, in the order of the columns of x
     label: str  # the name of y
-    truth: Truth | None = None  # None for a file
+    truth: Truth | None = None  # None for a table
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
+    scale: scale_lib.Scale | None = None  # None where nothing is standardized
+    # Of the training and the validation examples of all workers; None where there is no use for it.
+    least_squares: tuple[Solved, Solved] = (None, None)
+    label_variances: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls, train: Examples, validation: Examples | None, features: tuple[str, ...], label: str
+    ) -> "Datasets":
+        """Datasets of all examples, with least squares of both parts."""
+        solved = [part and _solved(part) for part in (train, validation)]
+        return cls(train, validation, features, label, least_squares=(solved[0], solved[1]))
 
     @property
     def num_train(self) -> int:
@@ -82,21 +93,22 @@ class Datasets(NamedTuple):
         The sum over the workers, modulo 2**48, is the same however many they are.
         """
         names = zlib.crc32("\n".join([*self.features, self.label]).encode())
-        result = names if self.worker.is_chief else 0
-        for salt, part in enumerate((self.evaluated, self.validation)):
+        scale = zlib.crc32(np.array(self.scale or 0.0).tobytes())
+        result = names + scale if self.worker.is_chief else 0
+        for factor, part in ((1, self.evaluated), (3, self.validation)):
             if part is not None:
-                result += _fingerprint(part, self.worker, salt)
-        return result % FINGERPRINTS
+                result += factor * fingerprint.of(*part, self.worker)
+        return result % fingerprint.COUNT
 
 
 def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets:
     """Makes or reads the examples that the config asks for, as far as a worker needs them.
 
     Raises:
-      errors.InputError: the CSV file can't be used as it is, or a setting doesn't fit the
+      errors.InputError: the table can't be used as it is, or a setting doesn't fit the
         number of examples.
     """
-    datasets = (_load_synthetic if config.is_synthetic else _load_csv)(config, worker)
+    datasets = (_load_synthetic if config.is_synthetic else _load_table)(config, worker)
     config.last_step(datasets.num_train)  # raises where they do not fit
     errors.require(
         datasets.num_train >= worker.count,
@@ -105,32 +117,15 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
     return datasets
 
 
-def _fingerprint(examples: Examples, worker: workers.Worker, salt: int) -> int:
-    """A sum over rows, of each of which it mixes the bits with its place in the whole."""
-    words = _mixed(np.arange(examples.x.shape[1] + 2, dtype=_WORD) + _WORD(salt << 32)) | _WORD(1)
-    result = 0
-    rows = max(1, _CHUNK // len(words))
-    for first in range(0, len(examples.y), rows):
-        x, y = (array[first : first + rows] for array in examples)
-        place = worker.index + worker.count * np.arange(first, first + len(y), dtype=_WORD)
-        columns = np.column_stack([x, y]).view("<u4").astype(_WORD)
-        mixed = _mixed(place * words[-1] + columns @ words[:-1])
-        result += int((mixed >> _WORD(16)).sum(dtype=_WORD))
-    return result
-
-
-def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    words = (words ^ words >> _WORD(30)) * _WORD(0xBF58476D1CE4E5B9)
-    words = (words ^ words >> _WORD(27)) * _WORD(0x94D049BB133111EB)
-    return words ^ words >> _WORD(31)
-
-
 def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datasets:
     given = config.validation_examples
     count = _SYNTHETIC_VALIDATION_EXAMPLES if given is None else given
     train = synthetic(config, config.num_examples, stream=_TRAINING_NOISE)
     validation = synthetic(config, count, stream=_VALIDATION_NOISE) if count else None
+    solved = [
+        part and _solved(part) if config.is_linear_regression else None
+        for part in (train, validation)
+    ]
     return Datasets(
         train=_part(train, worker) if _is_full_batch(config, config.num_examples) else train,
         validation=validation and _part(validation, worker),
@@ -138,8 +133,15 @@ def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datase
         label="y",
         truth=Truth(config.true_w, config.true_b, is_line=config.synthetic == "line"),
         worker=worker,
-        counts=None if worker.count == 1 else (config.num_examples, count),
+        counts=(config.num_examples, count),
+        least_squares=(solved[0], solved[1]),
     )
+
+
+def _solved(examples: Examples) -> Solved:
+    """Least squares of examples, unless they are too many."""
+    is_cheap = least_squares.is_cheap(*examples.x.shape)
+    return least_squares.LeastSquares.of(*examples) if is_cheap else None
 
 
 def _is_full_batch(config: config_lib.Config, count: int) -> bool:
@@ -176,52 +178,17 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples
     return Examples(x[:, None], y)
 
 
-def _load_csv(config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    header = csv_reader.read_header(config.data)
-    label = config.label or header[-1]
-    csv_reader.check_columns(config.data, header, [label], flag="label")
-    given = [name.strip() for name in config.features.split(",") if name.strip()]
-    features = given or [name for name in header if name != label]
-    csv_reader.check_columns(config.data, header, features, flag="features")
-    errors.require(label not in features, f"--features must not contain the label {label!r}")
-    errors.require(features, f"{config.data}: needs a feature beside the label {label!r}")
-    names = [*features, label]
-    if worker.count == 1:
-        table = csv_reader.read_columns(config.data, names)
-        held_out = here = _held_out(len(table), config)
-    else:
-        held_out = _held_out(csv_reader.count_rows(config.data), config)
-        needed = _needed(held_out, config, worker)
-        table, here = csv_reader.read_columns(config.data, names, needed), held_out[needed]
-    x, y = (np.ascontiguousarray(part) for part in (table[:, :-1], table[:, -1]))
-    train, validation = (
-        (Examples(x[i], y[i]) for i in (~here, here)) if held_out.any() else (Examples(x, y), None)
+def _load_table(config: config_lib.Config, worker: workers.Worker) -> Datasets:
+    loaded = table_examples.load(config, worker)
+    train, validation = loaded.train, loaded.validation
+    return Datasets(
+        train=Examples(train.x, train.y),
+        validation=Examples(validation.x, validation.y) if validation.total else None,
+        features=loaded.features,
+        label=loaded.label,
+        worker=worker,
+        counts=(train.total, validation.total),
+        scale=loaded.scale,
+        least_squares=(train.least_squares, validation.least_squares),
+        label_variances=(train.label_variance, validation.label_variance),
     )
-    counts = None if worker.count == 1 else (int((~held_out).sum()), int(held_out.sum()))
-    return Datasets(train, validation, tuple(features), label, worker=worker, counts=counts)
-
-
-def _needed(
-    held_out: npt.NDArray[np.bool_], config: config_lib.Config, worker: workers.Worker
-) -> npt.NDArray[np.bool_]:
-    """Which rows of a file a worker needs."""
-    needed = np.zeros(len(held_out), bool)
-    train, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    needed[worker.part(train) if _is_full_batch(config, len(train)) else train] = True
-    needed[worker.part(validation)] = True
-    return needed
-
-
-def _held_out(rows: int, config: config_lib.Config) -> npt.NDArray[np.bool_]:
-    """Which rows of a file are not trained on; both parts keep its order."""
-    count = config.validation_examples or 0
-    errors.require(
-        rows - count >= 2,
-        f"{config.data}: at least 2 rows must be left to train on; received {rows} "
-        f"row{'s' * (rows != 1)}" + (f" and --validation_examples={count}" if count else ""),
-    )
-    held_out = np.zeros(rows, bool)
-    if count:
-        generator = np.random.default_rng([config.seed, _VALIDATION_ROWS])
-        held_out[generator.permutation(rows)[:count]] = True
-    return held_out

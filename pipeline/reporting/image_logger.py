@@ -78,7 +78,7 @@ class ImageLogger(hooks.Hook):
         The title says which model it is.
         """
         names = self._task.names
-        last_step, reference = int(rows.step[-1]), self._evaluator.closed_form.train
+        last_step, reference = int(rows.step[-1]), self._evaluator.reference
         # Where it diverged, training may have stopped at the last good step or after it.
         self._pending = [fit for fit in self._pending if fit.step < last_step]
         self._residuals = {s: array for s, array in self._residuals.items() if s < last_step}
@@ -108,7 +108,8 @@ class ImageLogger(hooks.Hook):
         losses = self._task.losses_of(tf.constant(sample.y), predictions) + self._task.penalty()
         has_inputs = sample.inputs is not sample.x
         drawn = self._task.predict(sample.inputs) if has_inputs else predictions
-        return _Fit(step, drawn.numpy(), float(np.mean(losses.numpy(), dtype=np.float64)))
+        loss = float(np.mean(losses.numpy(), dtype=np.float64))
+        return _Fit(step, sample.in_units(drawn.numpy()), loss)
 
     def _plot(self, fit: "_Fit", title: str) -> Figure:
         return plots.fit(self._sample, fit.drawn, loss=fit.loss, title=title)
@@ -118,7 +119,7 @@ class ImageLogger(hooks.Hook):
         y = self._sample.y.astype(np.float64)  # or the difference of large numbers would overflow
         predictions = self._task.predict(self._sample.x).numpy()
         if predictions.ndim == 1:
-            self._residuals[step] = y - predictions
+            self._residuals[step] = self._sample.in_units(y) - self._sample.in_units(predictions)
 
     def _save_fit(self, name: str, step: int, title: str) -> None:
         self._save(name, step, self._plot(self._predict(step), title), tag="fit")

@@ -12,8 +12,10 @@ from matplotlib import rcsetup
 from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import least_squares
+from pipeline.data import scale as scale_lib
 from pipeline.reporting import progress
-from pipeline.training import least_squares, metrics
+from pipeline.training import metrics
 
 matplotlib.rcdefaults()  # whatever a matplotlibrc in the current directory says
 _STYLES = rcsetup.cycler("linestyle", ["-", ":"])
@@ -45,7 +47,10 @@ Values = npt.NDArray[Any]
 
 
 class Sample(NamedTuple):
-    """The examples that plots show, and the inputs whose predictions are drawn."""
+    """The examples that plots show, and the inputs whose predictions are drawn.
+
+    As the model gets them; plots are in the units of the data.
+    """
 
     x: Array  # [N, D], up to 2,000 training examples
     y: Array  # [N]
@@ -54,6 +59,7 @@ class Sample(NamedTuple):
     label: str  # the name of y
     truth: datasets_lib.Truth | None  # that the examples were drawn from
     is_whole: bool  # whether these are all training examples
+    scale: scale_lib.Scale | None = None  # in which they are standardized
 
     @classmethod
     def of(cls, datasets: datasets_lib.Datasets) -> "Sample":
@@ -66,7 +72,15 @@ class Sample(NamedTuple):
         inputs = np.linspace(*ends, _CURVE)[:, None] if x.shape[1] == 1 else x
         inputs = inputs.astype(np.float32, copy=False)
         is_whole = datasets.num_train == len(chosen)
-        return cls(x, y, inputs, *datasets[2:5], is_whole)
+        return cls(x, y, inputs, *datasets[2:5], is_whole, datasets.scale)
+
+    def in_units(self, y: Values) -> Values:
+        """Labels or predictions in the units of the data."""
+        return self.scale.labels(y) if self.scale else y
+
+    def column(self, i: int, x: Array) -> Values:
+        """A feature of inputs [N, D] in the units of the data."""
+        return self.scale.inputs(x)[:, i] if self.scale else x[:, i]
 
 
 def png(figure: Figure) -> bytes:
@@ -88,7 +102,8 @@ def data(sample: Sample) -> Figure:
     shape = (shown + 1) // 2, min(shown, 2)
     grid = figure.subplots(*shape, squeeze=False, sharey=True).ravel()
     for i, axes in enumerate(grid[:shown]):
-        axes.plot(sample.x[:, i], sample.y, ".", label="data", markersize=_size(sample))
+        x, y = sample.column(i, sample.x), sample.in_units(sample.y)
+        axes.plot(x, y, ".", label="data", markersize=_size(sample))
         axes.set_xlabel(_short(sample.features[i]))
     for axes in grid[shown:]:
         axes.remove()
@@ -100,15 +115,17 @@ def data(sample: Sample) -> Figure:
 def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figure:
     """Data, true curve and model over x; with several features, predicted against actual y.
 
-    predictions [P] or [P, C] are those of sample.inputs, the loss is that of the sample.
+    predictions [P] or [P, C] are those of sample.inputs in the units of the data, the loss is that
+    of the sample.
     """
     of_some = "" if sample.is_whole else f" of {len(sample.y):,} examples"
     figure, axes = _axes(f"{title}, loss{of_some}={progress.number(loss)}")
     outputs = predictions.reshape(len(predictions), -1).T[:_MOST_ELEMENTS]
     several, size, y_name = len(outputs) > 1, _size(sample), _short(sample.label)
+    y = sample.in_units(sample.y)
     if sample.x.shape[1] == 1:
-        x = sample.inputs[:, 0].astype(np.float64)
-        axes.plot(sample.x[:, 0], sample.y, ".", label="data", markersize=size)
+        x = sample.column(0, sample.inputs).astype(np.float64)
+        axes.plot(sample.column(0, sample.x), y, ".", label="data", markersize=size)
         if sample.truth is not None:
             axes.plot(x, sample.truth.at(x), label="truth")
         for i, output in enumerate(outputs):
@@ -117,9 +134,9 @@ def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figur
     else:
         for i, output in enumerate(outputs):
             name = f"output {i}" if several else "examples"
-            axes.plot(sample.y, output, ".", label=name, markersize=size)
+            axes.plot(y, output, ".", label=name, markersize=size)
         if not several:
-            ends = np.array([sample.y.min(), sample.y.max()])
+            ends = np.array([y.min(), y.max()])
             axes.plot(ends, ends, label="predicted = actual")
         axes.set(xlabel=f"actual {y_name}", ylabel=f"predicted {y_name}")
     _legend(axes)

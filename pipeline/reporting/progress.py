@@ -1,8 +1,5 @@
 """Training progress on the terminal: a table of epochs, and a line between its rows."""
 
-import os
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,9 +16,6 @@ _MOST_VALUES = 3  # of a variable
 _MOST_VARIABLES = 4
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 _LARGE, _SMALL = 1e7, 5e-6
-_CLEAR = "\r\033[K\033[J"  # the row of the cursor, then all below
-_SECONDS_BETWEEN_LIVE_LINES = 0.1
-_SECONDS_BETWEEN_PLAIN_LINES = 30.0
 
 
 def report(
@@ -71,12 +65,7 @@ def _duration(seconds: float) -> str:
 
 
 class Progress(hooks.Hook):
-    """Prints about twenty epochs, and between them that training is alive.
-
-    On a terminal that is a line that is rewritten in place; in a pipe or a file it is a plain
-    line now and then. The cursor waits at the beginning of the line: where a window shrinks and
-    wraps it into several rows, what follows the cursor is still all that is to be cleared.
-    """
+    """Prints about twenty epochs, and between them that training is alive."""
 
     def __init__(
         self,
@@ -88,13 +77,10 @@ class Progress(hooks.Hook):
     ):
         """Prepares to print the values of these names up to the last epoch and step."""
         self._names = names
-        self._out = out or sys.stdout
-        self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = printing.LiveLine(out)
         self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
         self._num_epochs = last_step // steps_per_epoch
         self._every = -(-self._num_epochs // _MOST_ROWS)
-        pause = _SECONDS_BETWEEN_LIVE_LINES if self._is_terminal else _SECONDS_BETWEEN_PLAIN_LINES
-        self._printing = hooks.Every(seconds=pause)
         self._first: tuple[int, float] | None = None
 
     def epochs(self, ends: evaluation.EpochMetrics) -> None:
@@ -107,41 +93,29 @@ class Progress(hooks.Hook):
             self.line(f"{self._label(int(epoch[i]))} {text}")
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Shows that training is alive, at most ten times a second."""
+        """Shows that training is alive, where nothing else has for a while."""
         now = time.monotonic()
         if self._first is None:  # what went before was compilation
             self._first = rows.end, now
         first_step, started = self._first
-        if not self._printing.is_due() or now == started:
+        if not self._live.is_due() or now == started:
             return
-        self._printing.done()
         speed = (rows.end - first_step) / (now - started)  # with all else that takes time
         left = _duration((self.last_step - rows.end) / speed)
-        text = (
+        self._live.show(
             f"  step {rows.end:,} of {self.last_step:,} ({100 * rows.end // self.last_step}%), "
             f"{left} left, loss={number(float(rows.loss[-1]))}, {speed:,.0f} steps/s"
         )
-        if self._is_terminal:
-            width = shutil.get_terminal_size().columns - 1
-            # Not _CLEAR: it flickers, and tmux keeps a copy of a screen that is cleared as a whole.
-            self._write(f"\r{text[:width]}\033[J\r")
-        else:
-            self._write(f"{text}\n")
 
     def line(self, text: str) -> None:
         """Prints a line of its own."""
-        self._printing.done()
-        self._write(f"{_CLEAR}{text}\n" if self._is_terminal else f"{text}\n")
+        self._live.add(text)
 
     def close(self) -> None:
         """Leaves a terminal at the start of a line."""
-        if self._is_terminal:
-            self._write(_CLEAR)
+        self._live.close()
 
     def _label(self, epoch: int) -> str:
         width = len(f"Epoch {self._num_epochs}:")
         label = f"Epoch {epoch:{len(str(self._num_epochs))}d}:" if epoch else "Starting:"
         return label.ljust(max(width, len("Starting:")))
-
-    def _write(self, text: str) -> None:
-        printing.say(text, self._out, end="")

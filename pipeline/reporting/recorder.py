@@ -51,7 +51,8 @@ class Recorder(hooks.Hook):
         self._steps_per_epoch = evaluator.steps_per_epoch
         self._last_step = config.last_step(self._datasets.num_train)
         self._steps_between = evaluator.steps_between
-        self._task, self._reference = evaluator.task, evaluator.closed_form.train
+        self._task, self._reference = evaluator.task, evaluator.reference
+        self._evaluator = evaluator
         self._names = self._task.names
         self._learning_rate = optimizers.LearningRate(config, self._last_step)
         self._every = config.summary_every or metrics.stride(self._last_step, _MOST_RECORDED)
@@ -101,6 +102,7 @@ class Recorder(hooks.Hook):
     def after(self, rows: metrics.StepMetrics) -> None:
         """Records the next rows."""
         if len(rows.step):
+            rows = rows._replace(values=self._evaluator.shown(rows.values))
             self.history.add(rows)
             self._write_steps(rows)
             self._write_rates(rows.end)
@@ -114,7 +116,7 @@ class Recorder(hooks.Hook):
         self._write_evaluations(ends.select(self._due(ends.step, self._steps_between)))
         if not self._task.watches_all:  # then training has stopped for a single epoch
             self._write_histograms(int(ends.step[0]))
-        self.progress.epochs(ends)
+        self.progress.epochs(ends._replace(values=self._evaluator.shown(ends.values)))
 
     def end_early(self, step: int) -> None:
         """Makes a step the last one of the run."""
@@ -127,6 +129,7 @@ class Recorder(hooks.Hook):
 
     def finish(self, last: metrics.StepMetrics, final: evaluation.Evaluation) -> None:
         """Records the trained model: the row of the last step, and its evaluation."""
+        last = last._replace(values=self._evaluator.shown(last.values))
         self.history.add(last)
         self._write_steps(last)
         self.images.finish(self.history.rows())
@@ -142,7 +145,9 @@ class Recorder(hooks.Hook):
         if len(rows.step):
             title = "After it diverged"
             if self._task.watches_all:
-                self._task.assign(self._task.by_variable(rows.values[-1]))
+                numbers, units = rows.values[-1:], self._evaluator.units
+                (numbers,) = units.from_units(numbers) if units else numbers
+                self._task.assign(self._task.by_variable(numbers))
                 title = f"Step {rows.step[-1]:,}, before it diverged"
             self.images.finish(rows, title)
         self._end(rows.step[-1:], final={}, diverged=1)

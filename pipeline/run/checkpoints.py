@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import errors, files
+from pipeline.data import scale as scale_lib
 from pipeline.run import run_state, signals
 from pipeline.training import hooks, metrics, optimizers, task
 
@@ -29,14 +30,24 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: pathlib.Path, trained: task.Task, optimizer: optimizers.Optimizer
+        self,
+        directory: pathlib.Path,
+        trained: task.Task,
+        optimizer: optimizers.Optimizer,
+        scale: scale_lib.Scale | None = None,
     ):
-        """Prepares to save and restore a model, its optimizer and the state of the run."""
+        """Prepares to save and restore a model, its optimizer and the state of the run.
+
+        Beside them lies the scale of the data that the model is for, to be read by `scale_of`.
+        """
         self._directory = directory
         self._variables = [*trained.variables.values(), *getattr(optimizer, "variables", ())]
         self._state = tf.Variable("", trainable=False)
         self._checkpoint = tf.train.Checkpoint(
-            model=dict(trained.variables), optimizer=optimizer, run_state=self._state
+            model=dict(trained.variables),
+            optimizer=optimizer,
+            run_state=self._state,
+            scale=tf.Variable(np.array(scale or np.zeros((2, 0))), trainable=False),
         )
         self._saved = -1
 
@@ -148,14 +159,26 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
     Raises:
       errors.InputError: there is no undamaged checkpoint of this pipeline.
     """
+    found = {name: array for name, array in _newest(path).items() if name.startswith(_MODEL)}
+    names = {name: name.removeprefix(_MODEL).removesuffix(_SUFFIX) for name in found}
+    return {names[name].replace("..", "."): array for name, array in found.items()}
+
+
+def scale_of(path: pathlib.Path) -> scale_lib.Scale | None:
+    """The scale of the data of the same checkpoint; None where they are not standardized."""
+    saved = _newest(path).get(f"scale{_SUFFIX}", np.zeros(0))
+    return scale_lib.Scale(*saved) if saved.size else None
+
+
+def _newest(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a checkpoint or of the newest one in a directory."""
     # What the shell completes is the name of a checkpoint's file.
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     for candidate in _newest_first(path) if path.is_dir() else [prefix]:
         is_there = candidate.with_name(f"{candidate.name}.index").exists()
         tensors = _read(candidate) if is_there else {}
-        if found := {key: array for key, array in tensors.items() if key.startswith(_MODEL)}:
-            names = {key: key.removeprefix(_MODEL).removesuffix(_SUFFIX) for key in found}
-            return {names[key].replace("..", "."): array for key, array in found.items()}
+        if any(name.startswith(_MODEL) for name in tensors):
+            return tensors
     raise errors.InputError(f"{path}: holds no undamaged checkpoint of this pipeline")
 
 

@@ -35,6 +35,7 @@ class RecordUntilDivergence(hooks.Hook):
 def warning(config: config_lib.Config, evaluator: evaluation.Evaluator) -> str:
     """Says before training that the learning rate is too large, where that is known."""
     largest = _largest_rate(config, evaluator)
+    assert config.learning_rate is not None
     if config.learning_rate <= largest:
         return ""
     return (

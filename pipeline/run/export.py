@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from pipeline import errors, files
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import scale as scale_lib
 from pipeline.training import task
 
 _SAMPLE = 100  # examples on which a reloaded model must agree with the live one
 _TOLERANCE = 1e-5
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 
 class Exported:
@@ -38,7 +39,8 @@ class Exported:
             f"{path}: is no SavedModel whose signature serving_default maps x (float32, [None] or "
             "[None, D]) to y (float32, [None] or [None, C])",
         )
-        shape = self._serve.structured_input_signature[1]["x"].shape
+        inputs = self._serve.structured_input_signature[1]["x"]
+        self.dtype, shape = inputs.dtype.as_numpy_dtype, inputs.shape
         self.num_features: int | None = shape[1] if shape.rank == 2 else None  # None: x is [N]
         self.features = self._names("features", self.num_features or 1)
         self.label = "".join(self._names("label", 1))
@@ -47,7 +49,7 @@ class Exported:
         """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
         given = x[:, 0] if self.num_features is None else x
         try:
-            y = np.asarray(self._serve(x=tf.constant(given, tf.float32))["y"])
+            y = np.asarray(self._serve(x=tf.constant(given, self.dtype))["y"])
         except tf.errors.OpError as error:
             raise errors.InputError(
                 f"{self.path}: can't predict: {errors.one_line(error)[:200]}"
@@ -77,13 +79,16 @@ class Exported:
 
 
 def _maps_x_to_y(serve: Any) -> bool:
-    """Whether a signature has x (float32, [None] or [None, D]) and y ([None] or [None, C])."""
+    """Whether a signature has x ([None] or [None, D]) and y ([None] or [None, C]) of one type.
+
+    That is float32, or float64 where float32 can't tell the examples apart.
+    """
     inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
     if list(inputs) != ["x"] or "y" not in outputs:
         return False
     x, y = inputs["x"], outputs["y"]
     is_y = any(y.shape.is_compatible_with(shape) for shape in ([None], [None, None]))
-    if not x.dtype == y.dtype == tf.float32 or not is_y:
+    if x.dtype != y.dtype or x.dtype not in (tf.float32, tf.float64) or not is_y:
         return False
     return bool(x.shape.rank in (1, 2) and x.shape[0] is None and x.shape[1:].num_elements())
 
@@ -136,57 +141,116 @@ def newest_steps(directory: pathlib.Path) -> Steps | None:
 
 
 def publish(
-    trained: task.Task, datasets: datasets_lib.Datasets, version: pathlib.Path, steps: Steps
+    trained: task.Task,
+    datasets: datasets_lib.Datasets,
+    version: pathlib.Path,
+    steps: Steps,
+    units: scale_lib.Scale | None = None,
 ) -> None:
     """Writes the model, with the names in the data, as a version of an export directory.
+
+    Given `units`, the signature `parameters` gives W and b in the units of that scale.
 
     Raises:
       errors.RunError: reloaded, it predicts something else than the live model.
     """
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        _save(trained, unfinished, datasets, steps)
-        _verify(unfinished, trained, datasets.train.x[:_SAMPLE])
+        _save(trained, unfinished, datasets, steps, units)
+        _verify(unfinished, trained, datasets)
 
 
 def _save(
-    trained: task.Task, path: pathlib.Path, datasets: datasets_lib.Datasets, steps: Steps
+    trained: task.Task,
+    path: pathlib.Path,
+    datasets: datasets_lib.Datasets,
+    steps: Steps,
+    units: scale_lib.Scale | None,
 ) -> None:
     """Saves a module with the same two signatures for both kinds of model.
 
     With one feature x is [None] and W a scalar, as in the guide. keras.export.ExportArchive
     would save the same, but for Keras models only.
     """
-    served = tf.Module()
+    served, scale = tf.Module(), _InGraph(datasets.scale)
     served.variables_by_name = dict(trained.variables)
     served.steps = tf.Variable(steps, dtype=tf.int64, trainable=False)
     served.features = tf.Variable(datasets.features, trainable=False)
     served.label = tf.Variable(datasets.label, trainable=False)
+    served.scale = scale
     count = len(datasets.features)
     has_one_feature = count == 1
-    x = tf.TensorSpec([None] if has_one_feature else [None, count], tf.float32, "x")
+    x = tf.TensorSpec([None] if has_one_feature else [None, count], scale.dtype, "x")
 
     @tf.function(input_signature=[x])  # type: ignore[untyped-decorator]
     def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"y": trained.predict(x[:, None] if has_one_feature else x)}
+        standardized = scale.standardized(x[:, None] if has_one_feature else x)
+        return {"y": scale.labels(trained.predict(standardized))}
+
+    served.shown = dict(trained.variables)
+    if units:
+        (numbers,) = units.to_units(trained.numbers().numpy()[None])
+        served.shown = {n: tf.Variable(v) for n, v in trained.by_variable(numbers).items()}
+    signatures = {"serving_default": predict, "parameters": _giving(served.shown)}
+    tf.saved_model.save(served, str(path), signatures=signatures)
+
+
+def _giving(variables: Mapping[str, tf.Variable]) -> Any:
+    """The function that returns variables; one of a single number as a scalar."""
 
     @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
     def parameters() -> dict[str, tf.Tensor]:
         return {
             name: tf.reshape(variable, [] if variable.shape.num_elements() == 1 else variable.shape)
-            for name, variable in trained.variables.items()
+            for name, variable in variables.items()
         }
 
-    signatures = {"serving_default": predict, "parameters": parameters}
-    tf.saved_model.save(served, str(path), signatures=signatures)
+    return parameters
 
 
-def _verify(path: pathlib.Path, trained: task.Task, sample: Array) -> None:
+class _InGraph(tf.Module):  # type: ignore[misc]
+    """A scale as part of a served model; without one, it changes nothing.
+
+    Of each mean the part that float32 rounds off is subtracted by itself, so that the differences
+    are exact to float32. Where the numbers themselves are not, it is all in float64.
+    """
+
+    def __init__(self, scale: scale_lib.Scale | None):
+        super().__init__()
+        self.dtype = tf.float64 if scale and scale.needs_float64 else tf.float32
+        self._is_used = scale is not None
+        if scale:
+            near = scale.mean.astype(self.dtype.as_numpy_dtype)
+            parts = near, scale.mean - near, scale.stddev
+            self._near, self._rest, self._stddev = (tf.Variable(p, dtype=self.dtype) for p in parts)
+
+    def standardized(self, x: tf.Tensor) -> tf.Tensor:
+        """Inputs [N, D] as the model takes them."""
+        if not self._is_used:
+            return x
+        moved = (x - self._near[:-1]) - self._rest[:-1]
+        return tf.cast(moved / self._stddev[:-1], tf.float32)
+
+    def labels(self, y: tf.Tensor) -> tf.Tensor:
+        """The model's predictions, of any shape, in the units of the data."""
+        if not self._is_used:
+            return y
+        return (tf.cast(y, self.dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
+
+
+def _verify(path: pathlib.Path, trained: task.Task, datasets: datasets_lib.Datasets) -> None:
+    exported, scale = Exported(path), datasets.scale
+    sample = inputs = datasets.train.x[:_SAMPLE]
+    if scale:  # to the digits that the export gets
+        inputs = scale.inputs(sample).astype(exported.dtype)
+        sample = scale.standardized(inputs).astype(np.float32)
     # As a graph, too: the rounding of 16-bit layers depends on that.
     x = tf.TensorSpec([None, sample.shape[1]], tf.float32)
     live = tf.function(trained.predict, [x], autograph=False)(sample).numpy()
-    reloaded = Exported(path).predict(sample)
-    if not np.allclose(reloaded, live, rtol=_TOLERANCE, atol=_TOLERANCE):
+    reloaded, size = exported.predict(inputs), _TOLERANCE
+    if scale:
+        live, size = scale.labels(live), _TOLERANCE * float(scale.stddev[-1])
+    if not np.allclose(reloaded, live, rtol=_TOLERANCE, atol=size):
         raise errors.RunError(
             f"{path}: the reloaded SavedModel does not predict what the model predicts "
             f"(largest difference {np.abs(reloaded - live).max()}); it was not exported"

@@ -6,22 +6,40 @@ import textwrap
 import numpy as np
 
 from pipeline import errors
+from pipeline.data import scale as scale_lib
 from pipeline.run import checkpoints, export, run_dir
 from pipeline.training import task
 
 
-def initialize(trained: task.Task, source: str) -> None:
+def initialize(
+    trained: task.Task, source: str, *, scale: scale_lib.Scale | None, is_linear: bool
+) -> None:
     """Sets the variables to those of the run's directory, checkpoint or export that is named.
+
+    W and b of a linear model stay the same in the units of the data, whatever the scale of either
+    run; those of another model are taken as they are.
 
     Raises:
       errors.InputError: there is none, or it has other variables, or some that are not finite.
     """
-    path = pathlib.Path(source)
+    path, its_scale = pathlib.Path(source), None
     if (path / "saved_model.pb").is_file() or export.newest_version(path):
         arrays = export.load(path).variables()
     else:
         run = run_dir.RunDir(path)
-        arrays = checkpoints.variables(run.checkpoints if run.flags.exists() else path)
+        place = run.checkpoints if run.flags.exists() else path
+        arrays, its_scale = checkpoints.variables(place), checkpoints.scale_of(place)
+    _check(trained, source, arrays)
+    trained.assign(arrays)
+    if is_linear:
+        numbers = trained.numbers().numpy()[None].astype(np.float64)
+        numbers = its_scale.to_units(numbers) if its_scale else numbers
+        numbers = scale.from_units(numbers) if scale else numbers
+        trained.assign(trained.by_variable(numbers[0]))
+
+
+def _check(trained: task.Task, source: str, arrays: task.Arrays) -> None:
+    """Raises errors.InputError if arrays are not what the variables of a task can be."""
     has, needs = (
         ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
         for variables in (arrays, trained.variables)
@@ -39,4 +57,3 @@ def initialize(trained: task.Task, source: str) -> None:
         errors.require(
             is_finite, f"--initialize_from={source}: {name} is not finite as {needed.__name__}"
         )
-    trained.assign(arrays)

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import enum
 import functools
-import os
 import signal
 import timeit
 import zlib
@@ -22,6 +21,7 @@ from pipeline import config as config_lib
 from pipeline import errors, user_code
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import fingerprint
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.run import signals
@@ -87,7 +87,13 @@ class Team:
         own = datasets.fingerprint()
         if self._communicator is None:
             return own
-        return int(self._communicator.sum([own])[0]) % datasets_lib.FINGERPRINTS
+        return int(self._communicator.sum([own])[0]) % fingerprint.COUNT
+
+    def of_chief(self, number: float) -> float:
+        """The chief's number, for all."""
+        if self._communicator is None:
+            return number
+        return float(self._communicator.sum([number * self._communicator.worker.is_chief])[0])
 
     def from_chief(self, variables: Iterable[tf.Variable]) -> None:
         """Gives all workers the chief's values of variables, bit for bit."""
@@ -205,8 +211,6 @@ def _settings(config: config_lib.Config, datasets: datasets_lib.Datasets) -> dic
         result["the training examples"] = functools.reduce(
             lambda crc, array: zlib.crc32(array.data, crc), datasets.train, 0
         )
-    elif config.data:
-        result["--data"] = os.path.getsize(config.data)
     return result
 
 

@@ -1,6 +1,7 @@
 """A run from start to end: prepare or resume, train, finish, export."""
 
 import contextlib
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.training import (
     compilation,
     evaluation,
     hooks,
+    learning_rate,
     make_task,
     metrics,
     optimizers,
@@ -97,7 +99,7 @@ class _Trainer:
         communicator: communicator_lib.Communicator | None,
     ):
         """Prepares all that can be wrong; nothing is written yet."""
-        self._config, self._datasets = config, datasets
+        self._given, self._datasets = config, datasets
         self._stop = signals.StopRequest()
         self.team = team.Team(communicator, self._stop)
         self.run_dir = run_dir.RunDir.of(config)
@@ -108,19 +110,25 @@ class _Trainer:
         )
         self._last_step = config.last_step(datasets.num_train)
         self._task = make_task.make_task(config, datasets)
+        self.team.check(config, datasets, self._task)
         if worker.is_chief and config.initialize_from and not self.run_dir.resumes(config):
-            initialization.initialize(self._task, config.initialize_from)
+            initialization.initialize(
+                self._task, config.initialize_from, scale=datasets.scale, is_linear=config.is_linear
+            )
+        self._evaluator = evaluation.Evaluator(self._task, datasets, config, self.team.total)
+        self._evaluator.before_passes = lambda: self.team.tell(team.Command.EVALUATE)
+        rate = self.team.of_chief(learning_rate.choose(config, self._evaluator))
+        self._config = config = dataclasses.replace(config, learning_rate=rate)
         variables = self._task.model.trainable_variables
         self._optimizer = optimizers.create(config, variables, last_step=self._last_step)
         self._graph, self._compilation = compilation.prepare(
             config, self._task, self._optimizer, self._batches
         )
-        self.team.check(config, datasets, self._task)
         self._fingerprint = self.team.fingerprint(datasets)
-        self._evaluator = evaluation.Evaluator(self._task, datasets, config, self.team.total)
-        self._evaluator.before_passes = lambda: self.team.tell(team.Command.EVALUATE)
         directory = self.run_dir.checkpoints
-        self._checkpoints = checkpoints.Checkpoints(directory, self._task, self._optimizer)
+        self._checkpoints = checkpoints.Checkpoints(
+            directory, self._task, self._optimizer, datasets.scale
+        )
 
     def run(self, *, resumes: bool) -> Result:
         """Trains from the start or from the newest checkpoint, and finishes."""
@@ -226,7 +234,8 @@ class _Trainer:
             printing.say(f"Warning: {warning}")
 
     def _result(self, final: evaluation.Evaluation) -> Result:
-        return Result(final, progress.report(self._task.names, self._task.values(), *final))
+        (values,) = self._evaluator.shown(self._task.values().numpy()[None])
+        return Result(final, progress.report(self._task.names, values, *final))
 
     def _prepare(self, state: run_state.RunState | None) -> None:
         """Prepares to go on from a checkpoint, or to start."""
@@ -252,7 +261,7 @@ class _Trainer:
         if state is None:
             self._save(0)
         else:
-            flagfile.write(self.run_dir.flags, flagfile.from_config(self._config))
+            flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
             printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
         if first_step == 0:
             self._recorder.start(self._graph)
@@ -343,20 +352,29 @@ class _Trainer:
             epoch, loss = step // self._evaluator.steps_per_epoch, self._evaluator.best.loss
             printing.say(f"Exporting the best model, of epoch {epoch:,} with loss={loss:.5f}")
         if isinstance(model, tf.keras.Model):
-            with files.replacing(self.run_dir.weights) as unfinished:
-                size = sum(np.asarray(v).nbytes for v in self._task.variables.values())
-                unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
-                model.save_weights(unfinished)
+            self._save_weights(model)
         version = export.next_version(self.run_dir.export)
         steps = export.Steps(step, self._last_step)
-        export.publish(self._task, self._datasets, version, steps)
+        export.publish(self._task, self._datasets, version, steps, self._evaluator.units)
         exported = str(version.relative_to(self.run_dir.path))
         self._write_result("trained", export=exported, **final._asdict())
+
+    def _save_weights(self, model: tf.keras.Model) -> None:
+        """Saves the weights of a Keras model, of a linear one in the units of the data."""
+        units, numbers = self._evaluator.units, self._task.numbers().numpy()[None]
+        with files.replacing(self.run_dir.weights) as unfinished, self._task.unchanged():
+            if units:
+                self._task.assign(self._task.by_variable(units.to_units(numbers)[0]))
+            size = sum(np.asarray(v).nbytes for v in self._task.variables.values())
+            unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
+            model.save_weights(unfinished)
 
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
         path = str(self.run_dir.path)
-        example = "--x=" + ",".join(f"{x:.3g}" for x in self._datasets.train.x[-1])
+        scale, last = self._datasets.scale, self._datasets.train.x[-1]
+        numbers = [f"{x:.3g}" for x in last] if scale is None else scale.short_inputs(last)
+        example = f"--x={','.join(numbers)}"
         if len(self._datasets.features) > _MOST_NUMBERS:
             example = f"--input={self._config.data}"
         predict = cli.command("predict", f"--export_dir={path}/export", example)

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.data import datasets as datasets_lib
-from pipeline.distributed import workers
-from pipeline.training import least_squares, passes, task
+from pipeline.data import least_squares
+from pipeline.training import passes, task
 
-_MOST_WORK = 1e10  # multiplications that the closed form may cost: one or two seconds
 _TOLERANCE = 1e-3  # relative, of a pass in float32 against the closed form
 _SMALLEST = 1e-34  # mean loss; of a smaller one, float32 loses more than that
 _PROBES = 2
@@ -26,32 +25,24 @@ class ClosedForm(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        trained: task.Task,
-        datasets: datasets_lib.Datasets,
-        passes_: passes.Passes,
-        total: workers.Total = workers.alone,
+        cls, trained: task.Task, datasets: datasets_lib.Datasets, passes_: passes.Passes
     ) -> "ClosedForm":
-        """Solves for the examples, unless passes of the model show that it is something else.
-
-        `total` adds up over all workers.
-        """
+        """Takes that of the datasets, unless passes of the model show that it is something else."""
         if not trained.is_linear_regression:
             return cls(None, None)
-        train, validation = datasets.evaluated, datasets.validation
-        num_features = train.x.shape[1]
-        if trained.num_trainable != num_features + 1:
+        if trained.num_trainable != len(datasets.features) + 1:
             return cls(None, None, _OTHER_TASK)
-        counts = datasets.num_train, datasets.num_validation
-        if sum(least_squares.work(count, num_features) for count in counts if count) > _MOST_WORK:
-            reason = (
-                f"{num_features:,} features of {counts[0]:,} examples take too long to solve for"
+        train, validation = datasets.least_squares
+        if train is None or (validation is None and datasets.num_validation):
+            return cls(
+                None,
+                None,
+                f"{len(datasets.features):,} features of {datasets.num_train:,} examples take too "
+                "long to solve for",
             )
-            return cls(None, None, reason)
-        solved = least_squares.LeastSquares.of(train, total)
-        if why_not := _why_not(solved, trained, train, passes_):
+        if why_not := _why_not(train, trained, datasets.evaluated, passes_):
             return cls(None, None, why_not)
-        return cls(solved, validation and least_squares.LeastSquares.of(validation, total))
+        return cls(train, validation)
 
 
 def _why_not(
@@ -66,7 +57,7 @@ def _why_not(
     Returns '' where they do.
     """
     size = float(np.sqrt(solved.loss(np.zeros([1, len(solved.solution)])))[0]) or 1.0
-    scale = np.append(np.sqrt(np.diagonal(solved.covariance) + solved.mean**2), 1.0)
+    scale = np.linalg.norm(solved.root, axis=0)  # the root of the mean of x², and 1
     random = np.random.default_rng(0).standard_normal((_PROBES, len(scale)))
     probes = random * size / np.where(scale > 0, scale, 1.0)
     largest, float32 = np.abs([*probes, solved.solution]).max(), np.finfo(np.float32)

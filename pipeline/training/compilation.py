@@ -53,7 +53,7 @@ def prepare(
     """
     if config.run_eagerly:
         return None, Compilation(Mode.EAGER)
-    functions = user_code.functions(config).values()
+    functions = user_code.of_task(config).values()
     with user_code.blamed("tracing the training step", *functions):
         traced = train_step.trace(trained, optimizer, num_features=batches.num_features)
         graph = traced.as_graph_def()

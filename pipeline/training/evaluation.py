@@ -73,6 +73,8 @@ class Evaluator:
       steps_per_epoch: Steps between the ends of epochs.
       steps_between: Steps between the ends of the chosen epochs.
       closed_form: Least squares of the examples, where that is used instead of passes.
+      units: The scale of W and b, where they are shown in the units of the data.
+      reference: Least squares of the training examples, as a function of the shown W and b.
       best: The best epoch so far.
       best_variables: Its variables by name, None if an earlier process found it.
       start_loss: The training loss before training.
@@ -100,8 +102,16 @@ class Evaluator:
         epochs_between = metrics.stride(config.epochs, _MOST_STOPS)
         self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
-        self._passes = passes.Passes(evaluated, config, num_features=num_features, total=total)
-        self.closed_form = closed_form.ClosedForm.of(evaluated, datasets, self._passes, total)
+        self._passes = passes.Passes(
+            evaluated, config, num_features=num_features, scale=datasets.scale, total=total
+        )
+        self.closed_form = closed_form.ClosedForm.of(evaluated, datasets, self._passes)
+        is_line = evaluated.num_trainable == len(datasets.features) + 1
+        has_units = config.is_linear and is_line and not self.closed_form.why_not
+        self.units = datasets.scale if has_units else None
+        self.reference = self.closed_form.train
+        if self.units and self.reference and evaluated.watches_all:
+            self.reference = self.units.in_units(self.reference)
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and evaluated.watches_all
         self._stops = not is_in_rows or self._has_metrics or bool(self._patience)
@@ -120,6 +130,13 @@ class Evaluator:
         self.before_passes()
         of_validation = self._passes.evaluate(validation) if validation else {}
         return Evaluation(self._passes.evaluate(train), of_validation)
+
+    def shown(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Watched values [K, M] as they are shown, W and b in the units of the data."""
+        if self.units is None or not self.task.watches_all:
+            return values
+        largest = np.finfo(np.float32).max
+        return np.clip(self.units.to_units(values), -largest, largest).astype(np.float32)
 
     def next_stop(self, step: int) -> float:
         """The next step to be evaluated at."""

@@ -24,17 +24,16 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     """
     tf.keras.utils.clear_session()
     tf.keras.utils.set_random_seed(config.seed)
-    functions = user_code.functions(config)
+    functions = user_code.of_task(config)
     x, y = (array[:_SAMPLE] for array in datasets.train)
     model = _make_model(functions["model"], config, x)
     loss = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
     made = task.Task(
-        model,
-        loss,
-        features=datasets.features,
-        is_linear_regression=config.is_linear and config.loss == "mean_squared_error",
+        model, loss, features=datasets.features, is_linear_regression=config.is_linear_regression
     )
-    if not config.is_linear:
+    if config.is_linear:
+        made.assign(made.by_variable(_start(config, datasets)))
+    else:
         _check_model(functions["model"], made, x)
     with user_code.blamed("calling the loss", *reversed(functions.values())):
         prediction = made.predict(x)
@@ -46,14 +45,26 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     return made
 
 
+def _start(
+    config: config_lib.Config, datasets: datasets_lib.Datasets
+) -> npt.NDArray[np.floating[Any]]:
+    """The numbers [D + 1] that a linear model starts from."""
+    W, b = config.initial_w, config.initial_b
+    start = np.append(np.full(len(datasets.features), W or 0.0), b or 0.0)
+    if datasets.scale is None:
+        return start
+    start[-1] = datasets.scale.mean[-1] if b is None else b
+    numbers: npt.NDArray[np.floating[Any]] = datasets.scale.from_units(start[None])[0]
+    return numbers
+
+
 def _make_model(
     function: user_code.Function, config: config_lib.Config, x: npt.NDArray[np.float32]
 ) -> Any:
     """Calls the function, and the model once, which then has its variables."""
-    start = {"initial_w": config.initial_w, "initial_b": config.initial_b}
     make = function.load()
     with user_code.blamed("making the model", function):
-        model = make(x.shape[1], **(start if config.is_linear else {}))
+        model = make(x.shape[1])
     errors.require(
         isinstance(model, tf.keras.Model) or (isinstance(model, tf.Module) and callable(model)),
         f"{function} must return a keras.Model, or a tf.Module with __call__; received "

@@ -24,6 +24,7 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):  # type:
 
     def __init__(self, config: config_lib.Config, last_step: int):
         """Without --decay_steps, the schedule takes the steps of the run, up to last_step."""
+        assert config.learning_rate is not None  # learning_rate.choose has settled it
         self._rate, self._schedule = config.learning_rate, config.schedule
         self._warmup = config.warmup_steps
         self._decay = config.decay_steps or max(1, last_step - self._warmup)

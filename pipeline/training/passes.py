@@ -10,6 +10,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets
+from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
 from pipeline.training import task
 
@@ -25,14 +26,18 @@ class Passes:
         config: config_lib.Config,
         *,
         num_features: int,
+        scale: scale_lib.Scale | None = None,
         total: workers.Total = workers.alone,
     ):
         """Prepares the metrics of the config; `total` adds up the numbers of all workers.
+
+        The loss is that of standardized data where there is a scale, metrics are in their units.
 
         Raises:
           errors.InputError: Keras has no such metric.
         """
         self._task, self._total = evaluated, total
+        self._mean, self._stddev = (float(each[-1]) for each in scale or [[0.0], [1.0]])
         self._metrics: dict[str, tf.keras.metrics.Metric] = {}
         for name in config.metric_names:
             self._metrics[name] = _metric(name, evaluated, num_features)
@@ -72,8 +77,11 @@ class Passes:
         prediction = self._task.predict(x)
         losses = self._task.losses_of(y, prediction) + self._task.penalty()
         for metric in self._metrics.values():
-            _update(metric, y, prediction)
+            _update(metric, self._in_units(y), self._in_units(prediction))
         return tf.reduce_sum(tf.cast(losses, tf.float64))
+
+    def _in_units(self, y: tf.Tensor) -> tf.Tensor:
+        return y * self._stddev + self._mean
 
 
 def _metric(name: str, evaluated: task.Task, num_features: int) -> Any:

@@ -1,0 +1,94 @@
+"""Linear least squares in closed form: the reference, and the loss of any W and b. numpy alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+_CHUNK = 2**20  # numbers that are decomposed at a time
+_MOST_WORK = 1e10  # multiplications that a solution may cost: one or two seconds
+_RANK = 1e-13  # of the largest singular value; what is less stands for 0
+
+
+class LeastSquares(NamedTuple):
+    """The mean squared error of y = x·W + b over fixed examples, as a function of W and b.
+
+    It is a paraboloid around the least-squares solution (W*, b*),
+
+      loss(W, b) = minimum + |R (W - W*, b - b*)|²
+
+    with R from the QR decomposition of the rows (x, 1) divided by the root of their number
+    (Golub and Van Loan, Matrix Computations, section 5.3). So the loss of any W and b costs no
+    pass over the examples. Below, `values` are K states [K, D + 1], each of them W and then b.
+    """
+
+    solution: Float64  # [D + 1], W* and b*; where others are as good, the one of the shortest W
+    minimum: float  # the loss there
+    root: Float64  # [D + 1 or less, D + 1], R
+
+    @classmethod
+    def of(cls, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> "LeastSquares":
+        """Solves for examples x [N, D] and y [N]."""
+        triangle = Triangle()
+        rows = max(1, _CHUNK // (x.shape[1] + 2))
+        for first in range(0, len(x), rows):
+            chunk = slice(first, first + rows)
+            triangle.add(x[chunk], y[chunk])
+        return triangle.solve()
+
+    def loss(self, values: npt.ArrayLike) -> Float64:
+        """The loss [K] of K states."""
+        deltas = np.asarray(values, np.float64) - self.solution
+        return np.asarray(self.minimum + np.square(deltas @ self.root.T).sum(axis=1))
+
+    def distance(self, values: npt.ArrayLike) -> Float64:
+        """The distance [K] of K states from the solution."""
+        return np.asarray(np.linalg.norm(np.asarray(values) - self.solution, axis=1))
+
+    def largest_stable_learning_rate(self) -> float:
+        """Above this, full-batch gradient descent moves away from the minimum.
+
+        It is 2 over the largest eigenvalue of the Hessian, 2 RᵀR (Goodfellow, Bengio and
+        Courville, Deep Learning, section 4.3.1).
+        """
+        return float(np.linalg.norm(self.root, 2) ** -2)
+
+
+class Triangle:
+    """The triangle of the QR decomposition of the rows (1, x, y), which may come in parts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._triangle: Float64 = np.zeros((0, 0))
+
+    def add(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> None:
+        """Takes more examples x [N, D] and y [N]."""
+        rows = np.column_stack([np.ones(len(y)), x, y])
+        self._count += len(y)
+        parts = [self._triangle, rows] if self._triangle.size else [rows]
+        self._triangle = np.asarray(np.linalg.qr(np.vstack(parts), mode="r"))
+
+    def solve(self) -> LeastSquares:
+        """Least squares of the examples so far.
+
+        The first row of the triangle holds the means, the others what x and y are beside them.
+        Columns may differ in scale by orders of magnitude, so they are brought to one.
+        """
+        means, rest = self._triangle[0], self._triangle[1:]
+        scale = np.linalg.norm(rest[:, 1:-1], axis=0)
+        scale = np.where(scale > _RANK * np.abs(means[1:-1]), scale, np.inf)  # that vary
+        W = np.linalg.lstsq(rest[:, 1:-1] / scale, rest[:, -1], rcond=_RANK)[0] / scale
+        b = (means[-1] - means[1:-1] @ W) / means[0]
+        residuals = self._triangle[:, -1] - self._triangle[:, 1:-1] @ W - self._triangle[:, 0] * b
+        root = np.roll(self._triangle[:, :-1], -1, axis=1) / np.sqrt(self._count)
+        return LeastSquares(np.append(W, b), float(residuals @ residuals) / self._count, root)
+
+
+def is_cheap(count: int, num_features: int) -> bool:
+    """Whether so many examples can be solved for in a second or two.
+
+    The decomposition takes about N * D * D multiplications, the solution some D * D * D.
+    """
+    return num_features**2 * (count + 5 * num_features) <= _MOST_WORK

@@ -1,0 +1,74 @@
+"""The learning rate of --learning_rate=auto."""
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline.training import evaluation, task
+
+_OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
+_ITERATIONS = 30
+_MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
+
+
+def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
+    """The learning rate of a config, or a good one where it leaves that open.
+
+    For plain gradient descent that is half of the largest that is stable at the start: 1 over the
+    largest eigenvalue of the Hessian of the loss (Goodfellow, Bengio and Courville, Deep Learning,
+    section 4.3.1). With mini-batches it is that of the steepest one that there can be, of the
+    examples that are farthest from the mean.
+    """
+    if config.learning_rate is not None:
+        return config.learning_rate
+    if config.optimizer != "sgd":
+        return _OTHERS
+    datasets, reference = evaluator.datasets, evaluator.closed_form.train
+    is_full_batch = config_lib.steps_per_epoch(datasets.num_train, config.batch_size) == 1
+    if reference and is_full_batch:
+        return reference.largest_stable_learning_rate() / 2
+    x, y = datasets.train
+    most = min(config.batch_size or len(y), max(2, _MOST_NUMBERS // x.shape[1]))
+    if is_full_batch:
+        chosen = np.linspace(0, len(y) - 1, min(most, len(y)), dtype=np.int64)
+    else:
+        lengths = np.einsum("nd,nd->n", x, x)
+        chosen = np.sort(np.argpartition(lengths, len(y) - most)[-most:])
+    curvature = _curvature(evaluator.task, x[chosen], y[chosen])
+    rate = 1 / curvature if curvature > 0 else _OTHERS
+    return float(f"{rate:.2g}") if np.isfinite(rate) else _OTHERS
+
+
+def _curvature(trained: task.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> float:
+    """The largest eigenvalue, by size, of the Hessian of the loss of examples, or NaN.
+
+    By power iteration, with products of the Hessian and a vector (Pearlmutter, Fast exact
+    multiplication by the Hessian, 1994).
+    """
+    variables = trained.model.trainable_variables
+    inputs, labels = tf.constant(x), tf.constant(y)
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def product(*vectors: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                loss = trained.batch_loss(inputs, labels)
+            gradients = inner.gradient(loss, variables, unconnected_gradients="zero")
+            slope = tf.add_n(
+                [tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)]
+            )
+        found: list[tf.Tensor] = outer.gradient(slope, variables, unconnected_gradients="zero")
+        return found
+
+    random = np.random.default_rng(0)
+    vectors = [tf.constant(random.standard_normal(v.shape), v.dtype) for v in variables]
+    norm = tf.linalg.global_norm(vectors)
+    with trained.unchanged():
+        try:
+            for _ in range(_ITERATIONS):
+                vectors = product(*[vector / norm for vector in vectors])
+                norm = tf.linalg.global_norm(vectors)
+        except (LookupError, ValueError, TypeError, tf.errors.OpError):
+            return float("nan")  # an operation has no second derivative
+    return float(norm)
