@@ -47,6 +47,18 @@ class LeastSquares(NamedTuple):
         """The distance [K] of K states from the solution."""
         return np.asarray(np.linalg.norm(np.asarray(values) - self.solution, axis=1))
 
+    def penalized(self, l2: float) -> "LeastSquares":
+        """The same loss plus l2 * |W|²: ridge regression, as more rows to be fitted."""
+        if not l2:
+            return self
+        num_values = len(self.solution)
+        rows = np.vstack([self.root, np.sqrt(l2) * np.eye(num_values)[:-1]])
+        target = np.append(self.root @ self.solution, np.zeros(num_values - 1))
+        solution = np.linalg.lstsq(rows, target, rcond=_RANK)[0]
+        rest = rows @ solution - target
+        root = np.asarray(np.linalg.qr(rows, mode="r"))
+        return LeastSquares(solution, self.minimum + float(rest @ rest), root)
+
     def largest_stable_learning_rate(self) -> float:
         """Above this, full-batch gradient descent moves away from the minimum.
 

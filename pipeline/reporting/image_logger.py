@@ -91,6 +91,9 @@ class ImageLogger(hooks.Hook):
         if reference and len(names) == 2:
             path = plots.loss_surface(rows, names, reference, truth=truth)
             self._save("path", last_step, path)
+        importance = self._evaluator.importance
+        if len(importance) > 1:
+            self._save("importance", last_step, plots.importance(importance))
 
     def flush(self) -> None:
         """Draws the fits, and counts the residuals, that wait."""

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -36,6 +37,7 @@ _MOST_DOTS = 2000
 _FEW_DOTS = 300
 _MOST_ELEMENTS = 10  # of a variable
 _MOST_VARIABLES = 4
+_MOST_BARS = 15
 _MOST_CHARACTERS = 20  # of a name, or nothing else has room
 _MOST_FEATURES = 4
 _MOST_LINES = 4  # with a legend among them, or it would cover them
@@ -160,6 +162,16 @@ def values(rows: metrics.StepMetrics, names: tuple[str, ...], *, truth: Values |
         axes.axhline(float(value), color=f"C{i}", linestyle="--", label=f"true {names[i]}")
     axes.set(xlabel="step")
     _legend(axes)
+    return figure
+
+
+def importance(sizes: Mapping[str, float]) -> Figure:
+    """Bars of the sizes of the first features."""
+    figure, axes = _axes("|W| of standardized features")
+    names = list(sizes)[:_MOST_BARS]
+    axes.barh(range(len(names)), [sizes[name] for name in names])
+    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.invert_yaxis()
     return figure
 
 

@@ -1,7 +1,7 @@
 """Training progress on the terminal: a table of epochs, and a line between its rows."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TextIO
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import printing
-from pipeline.training import evaluation, hooks, metrics
+from pipeline.training import evaluation, hooks, metrics, regression
 
 _MOST_ROWS = 20
 _MOST_VALUES = 3  # of a variable
@@ -38,6 +38,21 @@ def report(
     words += [f"{name}={number(value)}" for name, value in train.items()]
     words += [f"validation {name}={number(value)}" for name, value in validation.items()]
     return ", ".join(words)
+
+
+def table_of_fits(fits: Mapping[str, Mapping[str, regression.Fit]], label: str) -> Iterator[str]:
+    """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
+    rows = [
+        (f"{part}, {who}", fit)
+        for part in ("training", "validation")
+        for who, parts in fits.items()
+        for name, fit in parts.items()
+        if name == part
+    ]
+    if rows:
+        yield f"{f'Fit of {label}':30.30}{'RMSE':>14}{'MAE':>14}{'R²':>10}"
+    for name, fit in rows:
+        yield f"  {name:28}{fit.rmse:14.6g}{fit.mae:14.6g}{fit.r2:10.4f}"
 
 
 def number(value: float) -> str:

@@ -3,6 +3,7 @@
 import pathlib
 import platform
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ import numpy.typing as npt
 from pipeline import config as config_lib
 from pipeline.reporting import image_logger, progress, results, summary_writer
 from pipeline.training import clock as clock_lib
-from pipeline.training import evaluation, hooks, metrics, optimizers
+from pipeline.training import evaluation, hooks, metrics, optimizers, regression
 
 _MOST_RECORDED = 10_000  # steps of a run
 _SECONDS_BETWEEN_RATES = 1.0
 _LEAST_SECONDS_OF_RATE = 0.1  # of a shorter run
 _MOST_HISTOGRAMS = 100  # of a variable
 _MOST_REFERENCES = 16  # points of a flat line
+_MOST_LISTED = 10  # features
 _TABLE = "metrics.csv"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Recorder(hooks.Hook):
@@ -127,17 +130,44 @@ class Recorder(hooks.Hook):
             f"--early_stopping_patience={self._config.early_stopping_patience} evaluations"
         )
 
-    def finish(self, last: metrics.StepMetrics, final: evaluation.Evaluation) -> None:
-        """Records the trained model: the row of the last step, and its evaluation."""
+    def finish(
+        self,
+        last: metrics.StepMetrics,
+        final: evaluation.Evaluation,
+        fits: Mapping[str, Mapping[str, regression.Fit]] = _NOTHING,
+    ) -> None:
+        """Records the trained model: the row of the last step, its evaluation and its fits."""
         last = last._replace(values=self._evaluator.shown(last.values))
         self.history.add(last)
         self._write_steps(last)
         self.images.finish(self.history.rows())
-        self._end(last.step, final=final.named, diverged=0)
+        own = fits.get("model", {})
+        named = {
+            f"{'validation_' * (part == 'validation')}{name}": number
+            for part, fit in own.items()
+            for name, number in fit._asdict().items()
+        }
+        self._end(last.step, final={**final.named, **named}, diverged=0)
         if self._reference:
             values = self._task.values_at(self._reference.solution)
             report = progress.report(self._names, values, {"loss": self._reference.minimum})
             self.progress.line(f"Least squares: {report}")
+        self._report(fits)
+
+    def _report(self, fits: Mapping[str, Mapping[str, regression.Fit]]) -> None:
+        """Prints and writes how good the model is, and which features it depends on."""
+        for line in progress.table_of_fits(fits, self._datasets.label):
+            self.progress.line(line)
+        importance = self._evaluator.importance
+        if len(importance) > 1:
+            first = [f"{name} {size:.3g}" for name, size in list(importance.items())[:_MOST_LISTED]]
+            rest = ", ..." * (len(importance) > _MOST_LISTED)
+            self.progress.line(
+                f"Importance, |W| of standardized features: {', '.join(first)}{rest}"
+            )
+            rows = "\n".join(f"| {name} | {size:.6g} |" for name, size in importance.items())
+            table = f"| feature | \\|W\\| standardized |\n|---|---|\n{rows}"
+            self._writer.text("importance", table, step=self._last_step)
 
     def diverged(self, message: str) -> None:
         """Records that the run diverged, and how it came to that."""

@@ -37,6 +37,7 @@ _DESCRIPTIONS = {
     "speed/examples_per_second": "Training examples in a second of training alone.",
     "final/diverged": "1 if training diverged, 0 if it came to its end.",
 }
+_OF_FITS = {"rmse": "root mean squared error", "mae": "mean absolute error", "r2": "R²"}
 
 
 class SummaryWriter:
@@ -73,6 +74,8 @@ class SummaryWriter:
             self._descriptions[f"evaluation/{name}"] = (
                 f"{over} training examples, in `validation` over all validation examples."
             )
+        for name in ("loss", *_OF_FITS, *metric_names):
+            over = f"The {_OF_FITS.get(name, name)} over all"
             for part, examples in (("", "training"), ("validation_", "validation")):
                 text = f"{over} {examples} examples, of the trained model."
                 self._descriptions[f"final/{part}{name}"] = text

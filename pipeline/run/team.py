@@ -41,6 +41,7 @@ class Command(enum.IntEnum):
     TRAIN = enum.auto()  # with the number of steps
     EVALUATE = enum.auto()
     LAST_ROW = enum.auto()
+    FIT = enum.auto()
     END = enum.auto()  # with the exit code
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from pipeline.training import (
     make_task,
     metrics,
     optimizers,
+    regression,
     task,
     train_step,
 )
@@ -109,6 +111,7 @@ class _Trainer:
             datasets.train, config, worker=worker, count=datasets.num_train
         )
         self._last_step = config.last_step(datasets.num_train)
+        self._fits: dict[str, dict[str, regression.Fit]] = {}
         self._task = make_task.make_task(config, datasets)
         self.team.check(config, datasets, self._task)
         if worker.is_chief and config.initialize_from and not self.run_dir.resumes(config):
@@ -167,8 +170,11 @@ class _Trainer:
 
     def follow(self) -> None:
         """Does another worker's part of a run that the chief records."""
-        evaluate = lambda amount: self._evaluator.evaluate()  # noqa: ARG005, E731
-        work = {team.Command.EVALUATE: evaluate, team.Command.LAST_ROW: self._row}
+        work: dict[team.Command, Callable[[int], object]] = {
+            team.Command.EVALUATE: lambda _: self._evaluator.evaluate(),
+            team.Command.LAST_ROW: self._row,
+            team.Command.FIT: lambda _: self._evaluator.fits(),
+        }
         following = team.Following(self.team, work)
         try:
             with self._stop:
@@ -313,7 +319,9 @@ class _Trainer:
         final = self._evaluator.evaluate()
         self._evaluator.check(step, final)
         self._evaluator.receive(step, final)
-        self._recorder.finish(last, final)
+        self.team.tell(team.Command.FIT)
+        self._fits = self._evaluator.fits()
+        self._recorder.finish(last, final, self._fits)
         self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
         return final
 
@@ -357,7 +365,12 @@ class _Trainer:
         steps = export.Steps(step, self._last_step)
         export.publish(self._task, self._datasets, version, steps, self._evaluator.units)
         exported = str(version.relative_to(self.run_dir.path))
-        self._write_result("trained", export=exported, **final._asdict())
+        fits = {
+            f"{part}, {who}": fit._asdict()
+            for who, parts in self._fits.items()
+            for part, fit in parts.items()
+        }
+        self._write_result("trained", export=exported, **final._asdict(), fits=fits)
 
     def _save_weights(self, model: tf.keras.Model) -> None:
         """Saves the weights of a Keras model, of a linear one in the units of the data."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
-from pipeline.training import closed_form, hooks, metrics, passes, task
+from pipeline.training import closed_form, hooks, metrics, passes, regression, task
 
 _MOST_STOPS = 1000  # epochs of a run that training stops at to be evaluated
 _RISEN = 1e6
@@ -112,6 +112,8 @@ class Evaluator:
         self.reference = self.closed_form.train
         if self.units and self.reference and evaluated.watches_all:
             self.reference = self.units.in_units(self.reference)
+        self._has_fits = datasets.label_variances is not None and config.is_regression
+        self._total = total
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and evaluated.watches_all
         self._stops = not is_in_rows or self._has_metrics or bool(self._patience)
@@ -130,6 +132,31 @@ class Evaluator:
         self.before_passes()
         of_validation = self._passes.evaluate(validation) if validation else {}
         return Evaluation(self._passes.evaluate(train), of_validation)
+
+    def fits(self) -> dict[str, dict[str, regression.Fit]]:
+        """How well the model, and least squares, fit the examples of a table, by part.
+
+        Nothing for synthetic data, models with several outputs and other tasks than regression.
+        """
+        result: dict[str, dict[str, regression.Fit]] = {}
+        some = self.datasets.train.x[:1]
+        if not self._has_fits or self.task.predict(tf.constant(some)).shape.rank != 1:
+            return result
+        result["model"] = regression.fits(self.task, self.datasets, self._total)
+        if self.closed_form.train:
+            with self.task.unchanged():
+                self.task.assign(self.task.by_variable(self.closed_form.train.solution))
+                result["least squares"] = regression.fits(self.task, self.datasets, self._total)
+        return result
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """|W| of standardized features of a linear model, the largest first."""
+        if self.units is None:
+            return {}
+        sizes = np.abs(self.task.numbers().numpy()[:-1]).tolist()
+        pairs = zip(self.datasets.features, sizes, strict=True)
+        return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
     def shown(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Watched values [K, M] as they are shown, W and b in the units of the data."""

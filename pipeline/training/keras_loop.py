@@ -124,7 +124,9 @@ def _compile(
     trained.model.compile(
         optimizer=optimizer,
         # Of the losses of the examples, Keras takes the mean over the batch.
-        loss=lambda y, prediction: trained.losses_of(*_as_task(y, prediction)),
+        loss=lambda y, prediction: (
+            trained.losses_of(*_as_task(y, prediction)) + trained.weight_penalty()
+        ),
         metrics=[_AfterUpdate(records)],
         run_eagerly=mode is compilation.Mode.EAGER,
         steps_per_execution=capacity,

@@ -29,7 +29,11 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     model = _make_model(functions["model"], config, x)
     loss = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
     made = task.Task(
-        model, loss, features=datasets.features, is_linear_regression=config.is_linear_regression
+        model,
+        loss,
+        features=datasets.features,
+        is_linear_regression=config.is_linear_regression,
+        l2=config.l2,
     )
     if config.is_linear:
         made.assign(made.by_variable(_start(config, datasets)))

@@ -13,6 +13,7 @@ from pipeline import errors
 from pipeline.training import losses, norms
 
 _MOST_WATCHED = 16  # trainable numbers that are watched one by one
+_NO_WEIGHTS = ("b", "bias", "beta", "gamma")  # of biases and of normalization
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -47,9 +48,13 @@ class Task:
         *,
         features: tuple[str, ...],
         is_linear_regression: bool = False,
+        l2: float = 0.0,
     ):
-        """Puts a model whose variables exist and a loss together; `features` are D names."""
-        self.model, self.loss = model, loss
+        """Puts a model whose variables exist and a loss together; `features` are D names.
+
+        l2 times the sum of the squares of all weights, but not of biases, is added to the loss.
+        """
+        self.model, self.loss, self.l2 = model, loss, l2
         self._loss = _with_autograph(loss)
         self.is_linear_regression = is_linear_regression
         self.variables = _by_name(model)
@@ -84,9 +89,20 @@ class Task:
         return tf.cast(result, tf.float32)
 
     def penalty(self) -> tf.Tensor:
-        """What the regularizers of a Keras model added to the loss in its last call (scalar)."""
-        terms = self.model.losses if self._may_have_penalty else []
-        return tf.add_n(terms) if terms else tf.constant(0.0)
+        """What is added to the loss (scalar): by --l2, and the regularizers of a Keras model.
+
+        Those added it in the last call of the model.
+        """
+        terms = list(self.model.losses) if self._may_have_penalty else []
+        return tf.add_n([*terms, self.weight_penalty()])
+
+    def weight_penalty(self) -> tf.Tensor:
+        """What --l2 adds to the loss (scalar)."""
+        if not self.l2:
+            return tf.constant(0.0)
+        weights = [v for n, v in self.trainable.items() if n.split(".")[-1] not in _NO_WEIGHTS]
+        squares = [tf.reduce_sum(tf.square(tf.cast(v, tf.float32))) for v in weights]
+        return self.l2 * tf.add_n([*squares, tf.constant(0.0)])
 
     def batch_loss(self, x: tf.Tensor, y: tf.Tensor, part: Part | None = None) -> tf.Tensor:
         """The loss (scalar) of a batch x [B, D] and y [B] that is trained on.
@@ -107,7 +123,8 @@ class Task:
     def values_at(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The watched values [M] of the model with these trainable numbers [P]."""
         if self.watches_all:
-            return np.asarray(numbers, np.float32)
+            largest = np.finfo(np.float32).max
+            return np.clip(numbers, -largest, largest).astype(np.float32)
         parts = self.by_variable(numbers).values()
         return np.array([np.linalg.norm(part) for part in parts], np.float32)
 
