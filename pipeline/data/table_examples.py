@@ -249,9 +249,12 @@ class _Collector:
 
 def _around(rows: Float64, standardized: npt.NDArray[np.bool_]) -> scale_lib.Scale:
     """A scale near that of all rows: the first row, so that constant columns become 0."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = np.sqrt(np.square(rows - rows[0]).mean(axis=0))
-    is_usable = standardized & (spread > 0) & np.isfinite(spread)
+    with np.errstate(over="ignore"):  # where `checked` says so
+        moved = rows - rows[0]
+    largest = np.abs(moved).max(axis=0)
+    is_usable = standardized & (largest > 0) & np.isfinite(largest)
+    largest = np.where(is_usable, largest, 1.0)
+    spread = largest * np.sqrt(np.square(moved / largest).mean(axis=0))
     return scale_lib.Scale(np.where(standardized, rows[0], 0.0), np.where(is_usable, spread, 1.0))
 
 

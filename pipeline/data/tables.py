@@ -126,9 +126,9 @@ class Columns(Table):
         """A column as float64, with NaN where a value is missing."""
         if column.dtype.kind in "OUT":
             given = [value for value in column if not _is_missing(value)]
-            text = next((value for value in given if isinstance(value, str)), None)
-            if text is not None:
-                raise is_text(self.name, {name: text})
+            texts = [value for value in given if isinstance(value, str)]
+            if texts:
+                raise is_text(self.name, {name: str(texts[0])})
             column = np.array([np.nan if _is_missing(value) else value for value in column])
         errors.require(
             column.dtype.kind in "biuf",

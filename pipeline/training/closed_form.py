@@ -40,10 +40,10 @@ class ClosedForm(NamedTuple):
                 f"{len(datasets.features):,} features of {datasets.num_train:,} examples take too "
                 "long to solve for",
             )
-        train, validation = (part and part.penalized(trained.l2) for part in (train, validation))
-        if why_not := _why_not(train, trained, datasets.evaluated, passes_):
+        solved = train.penalized(trained.l2)
+        if why_not := _why_not(solved, trained, datasets.evaluated, passes_):
             return cls(None, None, why_not)
-        return cls(train, validation)
+        return cls(solved, validation and validation.penalized(trained.l2))
 
 
 def _why_not(

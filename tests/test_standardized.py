@@ -1,0 +1,292 @@
+"""Tests of training on tables: in standardized units inside, in those of the data outside."""
+
+import json
+import pathlib
+import re
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import datasets as datasets_lib
+from pipeline.data import least_squares
+from pipeline.run import checkpoints, trainer
+from pipeline.training import evaluation, learning_rate, make_task
+from scripts import tables
+from tests import helpers
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
+
+# Certified by NIST, with the data in scripts/tables.py.
+_NORRIS = [1.00211681802045, -0.262323073774029]
+_LONGLEY = [
+    *(15.0618722713733, -0.0358191792925910, -2.02022980381683, -1.03322686717359),
+    *(-0.0511041056535807, 1829.15146461355, -3482258.63459582),
+]
+_NO_INT_1 = 2.07438016528926
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Holds tables: Norris, Longley, houses, and one with a label of 0 and 1."""
+    folder = tmp_path_factory.mktemp("tables")
+    houses = tables.houses()
+    for name in ("norris", "longley", "houses", "california_like"):
+        tables.write(getattr(tables, name)(), folder / f"{name}.csv")
+    is_dear = (houses["price"] > np.median(houses["price"])).astype(int)
+    tables.write({**houses, "price": is_dear}, folder / "dear.csv")
+    return folder
+
+
+def _config(folder: pathlib.Path, table: str, name: str = "run", **more: Any) -> config_lib.Config:
+    return config_lib.Config(
+        data=str(folder / f"{table}.csv"), logdir=str(folder / "logs"), run_name=name, **more
+    )
+
+
+def _trained(config: config_lib.Config) -> tuple[trainer.Result, pathlib.Path]:
+    result = trainer.train(config, datasets_lib.load(config))
+    return result, pathlib.Path(config.logdir, config.run_name)
+
+
+@pytest.mark.parametrize(("table", "certified"), [("norris", _NORRIS), ("longley", _LONGLEY)])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_least_squares_has_the_certified_digits(
+    folder: pathlib.Path, table: str, certified: list[float], standardize: bool
+) -> None:
+    """Nine at least, from a file."""
+    data = datasets_lib.load(_config(folder, table, standardize=standardize))
+    solved = data.least_squares[0]
+    assert solved
+    if data.scale:
+        solved = data.scale.in_units(solved)
+    np.testing.assert_allclose(solved.solution, certified, rtol=1e-9)
+
+
+def test_least_squares_through_the_origin_has_the_certified_digits() -> None:
+    """NoInt1, whose line has no b: with the mirror image of each point, b is 0 by symmetry."""
+    x, y = np.arange(60.0, 71), np.arange(130.0, 141)
+    solved = least_squares.LeastSquares.of(np.append(x, -x)[:, None], np.append(y, -y))
+    np.testing.assert_allclose(solved.solution, [_NO_INT_1, 0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_a_thousand_epochs_reach_least_squares(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str], loop: str
+) -> None:
+    """W and b in the units of the data, printed, recorded, exported and saved; and their fit."""
+    config = _config(folder, "houses", loop, loop=loop, model="keras", epochs=1000)
+    _, run = _trained(config)
+    *features, y = tables.houses().values()
+    rows = np.column_stack([*features, np.ones(len(y))])
+    expected = np.linalg.lstsq(rows, y, rcond=None)[0]
+    curves = helpers.scalars(run / "train")
+    for name, number in zip(("W/area", "W/rooms", "W/year", "b"), expected, strict=True):
+        assert curves[name][0] == (0, pytest.approx(0 if name != "b" else y.mean()))
+        assert curves[name][-1] == (1000, pytest.approx(number, rel=1e-4))
+    loaded = tf.saved_model.load(str(run / "export" / "1"))
+    parameters = loaded.signatures["parameters"]()
+    np.testing.assert_allclose(parameters["W"], expected[:-1], rtol=1e-4)
+    assert float(parameters["b"]) == pytest.approx(expected[-1], rel=1e-4)
+    model = make_task.make_task(config, datasets_lib.load(config)).model
+    model.load_weights(run / "model.weights.h5")
+    np.testing.assert_allclose(model.W, expected[:-1], rtol=1e-4)
+    predictions = loaded.signatures["serving_default"](tf.constant(rows[:, :-1], tf.float32))["y"]
+    np.testing.assert_allclose(predictions, rows @ expected, rtol=1e-4)
+    residuals = y - rows @ expected
+    r2 = 1 - np.mean(residuals**2) / np.var(y)
+    fits = json.loads((run / "result.json").read_text())["fits"]
+    for who in ("model", "least squares"):
+        assert fits[f"training, {who}"] == {
+            "rmse": pytest.approx(np.sqrt(np.mean(residuals**2)), rel=1e-6),
+            "mae": pytest.approx(np.mean(np.abs(residuals)), rel=1e-4),
+            "r2": pytest.approx(r2, rel=1e-6),
+        }
+    assert curves["loss"][-1] == (1000, pytest.approx(1 - r2, rel=1e-5))
+    assert helpers.scalars(run / "final")["final/r2"] == [(1000, pytest.approx(r2, rel=1e-6))]
+    out = capsys.readouterr().out
+    assert re.search(r"(?m)^  training, model +\d+\.?\d* +\d+\.?\d* +0\.8734$", out)
+    sizes = np.abs(expected[:-1]) * np.std(features, axis=1) / np.std(y)
+    order = [f"{('area', 'rooms', 'year')[i]} {sizes[i]:.3g}" for i in np.argsort(-sizes)]
+    assert f"Importance, |W| of standardized features: {', '.join(order)}\n" in out
+    assert {"importance"} <= {value.tag for _, value in helpers.values(run / "train")}
+    assert (run / "figures" / "importance.png").exists()
+
+
+@pytest.mark.slow
+def test_longley_comes_as_near_as_float32_steps_can(folder: pathlib.Path) -> None:
+    """R² of 0.9916 after a thousand epochs, where least squares has 0.9955; then ever nearer."""
+    found = []
+    for epochs in (10, 1000, 100_000):
+        result, _ = _trained(_config(folder, "longley", f"longley-{epochs}", epochs=epochs))
+        found.append(1 - result.evaluation.train["loss"])
+    assert found == [pytest.approx(expected, abs=2e-4) for expected in (0.9629, 0.9916, 0.9955)]
+
+
+_TASKS: dict[str, dict[str, Any]] = {
+    "module": {},
+    "keras in mini-batches": {"model": "keras", "loop": "fit", "batch_size": 32},
+    "polynomial": {"model": "polynomial"},
+    "polynomial in mini-batches": {"model": "polynomial", "batch_size": 64, "loop": "fit"},
+    "mlp": {"model": "mlp"},
+    "mlp with Adam": {"model": "mlp", "optimizer": "adam", "batch_size": 32, "loop": "fit"},
+    "absolute error": {"loss": "mean_absolute_error"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["california_like", "longley"])
+@pytest.mark.parametrize("name", _TASKS)
+def test_every_model_trains_with_the_defaults(folder: pathlib.Path, name: str, table: str) -> None:
+    """Without diverging; what it predicts is better than the mean of the label."""
+    config = _config(folder, table, f"{name.replace(' ', '-')}-{table}", epochs=30, **_TASKS[name])
+    result, run = _trained(config)
+    fit = json.loads((run / "result.json").read_text())["fits"]["training, model"]
+    assert 0 < fit["r2"] <= 1
+    del result
+
+
+@pytest.mark.slow
+def test_a_label_of_0_and_1_stays_as_it_is(folder: pathlib.Path) -> None:
+    settings = {"model": "logistic", "loss": "binary_crossentropy", "metrics": "accuracy,auc"}
+    result, run = _trained(_config(folder, "dear", "dear", epochs=100, **settings))
+    assert result.evaluation.train["accuracy"] > 0.8
+    loaded = tf.saved_model.load(str(run / "export" / "1")).signatures["serving_default"]
+    *features, y = np.loadtxt(folder / "dear.csv", delimiter=",", skiprows=1).T
+    probability = loaded(tf.constant(np.column_stack(features), tf.float32))["y"].numpy()
+    assert np.mean((probability > 0.5) == y) == pytest.approx(result.evaluation.train["accuracy"])
+
+
+def _rate(config: config_lib.Config) -> float:
+    datasets = datasets_lib.load(config)
+    evaluator = evaluation.Evaluator(make_task.make_task(config, datasets), datasets, config)
+    return learning_rate.choose(config, evaluator)
+
+
+def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> None:
+    """By the eigenvalues of the Hessian in numpy: of all examples, of the steepest batch."""
+    config = _config(folder, "houses")
+    x, _ = datasets_lib.load(config).train
+    rows = np.column_stack([x.astype(np.float64), np.ones(len(x))])
+    hessian = 2 * rows.T @ rows / len(rows)
+    assert _rate(config) == pytest.approx(1 / np.linalg.eigvalsh(hessian)[-1], rel=1e-6)
+    farthest = rows[np.argsort(np.square(rows).sum(axis=1))[-32:]]
+    hessian = 2 * farthest.T @ farthest / 32
+    in_batches = _rate(_config(folder, "houses", batch_size=32))
+    assert in_batches == pytest.approx(1 / np.linalg.eigvalsh(hessian)[-1], rel=0.05)
+    assert _rate(_config(folder, "houses", optimizer="adam")) == 0.01
+    assert _rate(_config(folder, "houses", learning_rate=0.7)) == 0.7
+    assert config_lib.Config().learning_rate == 0.1
+
+
+@pytest.mark.slow
+def test_a_rate_that_can_not_work_is_warned_of(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(folder, "houses", "hot", learning_rate=3.0, epochs=500)
+    with pytest.raises(errors.DivergedError, match="the largest stable learning rate for these"):
+        _trained(config)
+    assert "Warning: --learning_rate=3 is above 0." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
+    """By its normal equations in numpy, on standardized columns."""
+    config = _config(
+        folder, "houses", f"ridge-{loop}", l2=0.3, epochs=300, loop=loop, model="keras"
+    )
+    _, run = _trained(config)
+    data = datasets_lib.load(config)
+    assert data.scale
+    x, y = (array.astype(np.float64) for array in data.train)
+    W = np.linalg.solve(x.T @ x / len(x) + 0.3 * np.eye(3), x.T @ y / len(x))
+    (values,) = data.scale.to_units(np.append(W, 0)[None])
+    for directory in ("train", "least_squares"):
+        curves = helpers.scalars(run / directory)
+        for name, value in zip(("W/area", "W/rooms", "W/year", "b"), values, strict=True):
+            assert curves[name][-1][1] == pytest.approx(value, rel=1e-4)
+        loss = np.mean((y - x @ W) ** 2) + 0.3 * W @ W
+        assert curves["loss"][-1][1] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_w_and_b_stay_the_same_on_other_data(folder: pathlib.Path) -> None:
+    """From a checkpoint, and from an export, of other means and deviations; or by hand."""
+    _, run = _trained(_config(folder, "houses", "source", epochs=50))
+    end = {name: curve[-1][1] for name, curve in helpers.scalars(run / "train").items()}
+    table = {name: column[:100] for name, column in tables.houses().items()}
+    tables.write(table, folder / "some.csv")
+    for source in (run, run / "export"):
+        config = _config(folder, "some", f"from-{source.name}", initialize_from=str(source))
+        _, other = _trained(config)
+        curves = helpers.scalars(other / "train")
+        for name in ("W/area", "W/rooms", "W/year", "b"):
+            assert curves[name][0] == (0, pytest.approx(end[name], rel=1e-5))
+    _, other = _trained(_config(folder, "some", "by-hand", initial_w=2.5, initial_b=-7.0))
+    curves = helpers.scalars(other / "train")
+    assert curves["W/rooms"][0] == (0, pytest.approx(2.5))
+    assert curves["b"][0] == (0, pytest.approx(-7, abs=0.1))
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
+    """After SIGKILL in the middle; the scale lies in its checkpoints, too."""
+    data = f"--data={folder}/california_like.csv"
+    flags = (data, "--epochs=1500", "--batch_size=4096", "--checkpoint_every=1000")
+    flags = (*flags, "--validation_fraction=0.1", "--optimizer=adam")
+    logs = folder / "logs"
+    process = helpers.start("train", *flags, "--run_name=killed", cwd=folder)
+    end = time.monotonic() + 60
+    while not list(logs.glob("killed/checkpoints/ckpt-[1-6]000.index")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    helpers.finish(process)
+    for name in ("killed", "whole"):
+        result = helpers.call("train", *flags, f"--run_name={name}", cwd=folder)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert ("Resuming at step " in result.stdout) == (name == "killed")
+    curves = [helpers.scalars(logs / name / "train") for name in ("killed", "whole")]
+    for tag in ("W/income", "b", "loss", "evaluation/loss"):
+        assert curves[0][tag] == curves[1][tag]
+    found = [checkpoints.variables(logs / name / "checkpoints") for name in ("killed", "whole")]
+    assert found[0]["W"].tobytes() == found[1]["W"].tobytes()
+    scales = [checkpoints.scale_of(logs / name / "checkpoints") for name in ("killed", "whole")]
+    assert scales[0]
+    assert np.array(scales[0]).tobytes() == np.array(scales[1]).tobytes()
+
+
+@pytest.mark.slow
+def test_a_newcomers_table_is_trained_and_predicted(tmp_path: pathlib.Path) -> None:
+    """With texts; predictions of a file whose columns are in another order."""
+    random = np.random.default_rng(0)
+    area, city = random.integers(40, 200, 100), random.choice(["Oslo", "Bonn", "Ulm"], 100)
+    price = 1000 * area + np.where(city == "Oslo", 90_000, 0) + 5000
+    tables.write({"area": area, "city": city.astype(object), "price": price}, tmp_path / "h.csv")
+    text = (tmp_path / "h.csv").read_text().replace("'", "")
+    (tmp_path / "h.csv").write_text(text)
+    refused = helpers.call("train", "--data=h.csv", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "is text; name it in --categorical" in refused.stderr
+    flags = ("--data=h.csv", "--categorical=city", "--epochs=300", "--run_name=h")
+    result = helpers.call("train", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    (tmp_path / "new.csv").write_text("city,id,area\nOslo,7,100\nUlm,8,50\n")
+    arguments = ("--export_dir=logs/h/export", "--input=new.csv")
+    printed = helpers.call("predict", *arguments, cwd=tmp_path)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    header, *rows = printed.stdout.splitlines()
+    assert header == "area,city=Bonn,city=Oslo,city=Ulm,price"
+    numbers = [float(row.rpartition(",")[2]) for row in rows]
+    assert numbers == pytest.approx([195_000, 55_000], rel=1e-4)
+    (tmp_path / "new.csv").write_text("city,area\nRome,100\n")
+    unknown = helpers.call("predict", *arguments, cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "was trained with city = Bonn, Oslo, Ulm; received" in unknown.stderr

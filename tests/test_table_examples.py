@@ -1,0 +1,268 @@
+"""Tests of what becomes of a table: its files, its columns, its rows, its units."""
+
+import gzip
+import importlib.util
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import datasets as datasets_lib
+from pipeline.data import tables
+from scripts import tables as shown_tables
+
+_HOUSES = """area,rooms,city,price
+50,2,Oslo,200
+80,3,Bonn,260
+120,5,Oslo,410
+65,,Bonn,220
+95,4,Rome,300
+"""
+_NUMBERS = _HOUSES.replace(",city", "").replace(",Oslo", "").replace(",Bonn", "")
+_NUMBERS = _NUMBERS.replace(",Rome", "").replace("65,,220\n", "65,2,220\n")
+_FUNCTION = """
+import numpy as np
+def houses():
+    return {"area": [50, 80, 120, 65, 95], "rooms": np.array([2, 3, 5, 2, 4]),
+            "price": np.array([200, 260, 410, 220, 300.0])}
+"""
+
+
+def _load(data: object, **settings: Any) -> datasets_lib.Datasets:
+    return datasets_lib.load(config_lib.Config(data=str(data), **settings))
+
+
+def _in_units(data: datasets_lib.Datasets) -> np.ndarray:
+    """The training examples with their labels, in the units of the data."""
+    x, y = data.train
+    if data.scale:
+        x, y = data.scale.inputs(x), data.scale.labels(y)
+    return np.column_stack([x, y])
+
+
+def _write(path: pathlib.Path, content: str) -> pathlib.Path:
+    path.write_text(content)
+    return path
+
+
+def _sources(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """The same table in different forms: what --data says, by a name."""
+    header, *rows = _NUMBERS.splitlines(keepends=True)
+    _write(folder / "part-1.csv", header + "".join(rows[:2]))
+    _write(folder / "part-2.csv", header + "".join(rows[2:]))
+    (folder / "h.csv.gz").write_bytes(gzip.compress(_NUMBERS.encode()))
+    _write(folder / "semicolons.csv", _NUMBERS.replace(",", ";").replace("\n", "\r\n"))
+    _write(folder / "mine.py", _FUNCTION)
+    yield "one", str(_write(folder / "h, all.csv", _NUMBERS))
+    yield "several", f"{folder}/part-1.csv,{folder}/part-2.csv"
+    yield "a pattern", f"{folder}/part-*.csv"
+    yield "gzip", f"{folder}/h.csv.gz"
+    yield "semicolons and CRLF", f"{folder}/semicolons.csv"
+    yield "a function", f"{folder}/mine.py:houses"
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow.parquet
+
+        columns = np.array([row.split(",") for row in rows], float).T
+        table = pyarrow.table(dict(zip(header.strip().split(","), columns, strict=True)))
+        pyarrow.parquet.write_table(table, folder / "h.parquet")
+        yield "Parquet", f"{folder}/h.parquet"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 2**16])
+def test_all_sources_and_blocks_give_the_same_examples(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """In blocks of any number of rows, also with validation rows that are chosen by the seed."""
+    monkeypatch.setattr(tables, "ROWS", rows)
+    for settings in ({}, {"validation_examples": 2}, {"validation_fraction": 0.4}):
+        found = {name: _load(data, **settings) for name, data in _sources(tmp_path)}
+        first = found["one"]
+        expected = np.loadtxt(tmp_path / "h, all.csv", delimiter=",", skiprows=1)
+        if not settings:
+            np.testing.assert_allclose(_in_units(first), expected, rtol=1e-6)
+        for name, data in found.items():
+            assert data.features == ("area", "rooms")
+            np.testing.assert_allclose(data.train.x, first.train.x, rtol=1e-6)
+            if rows == 1 or name not in ("several", "a pattern"):  # else with other blocks
+                assert data.fingerprint() == first.fingerprint()
+
+
+def test_columns_have_mean_0_and_deviation_1() -> None:
+    """Of the training rows; the validation rows are measured by the same rule."""
+    table = shown_tables.california_like()
+    data = _load_columns(table, validation_fraction=0.25)
+    assert data.scale
+    assert data.validation is not None
+    assert 0.23 < len(data.validation.y) / 20_640 < 0.27
+    for array in data.train:
+        np.testing.assert_allclose(array.mean(axis=0, dtype=np.float64), 0, atol=1e-6)
+        np.testing.assert_allclose(array.std(axis=0, dtype=np.float64), 1, atol=1e-6)
+    both = np.vstack([_in_units(data), _in_units(data._replace(train=data.validation))])
+    expected = np.column_stack(list(table.values()))
+    found, expected = (np.sort(array / expected.std(axis=0), axis=0) for array in (both, expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def _load_columns(columns: dict[str, Any], **settings: Any) -> datasets_lib.Datasets:
+    """The datasets of a table, by way of a CSV file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "table.csv")
+        shown_tables.write({name: np.asarray(c) for name, c in columns.items()}, path)
+        return _load(path, **settings)
+
+
+_RANDOM = np.random.default_rng(0)
+_NORMAL = _RANDOM.normal(size=200)
+_HARD: dict[str, dict[str, Any]] = {
+    "timestamps": {"t": 1.7e9 + np.arange(200.0), "y": np.arange(200.0)},
+    "sorted years": {"year": np.repeat(np.arange(1950, 2000), 4), "y": _NORMAL},
+    "far label": {"x": _NORMAL, "y": 1e12 + _NORMAL},
+    "large": {"x": 1e300 * _NORMAL, "y": 1e250 * _NORMAL[::-1]},
+    "small": {"x": 1e-300 * _NORMAL, "y": 1e-250 * _NORMAL[::-1]},
+    "an outlier first": {"x": np.append(1e9, _NORMAL[1:]), "y": _NORMAL},
+}
+
+
+@pytest.mark.parametrize("rows", [3, 2**16])
+@pytest.mark.parametrize("name", _HARD)
+def test_no_digit_is_lost_that_the_standardized_problem_needs(
+    monkeypatch: pytest.MonkeyPatch, name: str, rows: int
+) -> None:
+    """Numbers of float64 that float32 can't tell apart, or not hold; sorted, too."""
+    monkeypatch.setattr(tables, "ROWS", rows)
+    x, y = (np.asarray(column, np.longdouble) for column in _HARD[name].values())
+    data = _load_columns(_HARD[name])
+    for found, column in ((data.train.x[:, 0], x), (data.train.y, y)):
+        expected = (column - column.mean()) / column.std()
+        np.testing.assert_allclose(found, expected.astype(np.float64), rtol=1e-6, atol=1e-6)
+
+
+def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
+    """A constant one has W = 0; of two equal ones each has half."""
+    data = _load_columns({"x": _NORMAL, "c": np.full(200, 7.3), "x2": _NORMAL, "y": 2 * _NORMAL})
+    assert not data.train.x[:, 1].any()
+    assert data.scale
+    solved = data.least_squares[0]
+    assert solved
+    (values,) = data.scale.to_units(solved.solution[None])
+    np.testing.assert_allclose(values, [1, 0, 1, 0], atol=1e-9)
+
+
+def test_texts_become_indicators(tmp_path: pathlib.Path) -> None:
+    path = _write(tmp_path / "h.csv", _HOUSES)
+    data = _load(path, categorical="city", missing="drop")
+    assert data.features == ("area", "rooms", "city=Bonn", "city=Oslo", "city=Rome")
+    expected = [
+        *([50, 2, 0, 1, 0, 200], [80, 3, 1, 0, 0, 260]),
+        *([120, 5, 0, 1, 0, 410], [95, 4, 0, 0, 1, 300]),
+    ]
+    np.testing.assert_allclose(_in_units(data), expected, rtol=1e-6, atol=1e-5)
+
+
+def test_which_rows_are_held_out_does_not_depend_on_later_ones(tmp_path: pathlib.Path) -> None:
+    """With --validation_fraction; by the seed, and about as many as it says."""
+    rows = [f"{i},{i}" for i in range(1000)]
+    settings = {"validation_fraction": 0.3, "standardize": False}
+
+    def chosen(count: int, **more: Any) -> set[float]:
+        path = _write(tmp_path / "t.csv", "\n".join(["x,y", *rows[:count]]))
+        validation = _load(path, **settings, **more).validation
+        assert validation is not None
+        return set(validation.y.tolist())
+
+    assert chosen(600) == {y for y in chosen(1000) if y < 600}
+    assert 250 < len(chosen(1000)) < 350
+    assert chosen(1000, seed=1) != chosen(1000)
+
+
+_BAD = [
+    ("nowhere.csv", {}, "nowhere.csv: there is no such file"),
+    ("part-*.csv", {}, "part-*.csv: there is no such file"),
+    ("h.csv", {}, "the column 'city' ('Oslo') is text; name it in --categorical, or choose others"),
+    ("h.csv", {"categorical": "city"}, "line 5, column 'rooms': is missing, with values of 1 rows"),
+    ("h.csv", {"categorical": "town"}, "has no column 'town' (--categorical)"),
+    (
+        "h.csv",
+        {"categorical": "city", "features": "area"},
+        "--categorical names 'city', which is none of the features",
+    ),
+    ("h.csv,n.csv", {}, "n.csv: its columns ['area', 'rooms', 'price'] are not those of h.csv"),
+    ("mine.py:missing", {}, "row 2, column 'a': is missing, with 1 of the rows 1 to 3"),
+    ("mine.py:text", {}, "the column 'a' ('x') is text"),
+    ("mine.py:ragged", {}, "must return columns of one length by their names; received {'a': [2]"),
+    ("mine.py:nothing", {}, "mine.py:nothing: making the data raised TypeError"),
+    ("mine.py:none", {}, "defines no none"),
+    ("bad.parquet", {}, "bad.parquet: can't be read as a Parquet file"),
+    (
+        "large.csv",
+        {"standardize": False},
+        "the column 'x' has numbers that are too large for float",
+    ),
+    ("ids.csv", {"categorical": "id"}, "'id' has more than 1,000 different texts, too many"),
+    ("n.csv", {"validation_fraction": 0.5, "validation_examples": 2}, "exclude each other"),
+]
+
+
+@pytest.mark.parametrize(("data", "settings", "words"), _BAD)
+def test_a_bad_table_costs_one_line(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    data: str,
+    settings: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _write(tmp_path / "h.csv", _HOUSES)
+    _write(tmp_path / "n.csv", _NUMBERS)
+    _write(tmp_path / "large.csv", "x,y\n1e39,1\n2,3\n3,4\n")
+    _write(tmp_path / "ids.csv", "id,y\n" + "".join(f"n{i},{i}\n" for i in range(1100)))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+    _write(
+        tmp_path / "mine.py",
+        "nan = float('nan')\n"
+        "def missing():\n    return {'a': [1, nan, 3], 'y': [1, 2, 3]}\n"
+        "def text():\n    return {'a': ['x', 'y'], 'y': [1, 2]}\n"
+        "def ragged():\n    return {'a': [1, 2], 'y': [1, 2, 3]}\n"
+        "def nothing():\n    return None\n",
+    )
+    with pytest.raises(errors.InputError) as caught:
+        _load(data, **settings)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+_MEMORY = """
+import pathlib, resource, sys
+from pipeline import config, printing
+from pipeline.data import datasets, sources
+path = pathlib.Path(sys.argv[1])
+small = path.with_name("small.csv")
+small.write_text("a,b,c,d,e,f,g,y\\n" + "1,2,3,4,5,6,7,8\\n9,8,7,6,5,4,3,2\\n" * 10)
+def peak(path, **more):
+    datasets.load(config.Config(data=str(path), model="mlp", **more))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak(small)
+print(peak(path, **eval(sys.argv[2])) - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"features": "a,b,c"}])
+def test_a_table_takes_three_times_its_float32_size(
+    tmp_path: pathlib.Path, settings: dict[str, str]
+) -> None:
+    """At most, while it is read; also where some columns are left out."""
+    rows = "".join(f"{i},{i % 7},0.123456789,1e-3,5.5,{i % 3},7,{i % 11}\n" for i in range(1000))
+    path = _write(tmp_path / "t.csv", "a,b,c,d,e,f,g,y\n" + rows * 1500)
+    command = [sys.executable, "-c", _MEMORY, str(path), repr(settings)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    size = 1_500_000 * 4 * (4 if settings else 8)
+    assert int(result.stdout) < 3 * size + 20e6  # and the blocks
