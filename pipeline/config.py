@@ -84,7 +84,7 @@ class Config:
         None,
         "Step size of the optimizer. By default ('auto') the guide's 0.1 for synthetic data; with "
         "--data, half of the largest that is stable for gradient descent, or 0.01 for another "
-        "optimizer.",
+        "optimizer; see training/learning_rate.py.",
         above=0,
     )
     batch_size: int = _field(0, "Examples in a batch; 0 makes all of them one batch.", at_least=0)

@@ -2,11 +2,12 @@
 
 Usage: .venv/bin/python scripts/tables.py
 
-Needs scikit-learn (.venv/bin/python -m pip install scikit-learn), for two of the tables and for
-the last column. Prints R² on the training examples, as a table in Markdown.
+Two of the tables and the last column need scikit-learn (.venv/bin/python -m pip install
+scikit-learn), and are left out without. Prints R² on the training examples, as a table in Markdown.
 """
 
 import contextlib
+import importlib.util
 import io
 import pathlib
 import tempfile
@@ -152,15 +153,19 @@ def main() -> None:
     """Prints the table."""
     from pipeline import tf_runtime
 
+    has_scikit_learn = importlib.util.find_spec("sklearn") is not None
     tf_runtime.import_tensorflow()
     print("| Table | Least squares | 10 epochs | 1,000 epochs | `SGDRegressor` |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name, make in TABLES.items():
+            if "scikit-learn" in name and not has_scikit_learn:
+                continue
             table, path = make(), pathlib.Path(folder, "table.csv")
             write(table, path)
             numbers = least_squares(path), trained(path, 10), trained(path, 1000)
-            row = (f"{number:.4f}" for number in (*numbers, scikit_learn(table)))
+            row = [f"{number:.4f}" for number in numbers]
+            row.append(f"{scikit_learn(table):.4g}" if has_scikit_learn else "")
             print(f"| {name} | {' | '.join(row)} |", flush=True)
 
 

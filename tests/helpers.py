@@ -26,6 +26,34 @@ from pipeline.training import clock as clock_lib
 from pipeline.training import evaluation, learning_rate, losses, make_task, metrics
 from pipeline.training import task as task_lib
 
+# Prints what the entry points answer to command lines. Any error that is not of the pipeline ends
+# the process.
+_TERMINAL = """
+import contextlib, io, json, sys
+from absl import flags
+from pipeline import cli, errors, predict, train
+
+predict._define_flags()
+cli.define_flags()
+answers = []
+for program, *arguments in json.load(sys.stdin):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS([program, *arguments])
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            {"predict": predict, "train": train}[program].main([])
+            code = 0
+        except errors.PipelineError as error:
+            code = error.exit_code
+            print(error, file=sys.stderr)
+        except Exception as error:
+            code = repr(error)
+    answers.append([code, out.getvalue(), err.getvalue()])
+json.dump(answers, sys.stdout)
+"""
+
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
 
 
@@ -49,6 +77,23 @@ def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str
 def call(module: str, *arguments: object, cwd: pathlib.Path) -> "subprocess.CompletedProcess[str]":
     """Runs an entry point to its end."""
     return finish(start(module, *arguments, cwd=cwd))
+
+
+def answers(commands: list[list[str]], *, cwd: pathlib.Path) -> list[tuple[Any, str, str]]:
+    """What `predict` and `train` answer to command lines: exit code, stdout, stderr.
+
+    All in one process, which saves the seconds of its start.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", _TERMINAL],
+        cwd=cwd,
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    return [tuple(answer) for answer in json.loads(process.stdout)]
 
 
 class Runs:

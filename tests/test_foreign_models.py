@@ -3,44 +3,16 @@
 All are given to `predict` and to `train --initialize_from` by one process.
 """
 
-import json
 import pathlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import tensorflow as tf
 
-# What the entry points answer to command lines, as [exit code, stdout, stderr]. Any error that is
-# not of the pipeline ends the process.
-_TERMINAL = """
-import contextlib, io, json, sys
-from absl import flags
-from pipeline import cli, errors, predict, train
+from tests import helpers
 
-predict._define_flags()
-cli.define_flags()
-answers = []
-for program, *arguments in json.load(sys.stdin):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS([program, *arguments])
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            {"predict": predict, "train": train}[program].main([])
-            code = 0
-        except errors.PipelineError as error:
-            code = error.exit_code
-            print(error, file=sys.stderr)
-        except Exception as error:
-            code = repr(error)
-    answers.append([code, out.getvalue(), err.getvalue()])
-json.dump(answers, sys.stdout)
-"""
 _PREDICTS, _STARTS = "x,y\n1.0,5.0\n", "Starting: W = 3.00, b = 2.00"
 _PREDICTS_THREE = "x,y_0,y_1,y_2\n1.0,1.0,2.0,5.0\n"
 _NO_EXPORT = "must be a SavedModel or a directory of numbered ones"
@@ -291,16 +263,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Answers, Answers]
     for number, name in enumerate(_MODELS):
         flags = [f"--initialize_from={folder / name}", "--epochs=1", "--logdir=logs"]
         commands += [["train", *flags, f"--run_name={number}"]]
-    process = subprocess.run(
-        [sys.executable, "-c", _TERMINAL],
-        cwd=tmp_path_factory.mktemp("terminal"),
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    answers = [tuple(answer) for answer in json.loads(process.stdout)]
+    answers = helpers.answers(commands, cwd=tmp_path_factory.mktemp("terminal"))
     halves = answers[: len(_MODELS)], answers[len(_MODELS) :]
     predicted, initialized = (dict(zip(_MODELS, half, strict=True)) for half in halves)
     return predicted, initialized

@@ -62,24 +62,9 @@ class SummaryWriter:
         --metrics. `earlier` is what `sizes` gave at first_step; what was written later is cut off.
         """
         self._names = names
-        variables = {name: name.partition("/")[0] for name in names}
-        self._descriptions = _DESCRIPTIONS | {
-            name: _DESCRIPTIONS.get(
-                variable, f"The {name.replace('/', ' ')} of the model after so many updates."
-            )
-            for name, variable in variables.items()
-        }
-        for name in ("loss", *metric_names):
-            over = f"The {name} over all"
-            self._descriptions[f"evaluation/{name}"] = (
-                f"{over} training examples, in `validation` over all validation examples."
-            )
-        for name in ("loss", *_OF_FITS, *metric_names):
-            over = f"The {_OF_FITS.get(name, name)} over all"
-            for part, examples in (("", "training"), ("validation_", "validation")):
-                text = f"{over} {examples} examples, of the trained model."
-                self._descriptions[f"final/{part}{name}"] = text
-        self._layout = (*dict.fromkeys(variables.values()), "loss", "evaluation/loss")
+        self._descriptions = _described(names, metric_names)
+        variables = dict.fromkeys(name.partition("/")[0] for name in names)
+        self._layout = (*variables, "loss", "evaluation/loss")
         self._directory, self._clock = directory, clock
         self._first_step = first_step
         written = [path for path in directory.glob("*/*") if event_file.number_of(path)]
@@ -171,6 +156,23 @@ class SummaryWriter:
                 path, first_step=first_step, clock=self._clock, descriptions=self._descriptions
             )
         return self._files[curve]
+
+
+def _described(names: tuple[str, ...], metric_names: tuple[str, ...]) -> dict[str, str]:
+    """A description of each tag."""
+    found = dict(_DESCRIPTIONS)
+    for name in names:
+        default = f"The {name.replace('/', ' ')} of the model after so many updates."
+        found[name] = _DESCRIPTIONS.get(name.partition("/")[0], default)
+    for name in ("loss", *metric_names):
+        found[f"evaluation/{name}"] = (
+            f"The {name} over all training examples, in `validation` over all validation examples."
+        )
+    for name in ("loss", *_OF_FITS, *metric_names):
+        for part, examples in (("", "training"), ("validation_", "validation")):
+            what = f"The {_OF_FITS.get(name, name)} over all {examples} examples"
+            found[f"final/{part}{name}"] = f"{what}, of the trained model."
+    return found
 
 
 def _cut_back(

@@ -8,6 +8,7 @@ from pipeline import config as config_lib
 from pipeline.training import evaluation, task
 
 _OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
+_LARGEST = 1.0  # where the loss is nearly flat at the start
 _ITERATIONS = 30
 _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
 
@@ -17,7 +18,7 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
 
     For plain gradient descent that is half of the largest that is stable at the start: 1 over the
     largest eigenvalue of the Hessian of the loss (Goodfellow, Bengio and Courville, Deep Learning,
-    section 4.3.1). With mini-batches it is that of the steepest one that there can be, of the
+    section 4.3.1), but at most 1. With mini-batches it is that of the steepest one that there can be, of the
     examples that are farthest from the mean.
     """
     if config.learning_rate is not None:
@@ -36,8 +37,7 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
         lengths = np.einsum("nd,nd->n", x, x)
         chosen = np.sort(np.argpartition(lengths, len(y) - most)[-most:])
     curvature = _curvature(evaluator.task, x[chosen], y[chosen])
-    rate = 1 / curvature if curvature > 0 else _OTHERS
-    return float(f"{rate:.2g}") if np.isfinite(rate) else _OTHERS
+    return float(f"{min(1 / curvature, _LARGEST):.2g}") if curvature > 0 else _OTHERS
 
 
 def _curvature(trained: task.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> float:
