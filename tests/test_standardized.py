@@ -163,6 +163,33 @@ def test_a_label_of_0_and_1_stays_as_it_is(folder: pathlib.Path) -> None:
     assert np.mean((probability > 0.5) == y) == pytest.approx(result.evaluation.train["accuracy"])
 
 
+_OWN_LOSSES = """
+import tensorflow as tf
+def absolute(y, prediction):
+    return tf.abs(y - prediction)
+def squares_of_probability(y, prediction):
+    tf.debugging.assert_less_equal(tf.abs(y - 0.5), 0.5)
+    return (y - prediction) ** 2
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_a_loss_of_ones_own_gets_the_units_of_the_data(folder: pathlib.Path, loop: str) -> None:
+    """Or the classes 0 and 1 as they are."""
+    (folder / "losses.py").write_text(_OWN_LOSSES)
+    settings = {"loss": f"{folder}/losses.py:absolute", "model": "mlp", "epochs": 200}
+    result, run = _trained(_config(folder, "houses", f"own-{loop}", loop=loop, **settings))
+    fit = json.loads((run / "result.json").read_text())["fits"]["training, model"]
+    assert result.evaluation.train["loss"] == pytest.approx(fit["mae"], rel=1e-4)
+    assert fit["r2"] > 0.5
+    settings = {"loss": f"{folder}/losses.py:squares_of_probability", "model": "logistic"}
+    config = _config(folder, "dear", f"classes-{loop}", loop=loop, epochs=100, **settings)
+    result, run = _trained(config)
+    assert 0 < result.evaluation.train["loss"] < 0.2
+    assert json.loads((run / "result.json").read_text())["fits"] == {}
+
+
 def _rate(config: config_lib.Config) -> float:
     datasets = datasets_lib.load(config)
     evaluator = evaluation.Evaluator(make_task.make_task(config, datasets), datasets, config)

@@ -19,6 +19,7 @@ Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 _MOST_LEVELS = 1000  # different values of a column of texts
+_MOST_CLASSES = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -40,6 +41,7 @@ class Loaded(NamedTuple):
     features: tuple[str, ...]  # D names
     label: str
     scale: scale_lib.Scale | None  # None where nothing is standardized
+    is_regression: bool  # or else the labels stand for classes
 
 
 def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
@@ -61,10 +63,13 @@ def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
         _Collector(width, worker, True, solves),
     ]
     standardized = np.full(width, config.is_standardized)
-    standardized[-1] &= config.is_regression
-    first = None
+    first, is_regression = None, bool(config.is_regression)
     for rows in reader.rows():
-        first = first or _around(rows, standardized)
+        if first is None:
+            if config.is_regression is None:
+                is_regression = not _are_classes(rows[:, -1])
+            standardized[-1] &= is_regression
+            first = _around(rows, standardized)
         held_out = split.held_out(len(rows))
         near = reader.checked((rows - first.mean) / first.stddev)
         parts[0].add(near[~held_out])
@@ -79,7 +84,7 @@ def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
     scale = _measured(parts[0].moments, standardized)
     train, validation = (part.finished(scale) for part in parts)
     of_data = first.of_scaled(scale) if standardized.any() else None
-    return Loaded(train, validation, reader.features, reader.label, of_data)
+    return Loaded(train, validation, reader.features, reader.label, of_data, is_regression)
 
 
 class _Reader:
@@ -245,6 +250,11 @@ class _Collector:
         return Part(
             x, y, self.moments.count, scale.standardize(solved) if solved else None, variance
         )
+
+
+def _are_classes(labels: Float64) -> bool:
+    """Whether labels look like classes 0, 1, ..."""
+    return bool(((labels >= 0) & (labels <= _MOST_CLASSES) & (labels == np.floor(labels))).all())
 
 
 def _around(rows: Float64, standardized: npt.NDArray[np.bool_]) -> scale_lib.Scale:

@@ -112,7 +112,7 @@ class Evaluator:
         self.reference = self.closed_form.train
         if self.units and self.reference and evaluated.watches_all:
             self.reference = self.units.in_units(self.reference)
-        self._has_fits = datasets.label_variances is not None and config.is_regression
+        self._has_fits = datasets.label_variances is not None
         self._total = total
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and evaluated.watches_all

@@ -8,7 +8,7 @@ from pipeline import config as config_lib
 from pipeline.training import evaluation, task
 
 _OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
-_LARGEST = 1.0  # where the loss is nearly flat at the start
+_LENGTH = 0.25  # of the first step where curvature is not known, in standardized units
 _ITERATIONS = 30
 _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
 
@@ -18,8 +18,9 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
 
     For plain gradient descent that is half of the largest that is stable at the start: 1 over the
     largest eigenvalue of the Hessian of the loss (Goodfellow, Bengio and Courville, Deep Learning,
-    section 4.3.1), but at most 1. With mini-batches it is that of the steepest one that there can be, of the
-    examples that are farthest from the mean.
+    section 4.3.1). With mini-batches it is that of the steepest one that there can be, of the
+    examples that are farthest from the mean. Where such a step would be longer than 1, as that of
+    the absolute error, whose curvature says nothing, it is one of length 0.25.
     """
     if config.learning_rate is not None:
         return config.learning_rate
@@ -36,12 +37,16 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
     else:
         lengths = np.einsum("nd,nd->n", x, x)
         chosen = np.sort(np.argpartition(lengths, len(y) - most)[-most:])
-    curvature = _curvature(evaluator.task, x[chosen], y[chosen])
-    return float(f"{min(1 / curvature, _LARGEST):.2g}") if curvature > 0 else _OTHERS
+    curvature, slope = _curvature(evaluator.task, x[chosen], y[chosen])
+    if curvature >= slope > 0:
+        return float(f"{1 / curvature:.2g}")
+    return float(f"{_LENGTH / slope:.2g}") if 0 < slope < np.inf else _OTHERS
 
 
-def _curvature(trained: task.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> float:
-    """The largest eigenvalue, by size, of the Hessian of the loss of examples, or NaN.
+def _curvature(
+    trained: task.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
+) -> tuple[float, float]:
+    """The largest eigenvalue, by size, of the Hessian of the loss, and the gradient's length.
 
     By power iteration, with products of the Hessian and a vector (Pearlmutter, Fast exact
     multiplication by the Hessian, 1994).
@@ -55,20 +60,24 @@ def _curvature(trained: task.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np
             with tf.GradientTape() as inner:
                 loss = trained.batch_loss(inputs, labels)
             gradients = inner.gradient(loss, variables, unconnected_gradients="zero")
-            slope = tf.add_n(
+            along = tf.add_n(
                 [tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)]
             )
-        found: list[tf.Tensor] = outer.gradient(slope, variables, unconnected_gradients="zero")
+        found: list[tf.Tensor] = outer.gradient(along, variables, unconnected_gradients="zero")
         return found
 
     random = np.random.default_rng(0)
     vectors = [tf.constant(random.standard_normal(v.shape), v.dtype) for v in variables]
     norm = tf.linalg.global_norm(vectors)
     with trained.unchanged():
+        with tf.GradientTape() as tape:
+            loss = trained.batch_loss(inputs, labels)
+        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        slope = float(tf.linalg.global_norm(list(map(tf.convert_to_tensor, gradients))))
         try:
             for _ in range(_ITERATIONS):
                 vectors = product(*[vector / norm for vector in vectors])
                 norm = tf.linalg.global_norm(vectors)
         except (LookupError, ValueError, TypeError, tf.errors.OpError):
-            return float("nan")  # an operation has no second derivative
-    return float(norm)
+            return 0.0, slope  # an operation has no second derivative
+    return float(norm), slope

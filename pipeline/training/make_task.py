@@ -34,6 +34,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         features=datasets.features,
         is_linear_regression=config.is_linear_regression,
         l2=config.l2,
+        label_scale=_label_scale(config, datasets),
     )
     if config.is_linear:
         made.assign(made.by_variable(_start(config, datasets)))
@@ -47,6 +48,13 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         with tf_runtime.quiet_stderr():
             made.losses_of(tf.constant(y), prediction)
     return made
+
+
+def _label_scale(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tuple[float, float]:
+    """Mean and deviation of labels for a loss that is for the units of the data."""
+    if datasets.scale is None or config.is_loss_of_standardized:
+        return 0.0, 1.0
+    return float(datasets.scale.mean[-1]), float(datasets.scale.stddev[-1])
 
 
 def _start(

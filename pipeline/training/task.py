@@ -49,13 +49,15 @@ class Task:
         features: tuple[str, ...],
         is_linear_regression: bool = False,
         l2: float = 0.0,
+        label_scale: tuple[float, float] = (0.0, 1.0),
     ):
         """Puts a model whose variables exist and a loss together; `features` are D names.
 
         l2 times the sum of the squares of all weights, but not of biases, is added to the loss.
+        The loss gets labels and predictions times the second number of label_scale plus the first.
         """
         self.model, self.loss, self.l2 = model, loss, l2
-        self._loss = _with_autograph(loss)
+        self._loss, self._label_scale = _with_autograph(loss), label_scale
         self.is_linear_regression = is_linear_regression
         self.variables = _by_name(model)
         trained = {id(inner_variable(variable)) for variable in model.trainable_variables}
@@ -80,6 +82,9 @@ class Task:
 
     def losses_of(self, y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
         """The loss [B] of each example, from y [B] and predictions [B] or [B, C]."""
+        if self._label_scale != (0.0, 1.0):
+            mean, stddev = self._label_scale
+            y, prediction = y * stddev + mean, prediction * stddev + mean
         result = self._loss(y, prediction)
         errors.require(
             isinstance(result, tf.Tensor) and result.shape.rank == 1,
