@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, printing
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import tables
 from scripts import tables as shown_tables
@@ -155,9 +155,24 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
     np.testing.assert_allclose(values, [1, 0, 1, 0], atol=1e-9)
 
 
+def test_reading_shows_that_it_is_alive(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here as if every block took long; compressed files tell how much of them has been read."""
+    monkeypatch.setattr(printing.LiveLine, "is_due", lambda _: True)
+    monkeypatch.setattr(tables, "ROWS", 3)
+    sources = dict(_sources(tmp_path))
+    for name in ("one", "several", "gzip", "a function"):
+        _load(sources[name])
+        *_, last = capsys.readouterr().out.splitlines()
+        assert last.startswith("Reading ")
+        assert last.endswith(": 100%")
+
+
 def test_texts_become_indicators(tmp_path: pathlib.Path) -> None:
     path = _write(tmp_path / "h.csv", _HOUSES)
     data = _load(path, categorical="city", missing="drop")
+    assert data.dropped == 1
     assert data.features == ("area", "rooms", "city=Bonn", "city=Oslo", "city=Rome")
     expected = [
         *([50, 2, 0, 1, 0, 200], [80, 3, 1, 0, 0, 260]),
@@ -200,6 +215,7 @@ _BAD = [
     ("mine.py:nothing", {}, "mine.py:nothing: making the data raised TypeError"),
     ("mine.py:none", {}, "defines no none"),
     ("bad.parquet", {}, "bad.parquet: can't be read as a Parquet file"),
+    ("gone.csv", {"missing": "drop"}, "at least 2 rows must be left to train on; received 0 of 0"),
     (
         "large.csv",
         {"standardize": False},
@@ -221,6 +237,7 @@ def test_a_bad_table_costs_one_line(
     monkeypatch.chdir(tmp_path)
     _write(tmp_path / "h.csv", _HOUSES)
     _write(tmp_path / "n.csv", _NUMBERS)
+    _write(tmp_path / "gone.csv", "x,y\n,1\n2,\n")
     _write(tmp_path / "large.csv", "x,y\n1e39,1\n2,3\n3,4\n")
     _write(tmp_path / "ids.csv", "id,y\n" + "".join(f"n{i},{i}\n" for i in range(1100)))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")

@@ -58,7 +58,7 @@ class Csv(tables.Table):
         columns = [places[name] for name in numbers], [places[name] for name in texts]
         size = os.path.getsize(self.name)
         most = max(1, min(tables.ROWS, _MOST_CELLS // len(self.header)))
-        is_empty = True
+        is_empty, self.dropped = True, 0
         try:
             with self._opened() as file:
                 records = itertools.islice(_records(file), 1, None)
@@ -118,6 +118,7 @@ class Csv(tables.Table):
         whole = [row for row in rows if not any(_is_missing(row[column]) for column in asked)]
         if not all(is_number(row[column]) for row in whole for column in numbers):
             return None
+        self.dropped += len(rows) - len(whole)
         table = np.array([[float(row[column]) for column in numbers] for row in whole])
         words = [np.array([row[column].strip() for row in whole], np.str_) for column in texts]
         return tables.Block(table.reshape(len(whole), len(numbers)), words)

@@ -61,6 +61,7 @@ class Datasets(NamedTuple):
     scale: scale_lib.Scale | None = None  # None where nothing is standardized
     # Of the training and the validation examples of all workers; None where there is no use for it.
     least_squares: tuple[Solved, Solved] = (None, None)
+    dropped: int = 0  # rows of a table that were left out, as values were missing
     label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
 
     @classmethod
@@ -189,6 +190,7 @@ def _load_table(config: config_lib.Config, worker: workers.Worker) -> Datasets:
         worker=worker,
         counts=(train.total, validation.total),
         scale=loaded.scale,
+        dropped=loaded.dropped,
         least_squares=(train.least_squares, validation.least_squares),
         label_variances=(
             (train.label_variance, validation.label_variance) if loaded.is_regression else None

@@ -47,6 +47,19 @@ class LeastSquares(NamedTuple):
         """The distance [K] of K states from the solution."""
         return np.asarray(np.linalg.norm(np.asarray(values) - self.solution, axis=1))
 
+    @property
+    def condition_number(self) -> float:
+        """How much the columns of x and of ones depend on each other; infinite where wholly.
+
+        Of columns of length 1; above 30 they are nearly collinear (Belsley, Kuh and Welsch,
+        Regression Diagnostics, 1980, section 3.2). Columns of zeros are left out.
+        """
+        lengths = np.linalg.norm(self.root, axis=0)
+        columns = self.root[:, lengths > 0] / lengths[lengths > 0]
+        values = np.linalg.svd(columns, compute_uv=False)
+        is_full = len(values) == columns.shape[1] and values[-1] > _RANK * values[0]
+        return float(values[0] / values[-1]) if is_full else np.inf
+
     def penalized(self, l2: float) -> "LeastSquares":
         """The same loss plus l2 * |W|²: ridge regression, as more rows to be fitted."""
         if not l2:

@@ -3,6 +3,7 @@
 Every worker looks at all rows, so that all of them measure the same, and keeps only its own.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ class Loaded(NamedTuple):
     label: str
     scale: scale_lib.Scale | None  # None where nothing is standardized
     is_regression: bool  # or else the labels stand for classes
+    dropped: int  # rows, as values were missing
 
 
 def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
@@ -51,8 +53,7 @@ def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
       errors.InputError: the table can't be used as it is.
     """
     reader = _Reader(sources.open_table(config), config)
-    needs_count = config.validation_examples or worker.count > 1
-    if needs_count or reader.texts:
+    if config.validation_examples or worker.count > 1 or reader.texts:
         reader.look_ahead()
     split = _Split(config, reader.count)
     is_full_batch = worker.count > 1 and split.is_full_batch(reader.count)
@@ -62,29 +63,28 @@ def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
         _Collector(width, worker, is_full_batch, solves),
         _Collector(width, worker, True, solves),
     ]
-    standardized = np.full(width, config.is_standardized)
-    first, is_regression = None, bool(config.is_regression)
-    for rows in reader.rows():
-        if first is None:
-            if config.is_regression is None:
-                is_regression = not _are_classes(rows[:, -1])
-            standardized[-1] &= is_regression
-            first = _around(rows, standardized)
+    blocks = filter(len, reader.rows())
+    some = next(blocks, np.empty((0, width)))
+    given = config.is_regression
+    is_regression = not _are_classes(some[:, -1]) if given is None else given
+    standardized = config.is_standardized & np.append(np.full(width - 1, True), is_regression)
+    near = _around(some, standardized)
+    for rows in itertools.chain([some], blocks):
         held_out = split.held_out(len(rows))
-        near = reader.checked((rows - first.mean) / first.stddev)
-        parts[0].add(near[~held_out])
-        parts[1].add(near[held_out])
-    count = parts[0].moments.count
+        moved = reader.checked((rows - near.mean) / near.stddev)
+        for part, chosen in zip(parts, (~held_out, held_out), strict=True):
+            part.add(moved[chosen])
+    count, other = (part.moments.count for part in parts)
     errors.require(
-        first is not None and count >= 2,
+        count >= 2,
         f"{config.data}: at least 2 rows must be left to train on; received {count} of "
-        f"{count + parts[1].moments.count}",
+        f"{count + other}",
     )
-    assert first
     scale = _measured(parts[0].moments, standardized)
     train, validation = (part.finished(scale) for part in parts)
-    of_data = first.of_scaled(scale) if standardized.any() else None
-    return Loaded(train, validation, reader.features, reader.label, of_data, is_regression)
+    of_data = near.of_scaled(scale) if standardized.any() else None
+    names = reader.features, reader.label
+    return Loaded(train, validation, *names, of_data, is_regression, reader.dropped)
 
 
 class _Reader:
@@ -126,11 +126,17 @@ class _Reader:
 
     @property
     def features(self) -> tuple[str, ...]:
+        """The D names."""
         names: list[str] = []
         for name in self._columns:
             levels = self._levels.get(name)
             names += [name] if levels is None else [f"{name}={level}" for level in levels]
         return tuple(names)
+
+    @property
+    def dropped(self) -> int:
+        """How many rows were left out, as values were missing."""
+        return self._table.dropped
 
     def look_ahead(self) -> None:
         """Counts the rows, and finds the texts."""
@@ -259,6 +265,8 @@ def _are_classes(labels: Float64) -> bool:
 
 def _around(rows: Float64, standardized: npt.NDArray[np.bool_]) -> scale_lib.Scale:
     """A scale near that of all rows: the first row, so that constant columns become 0."""
+    if not len(rows):
+        return scale_lib.Scale(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
     with np.errstate(over="ignore"):  # where `checked` says so
         moved = rows - rows[0]
     largest = np.abs(moved).max(axis=0)

@@ -37,11 +37,13 @@ class Table(abc.ABC):
       name: Where it comes from, for messages.
       header: The names of its columns, each of them once.
       part_read: How much of it has been read, from 0 to 1.
+      dropped: Rows that were left out, as values were missing, by the last call of `blocks`.
     """
 
     name: str
     header: list[str]
     part_read = 0.0
+    dropped = 0
 
     @abc.abstractmethod
     def blocks(
@@ -90,10 +92,12 @@ class Files(Table):
         self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
     ) -> Iterator[Block]:
         """Reads one after the other."""
+        self.dropped = 0
         for i, table in enumerate(self._tables):
             for block in table.blocks(numbers, texts, drops_missing=drops_missing):
                 self.part_read = (i + table.part_read) / len(self._tables)
                 yield block
+            self.dropped += table.dropped
 
 
 class Columns(Table):
@@ -107,7 +111,7 @@ class Columns(Table):
         self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
     ) -> Iterator[Block]:
         """Reads some columns; what is wrong with a value is said with the number of its row."""
-        row = 0
+        row = self.dropped = 0
         for part in self._parts([*numbers, *texts]):
             length = len(next(iter(part.values()))) if part else 0
             table = np.empty((length, len(numbers)))
@@ -119,6 +123,7 @@ class Columns(Table):
                 is_missing = np.column_stack([is_missing, np.isin(np.char.lower(word), MISSING)])
             self._check(table, is_missing, [*numbers, *texts], row, drops_missing)
             kept = ~is_missing.any(axis=1)
+            self.dropped += length - int(kept.sum())
             yield Block(table[kept], [word[kept] for word in words])
             row += length
 

@@ -39,6 +39,7 @@ from pipeline.training import (
 )
 
 _MOST_NUMBERS = 20  # in a command that is printed
+_COLLINEAR = 30  # condition number
 
 
 class Result(NamedTuple):
@@ -229,6 +230,13 @@ class _Trainer:
             printing.say(
                 f"Note: {reason}, so the losses come from passes over the examples, and the "
                 "least-squares reference is left out"
+            )
+        solved = self._evaluator.closed_form.train
+        if self._datasets.scale and solved and solved.condition_number > _COLLINEAR:
+            printing.say(
+                "Note: the features are nearly collinear (condition number "
+                f"{solved.condition_number:.3g}): many W fit about as well, and training takes "
+                "long to come near least squares"
             )
         mode, reason = self._compilation
         if reason:

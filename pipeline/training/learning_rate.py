@@ -1,5 +1,7 @@
 """The learning rate of --learning_rate=auto."""
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -8,7 +10,8 @@ from pipeline import config as config_lib
 from pipeline.training import evaluation, task
 
 _OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
-_LENGTH = 0.25  # of the first step where curvature is not known, in standardized units
+_LENGTH = 0.1  # of the first step where the curvature may grow
+_KEEPS_CURVATURE = "mse|meansquarederror|.*crossentropy"
 _ITERATIONS = 30
 _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
 
@@ -19,8 +22,9 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
     For plain gradient descent that is half of the largest that is stable at the start: 1 over the
     largest eigenvalue of the Hessian of the loss (Goodfellow, Bengio and Courville, Deep Learning,
     section 4.3.1). With mini-batches it is that of the steepest one that there can be, of the
-    examples that are farthest from the mean. Where such a step would be longer than 1, as that of
-    the absolute error, whose curvature says nothing, it is one of length 0.25.
+    examples that are farthest from the mean. But for squared errors and cross-entropies, the
+    curvature may grow (that of the absolute error is 0, but for a peak), so the first step is no
+    longer than 0.1.
     """
     if config.learning_rate is not None:
         return config.learning_rate
@@ -38,9 +42,10 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
         lengths = np.einsum("nd,nd->n", x, x)
         chosen = np.sort(np.argpartition(lengths, len(y) - most)[-most:])
     curvature, slope = _curvature(evaluator.task, x[chosen], y[chosen])
-    if curvature >= slope > 0:
-        return float(f"{1 / curvature:.2g}")
-    return float(f"{_LENGTH / slope:.2g}") if 0 < slope < np.inf else _OTHERS
+    rates = [1 / curvature if curvature > 0 else np.inf]
+    if not re.fullmatch(_KEEPS_CURVATURE, config.loss.replace("_", ""), re.IGNORECASE):
+        rates.append(_LENGTH / slope if slope > 0 else np.inf)
+    return float(f"{min(rates):.2g}") if 0 < min(rates) < np.inf else _OTHERS
 
 
 def _curvature(
