@@ -266,15 +266,15 @@ def test_the_figures_are_png_files_and_the_same_images(tmp_path: pathlib.Path) -
     assert all(png.startswith(b"\x89PNG\r\n\x1a\n") for png in files.values())
 
 
-def test_several_features_have_no_path(tmp_path: pathlib.Path) -> None:
-    """It is drawn over two values."""
+def test_several_features_have_their_importance_but_no_path(tmp_path: pathlib.Path) -> None:
+    """That is drawn over two values."""
     data = tmp_path / "data.csv"
     data.write_text("rooms,area,price\n1,2,3\n2,1,4\n3,5,6\n")
     with _images(tmp_path, data=str(data)) as images:
         images.logger.start()
         values = np.array([[5, 5, 0], [1, 1, 0]], np.float32)
         images.finish(metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 0]))
-    names = ["before_training", "data", "parameters", "trained"]
+    names = ["before_training", "data", "importance", "parameters", "trained"]
     assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == names
 
 

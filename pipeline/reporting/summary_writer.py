@@ -37,7 +37,11 @@ _DESCRIPTIONS = {
     "speed/examples_per_second": "Training examples in a second of training alone.",
     "final/diverged": "1 if training diverged, 0 if it came to its end.",
 }
-_OF_FITS = {"rmse": "root mean squared error", "mae": "mean absolute error", "r2": "R²"}
+_OF_FITS = {
+    "rmse": "rmse, root mean squared error,",
+    "mae": "mae, mean absolute error,",
+    "r2": "R²",
+}
 
 
 class SummaryWriter:

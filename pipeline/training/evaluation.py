@@ -162,8 +162,7 @@ class Evaluator:
         """Watched values [K, M] as they are shown, W and b in the units of the data."""
         if self.units is None or not self.task.watches_all:
             return values
-        largest = np.finfo(np.float32).max
-        return np.clip(self.units.to_units(values), -largest, largest).astype(np.float32)
+        return task.as_float32(self.units.to_units(values))
 
     def next_stop(self, step: int) -> float:
         """The next step to be evaluated at."""

@@ -128,8 +128,7 @@ class Task:
     def values_at(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The watched values [M] of the model with these trainable numbers [P]."""
         if self.watches_all:
-            largest = np.finfo(np.float32).max
-            return np.clip(numbers, -largest, largest).astype(np.float32)
+            return as_float32(numbers)
         parts = self.by_variable(numbers).values()
         return np.array([np.linalg.norm(part) for part in parts], np.float32)
 
@@ -141,7 +140,7 @@ class Task:
     def by_variable(self, numbers: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
         """The trainable variables, by name, that have these numbers [P]."""
         sizes = [variable.shape.num_elements() for variable in self.trainable.values()]
-        parts = np.split(np.asarray(numbers, np.float32), np.cumsum(sizes)[:-1])
+        parts = np.split(as_float32(numbers), np.cumsum(sizes)[:-1])
         pairs = zip(self.trainable.items(), parts, strict=True)
         return {name: part.reshape(variable.shape) for (name, variable), part in pairs}
 
@@ -217,6 +216,12 @@ def _by_name(model: Any) -> dict[str, tf.Variable]:
             name = f"{first}_{len(result)}"
         result[name] = inner_variable(variable)
     return result
+
+
+def as_float32(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The nearest float32 that are finite."""
+    largest = np.finfo(np.float32).max
+    return np.clip(numbers, -largest, largest).astype(np.float32)
 
 
 def inner_variable(variable: Any) -> tf.Variable:
