@@ -128,23 +128,23 @@ def test_longley_comes_as_near_as_float32_steps_can(
     Its note is right: 110.5 is the root of the ratio of the eigenvalues of the correlations.
     """
     found = []
-    for epochs in (10, 1000, 100_000):
+    for epochs in (10, 1000, 10_000):
         result, _ = _trained(_config(folder, "longley", f"longley-{epochs}", epochs=epochs))
         found.append(1 - result.evaluation.train["loss"])
     *features, _ = tables.longley().values()
     eigenvalues = np.linalg.eigvalsh(np.corrcoef(features))
     number = np.sqrt(eigenvalues[-1] / eigenvalues[0])
     assert f"nearly collinear (condition number {number:.3g})" in capsys.readouterr().out
-    assert found == [pytest.approx(expected, abs=2e-4) for expected in (0.9629, 0.9916, 0.9955)]
+    assert found == [pytest.approx(expected, abs=2e-4) for expected in (0.9629, 0.9916, 0.9952)]
 
 
 _TASKS: dict[str, dict[str, Any]] = {
     "module": {},
-    "keras in mini-batches": {"model": "keras", "loop": "fit", "batch_size": 32},
+    "keras in mini-batches": {"model": "keras", "loop": "fit", "batch_size": 256},
     "polynomial": {"model": "polynomial"},
-    "polynomial in mini-batches": {"model": "polynomial", "batch_size": 64, "loop": "fit"},
+    "polynomial in mini-batches": {"model": "polynomial", "batch_size": 64},
     "mlp": {"model": "mlp"},
-    "mlp with Adam": {"model": "mlp", "optimizer": "adam", "batch_size": 32, "loop": "fit"},
+    "mlp with Adam": {"model": "mlp", "optimizer": "adam", "batch_size": 256},
     "absolute error": {"loss": "mean_absolute_error"},
 }
 
@@ -272,6 +272,20 @@ def test_w_and_b_stay_the_same_on_other_data(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_rate_stays_the_same_where_a_run_is_extended(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of one that starts from another model, whose curvature is not that of its own start."""
+    _, source = _trained(_config(folder, "houses", "mlp", model="mlp", epochs=200))
+    for name, epochs in (("extended", 10), ("extended", 20), ("at-once", 20)):
+        settings = {"model": "mlp", "initialize_from": str(source), "epochs": epochs}
+        _trained(_config(folder, "houses", name, **settings))
+    assert "Resuming at step 10 of 20" in capsys.readouterr().out
+    curves = [helpers.scalars(folder / "logs" / n / "train") for n in ("extended", "at-once")]
+    assert curves[0]["loss"] == curves[1]["loss"]
+
+
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
     """After SIGKILL in the middle; the scale lies in its checkpoints, too."""
     data = f"--data={folder}/california_like.csv"
@@ -285,10 +299,11 @@ def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     helpers.finish(process)
-    for name in ("killed", "whole"):
-        result = helpers.call("train", *flags, f"--run_name={name}", cwd=folder)
-        assert (result.returncode, result.stderr) == (0, "")
-        assert ("Resuming at step " in result.stdout) == (name == "killed")
+    result = helpers.call("train", *flags, "--run_name=killed", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Resuming at step " in result.stdout
+    settings = {"epochs": 1500, "batch_size": 4096, "checkpoint_every": 1000, "optimizer": "adam"}
+    _trained(_config(folder, "california_like", "whole", validation_fraction=0.1, **settings))
     curves = [helpers.scalars(logs / name / "train") for name in ("killed", "whole")]
     for tag in ("W/income", "b", "loss", "evaluation/loss"):
         assert curves[0][tag] == curves[1][tag]

@@ -115,14 +115,15 @@ class _Trainer:
         self._fits: dict[str, dict[str, regression.Fit]] = {}
         self._task = make_task.make_task(config, datasets)
         self.team.check(config, datasets, self._task)
-        if worker.is_chief and config.initialize_from and not self.run_dir.resumes(config):
-            initialization.initialize(
-                self._task, config.initialize_from, scale=datasets.scale, is_linear=config.is_linear
-            )
         self._evaluator = evaluation.Evaluator(self._task, datasets, config, self.team.total)
         self._evaluator.before_passes = lambda: self.team.tell(team.Command.EVALUATE)
         rate = self.team.of_chief(learning_rate.choose(config, self._evaluator))
         self._config = config = dataclasses.replace(config, learning_rate=rate)
+        # After the rate is chosen, which a resumed run does at the start of the model, too.
+        if worker.is_chief and config.initialize_from and not self.run_dir.resumes(config):
+            initialization.initialize(
+                self._task, config.initialize_from, scale=datasets.scale, is_linear=config.is_linear
+            )
         variables = self._task.model.trainable_variables
         self._optimizer = optimizers.create(config, variables, last_step=self._last_step)
         self._graph, self._compilation = compilation.prepare(
