@@ -74,7 +74,8 @@ def combinations() -> list[config_lib.Config]:
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
-        label = ",".join(f"{_SHORT.get(name, f'{name}=')}{chosen[name]}" for name in varied)
+        shown = {name: "auto" if chosen[name] is None else chosen[name] for name in varied}
+        label = ",".join(f"{_SHORT.get(name, f'{name}=')}{value}" for name, value in shown.items())
         label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
         configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
     names = [config.run_name for config in configs]
@@ -216,11 +217,14 @@ def _print_table(outcomes: list[Outcome]) -> None:
 def _write_table(outcomes: list[Outcome]) -> None:
     """Writes the same to sweep.csv, with the settings that differ in columns of their own."""
     settings = [outcome.config.compared for outcome in outcomes]
-    names = [name for name in settings[0] if len({str(each.get(name)) for each in settings}) > 1]
+    every = dict.fromkeys(name for each in settings for name in each)
+    names = [name for name in every if len({str(each.get(name)) for each in settings}) > 1]
     rows = []
     for outcome, setting in zip(outcomes, settings, strict=True):
         row: dict[str, Any] = {"run": outcome.config.run_name}
-        row |= {name: setting.get(name, "") for name in names}
+        row |= {
+            name: setting.get(name, "auto" if name == "learning_rate" else "") for name in names
+        }
         row["outcome"] = "trained" if outcome.result else outcome.message
         rows.append(row | (outcome.result.evaluation.named if outcome.result else {}))
     path = pathlib.Path(outcomes[0].config.logdir) / "sweep.csv"

@@ -49,16 +49,16 @@ class LeastSquares(NamedTuple):
 
     @property
     def condition_number(self) -> float:
-        """How much the columns of x and of ones depend on each other; infinite where wholly.
+        """How much the columns of x and of ones nearly depend on each other.
 
         Of columns of length 1; above 30 they are nearly collinear (Belsley, Kuh and Welsch,
-        Regression Diagnostics, 1980, section 3.2). Columns of zeros are left out.
+        Regression Diagnostics, 1980, section 3.2). What depends exactly, as the indicators of all
+        texts of a column do, is left out: it does no harm.
         """
         lengths = np.linalg.norm(self.root, axis=0)
         columns = self.root[:, lengths > 0] / lengths[lengths > 0]
         values = np.linalg.svd(columns, compute_uv=False)
-        is_full = len(values) == columns.shape[1] and values[-1] > _RANK * values[0]
-        return float(values[0] / values[-1]) if is_full else np.inf
+        return float(values[0] / values[values > _RANK * values[0]][-1])
 
     def penalized(self, l2: float) -> "LeastSquares":
         """The same loss plus l2 * |W|²: ridge regression, as more rows to be fitted."""
