@@ -47,14 +47,9 @@ def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
 
     Returns what `start` gives, which is called before TensorFlow looks for devices.
     """
-    _settle_environment()
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    # It warns of its own settings, which do not count here, and of a home without a cache.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Hundreds of thousands of objects that stay: no need to look for garbage among them.
     gc.disable()
-    wants_notes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0"
-    with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
+    with importing():
         import tensorflow as tf
 
         result = start()
@@ -62,6 +57,18 @@ def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
     gc.freeze()
     gc.enable()
     return result
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """What TensorFlow is imported in, also by a user's own code before it is asked for."""
+    _settle_environment()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    # It warns of its own settings, which do not count here, and of a home without a cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    wants_notes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0"
+    with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
+        yield
 
 
 def _settle_environment() -> None:

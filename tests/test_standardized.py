@@ -315,6 +315,29 @@ def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
+def test_data_and_model_may_come_from_one_file(tmp_path: pathlib.Path) -> None:
+    """That imports TensorFlow, and so sooner than usual; it is kept with the run, which resumes."""
+    (tmp_path / "mine.py").write_text(
+        "import tensorflow as tf\n"
+        "def houses():\n"
+        "    return {'area': [50, 80, 120, 65, 95], 'price': [200, 260, 410, 220, 300]}\n"
+        "def make(num_features):\n"
+        "    dense = tf.keras.layers.Dense(1)\n"
+        "    return tf.keras.Sequential([tf.keras.Input([num_features]), dense])\n"
+    )
+    flags = ("--data=mine:houses", "--model=mine:make", "--run_name=run")
+    result = helpers.call("train", *flags, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    run = tmp_path / "logs" / "run"
+    assert (run / "code" / "data.py").read_text() == (tmp_path / "mine.py").read_text()
+    assert f"--data={tmp_path}/mine.py:houses\n" in (run / "flags.txt").read_text()
+    more = (f"--flagfile={run}/flags.txt", "--epochs=20")
+    resumed = helpers.call("train", *more, cwd=tmp_path.parent)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert "Resuming at step 10 of 20" in resumed.stdout
+
+
+@pytest.mark.slow
 def test_a_newcomers_table_is_trained_and_predicted(tmp_path: pathlib.Path) -> None:
     """With texts; predictions of a file whose columns are in another order."""
     random = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import errors, user_code
+from pipeline import errors, tf_runtime, user_code
 
 Float64 = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
@@ -173,7 +173,8 @@ class FromFunction(Columns):
           errors.InputError: it raises, or returns something else.
         """
         self.name = str(function)
-        with user_code.blamed("making the data", function):
+        # The file may import TensorFlow, as for a model beside it.
+        with tf_runtime.importing(), user_code.blamed("making the data", function):
             made = function.load()()
             names = list(made.columns) if hasattr(made, "columns") else list(made)
             self._columns = {str(name): np.asarray(made[name]) for name in names}
