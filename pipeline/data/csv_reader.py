@@ -38,7 +38,7 @@ class Csv(tables.Table):
         errors.require(is_file, f"{path}: must be a file on disk, which is read several times")
         try:
             with self._opened() as file:
-                line = next(_records(file), "")
+                (line,) = next(_records(file, 1), [""])
                 self.separator = max(_SEPARATORS, key=lambda each: _cells(line, each))
                 header = next(csv.reader([line], delimiter=self.separator), [])
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
@@ -61,8 +61,8 @@ class Csv(tables.Table):
         is_empty, self.dropped = True, 0
         try:
             with self._opened() as file:
-                records = itertools.islice(_records(file), 1, None)
-                while lines := list(itertools.islice(records, most)):
+                next(_records(file, 1))
+                for lines in _records(file, most):
                     block = self._parse_or_say_why(lines, *columns, drops_missing)
                     self.part_read, is_empty = _position(file) / size, False
                     yield block
@@ -90,15 +90,23 @@ class Csv(tables.Table):
 
     def _parse(self, lines: list[str], numbers: list[int], texts: list[int]) -> tables.Block:
         """Reads some lines; raises ValueError where that is not possible as they are."""
-        if {line.count(self.separator) for line in lines} != {len(self.header) - 1}:
+        width = len(self.header)
+        reads_all = len(numbers) == width  # then loadtxt sees each cell
+        if not reads_all and {line.count(self.separator) for line in lines} != {width - 1}:
             rows = csv.reader(lines, delimiter=self.separator)
-            if {len(row) for row in rows} != {len(self.header)}:
+            if {len(row) for row in rows} != {width}:
                 raise ValueError("a row has a cell too many or too few")
         options: Any = {"delimiter": self.separator, "comments": None, "quotechar": '"', "ndmin": 2}
         table = np.empty((len(lines), 0))
         if numbers:
-            table = np.loadtxt(lines, usecols=numbers, **options)
-        if not np.isfinite(table).all() or len(table) != len(lines):
+            table = np.loadtxt(lines, usecols=None if reads_all else numbers, **options)
+        if reads_all and table.shape[1] == width and numbers != list(range(width)):
+            table = table[:, numbers]
+        if (
+            table.shape[1] != len(numbers)
+            or not np.isfinite(table).all()
+            or len(table) != len(lines)
+        ):
             raise ValueError("a number is not finite")
         words = np.empty((len(lines), 0), np.str_)
         if texts:
@@ -195,16 +203,32 @@ def _cells(line: str, separator: str) -> int:
     return len(next(csv.reader([line], delimiter=separator), []))
 
 
-def _records(file: TextIO) -> Iterator[str]:
-    """The lines that are not empty; a quoted cell may go on over several."""
-    for line in file:
-        while line.count('"') % 2:
-            rest = next(file, None)
-            if rest is None:
-                break
-            line += rest
-        if line.strip("\r\n"):
-            yield line
+def _records(file: TextIO, most: int) -> Iterator[list[str]]:
+    """The lines that are not empty, up to so many at a time; a quoted cell may go on over several.
+
+    What costs time for each line is done only where a quote or an empty line is among them.
+    """
+    while lines := list(itertools.islice(file, most)):
+        text = "".join(lines)
+        if '"' in text:
+            lines = _joined(lines, file)
+        if "\n\n" in text or text[0] == "\n":
+            lines = [line for line in lines if line.strip("\r\n")]
+        if lines:
+            yield lines
+
+
+def _joined(lines: list[str], file: TextIO) -> list[str]:
+    """Joins the lines of each record, the last one perhaps with what follows in the file."""
+    records, record = [], ""
+    for line in lines:
+        record += line
+        if record.count('"') % 2 == 0:
+            records.append(record)
+            record = ""
+    while record.count('"') % 2 and (line := next(file, "")):
+        record += line
+    return [*records, record] if record else records
 
 
 def _position(file: Any) -> int:
