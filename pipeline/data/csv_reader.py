@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import itertools
 import math
 import os
@@ -17,6 +18,7 @@ from pipeline.data import tables
 _SEPARATORS = ",;\t|"
 _GZIP = b"\x1f\x8b"
 _MOST_CELLS = 2**20  # of a block
+_CHARACTERS = 16  # of a cell, about
 
 
 class Csv(tables.Table):
@@ -38,9 +40,9 @@ class Csv(tables.Table):
         errors.require(is_file, f"{path}: must be a file on disk, which is read several times")
         try:
             with self._opened() as file:
-                (line,) = next(_records(file, 1), [""])
-                self.separator = max(_SEPARATORS, key=lambda each: _cells(line, each))
-                header = next(csv.reader([line], delimiter=self.separator), [])
+                line = _header_line(file)
+                self.separator = max(_SEPARATORS, key=lambda each: len(_cells(line, each)))
+                header = _cells(line, self.separator)
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise self._unreadable(error) from error
         self.header = [name.strip() for name in header]
@@ -57,13 +59,14 @@ class Csv(tables.Table):
         places = {name: place for place, name in enumerate(self.header)}
         columns = [places[name] for name in numbers], [places[name] for name in texts]
         size = os.path.getsize(self.name)
-        most = max(1, min(tables.ROWS, _MOST_CELLS // len(self.header)))
+        cells = min(tables.ROWS * len(self.header), _MOST_CELLS)
+        size_of_block = cells * _CHARACTERS
         is_empty, self.dropped = True, 0
         try:
             with self._opened() as file:
-                next(_records(file, 1))
-                for lines in _records(file, most):
-                    block = self._parse_or_say_why(lines, *columns, drops_missing)
+                _header_line(file)
+                for text in _texts(file, size_of_block):
+                    block = self._parse_or_say_why(text, *columns, drops_missing)
                     self.part_read, is_empty = _position(file) / size, False
                     yield block
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
@@ -77,49 +80,54 @@ class Csv(tables.Table):
         return open_(self.name, "rt", encoding="utf-8-sig")
 
     def _parse_or_say_why(
-        self, lines: list[str], numbers: list[int], texts: list[int], drops_missing: bool
+        self, text: str, numbers: list[int], texts: list[int], drops_missing: bool
     ) -> tables.Block:
         try:
-            return self._parse(lines, numbers, texts)
+            return self._parse(text, numbers, texts)
         except ValueError as error:
-            whole = self._parse_slowly(lines, numbers, texts) if drops_missing else None
+            whole = self._parse_slowly(text, numbers, texts) if drops_missing else None
             if whole is not None:
                 return whole
             problem = self._problem(numbers, texts, drops_missing)
             raise problem or self._unreadable(error) from error
 
-    def _parse(self, lines: list[str], numbers: list[int], texts: list[int]) -> tables.Block:
-        """Reads some lines; raises ValueError where that is not possible as they are."""
+    def _parse(self, text: str, numbers: list[int], texts: list[int]) -> tables.Block:
+        """Reads some records; raises ValueError where that is not possible as they are."""
         width = len(self.header)
         reads_all = len(numbers) == width  # then loadtxt sees each cell
-        if not reads_all and {line.count(self.separator) for line in lines} != {width - 1}:
-            rows = csv.reader(lines, delimiter=self.separator)
-            if {len(row) for row in rows} != {width}:
-                raise ValueError("a row has a cell too many or too few")
+        count = 0 if reads_all else self._count(text)
         options: Any = {"delimiter": self.separator, "comments": None, "quotechar": '"', "ndmin": 2}
-        table = np.empty((len(lines), 0))
+        table = np.empty((count, 0))
         if numbers:
-            table = np.loadtxt(lines, usecols=None if reads_all else numbers, **options)
-        if reads_all and table.shape[1] == width and numbers != list(range(width)):
+            table = np.loadtxt(io.StringIO(text), usecols=None if reads_all else numbers, **options)
+        if table.shape[1] != len(numbers) or not np.isfinite(table).all():
+            raise ValueError("a number is not finite, or a row has a cell too many or too few")
+        if reads_all and numbers != list(range(width)):
             table = table[:, numbers]
-        if (
-            table.shape[1] != len(numbers)
-            or not np.isfinite(table).all()
-            or len(table) != len(lines)
-        ):
-            raise ValueError("a number is not finite")
-        words = np.empty((len(lines), 0), np.str_)
+        words = np.empty((len(table), 0), np.str_)
         if texts:
-            words = np.char.strip(np.loadtxt(lines, dtype=np.str_, usecols=texts, **options))
+            found = np.loadtxt(io.StringIO(text), dtype=np.str_, usecols=texts, **options)
+            words = np.char.strip(found)
         if np.isin(np.char.lower(words), tables.MISSING).any():
             raise ValueError("a text is missing")
         return tables.Block(table, list(words.T))
 
-    def _parse_slowly(
-        self, lines: list[str], numbers: list[int], texts: list[int]
-    ) -> tables.Block | None:
+    def _count(self, text: str) -> int:
+        """The number of records; raises ValueError where one has a cell too many or too few."""
+        width = len(self.header)
+        if '"' in text:
+            rows = filter(None, csv.reader(io.StringIO(text), delimiter=self.separator))
+            lengths = [len(row) for row in rows]
+        else:
+            lines = filter(None, text.split("\n"))
+            lengths = [1 + line.count(self.separator) for line in lines]
+        if set(lengths) != {width}:
+            raise ValueError("a row has a cell too many or too few")
+        return len(lengths)
+
+    def _parse_slowly(self, text: str, numbers: list[int], texts: list[int]) -> tables.Block | None:
         """The rows without a missing value, or None where that is not all that is wrong."""
-        rows = list(csv.reader(lines, delimiter=self.separator))
+        rows = list(filter(None, csv.reader(io.StringIO(text), delimiter=self.separator)))
         if {len(row) for row in rows} != {len(self.header)}:
             return None
         asked = [*numbers, *texts]
@@ -199,36 +207,26 @@ def _is_missing(cell: str) -> bool:
     return cell.strip().lower() in tables.MISSING
 
 
-def _cells(line: str, separator: str) -> int:
-    return len(next(csv.reader([line], delimiter=separator), []))
+def _cells(line: str, separator: str) -> list[str]:
+    return next(csv.reader(io.StringIO(line), delimiter=separator), [])
 
 
-def _records(file: TextIO, most: int) -> Iterator[list[str]]:
-    """The lines that are not empty, up to so many at a time; a quoted cell may go on over several.
-
-    What costs time for each line is done only where a quote or an empty line is among them.
-    """
-    while lines := list(itertools.islice(file, most)):
-        text = "".join(lines)
-        if '"' in text:
-            lines = _joined(lines, file)
-        if "\n\n" in text or text[0] == "\n":
-            lines = [line for line in lines if line.strip("\r\n")]
-        if lines:
-            yield lines
+def _header_line(file: TextIO) -> str:
+    """The first line that is not empty; a name in quotes may have several."""
+    line = next((line for line in file if line.strip("\n")), "")
+    while line.count('"') % 2 and (rest := file.readline()):
+        line += rest
+    return line
 
 
-def _joined(lines: list[str], file: TextIO) -> list[str]:
-    """Joins the lines of each record, the last one perhaps with what follows in the file."""
-    records, record = [], ""
-    for line in lines:
-        record += line
-        if record.count('"') % 2 == 0:
-            records.append(record)
-            record = ""
-    while record.count('"') % 2 and (line := next(file, "")):
-        record += line
-    return [*records, record] if record else records
+def _texts(file: TextIO, size: int) -> Iterator[str]:
+    """Whole records of about `size` characters at a time; a quoted cell may have several lines."""
+    while text := file.read(size):
+        text += file.readline()
+        while text.count('"') % 2 and (line := file.readline()):
+            text += line
+        if text.strip("\n"):
+            yield text
 
 
 def _position(file: Any) -> int:
