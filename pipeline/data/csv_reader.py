@@ -97,14 +97,14 @@ class Csv(tables.Table):
         reads_all = len(numbers) == width  # then loadtxt sees each cell
         count = 0 if reads_all else self._count(text)
         options: Any = {"delimiter": self.separator, "comments": None, "quotechar": '"', "ndmin": 2}
-        table = np.empty((count, 0))
+        table: tables.Float64 = np.empty((count, 0))
         if numbers:
             table = np.loadtxt(io.StringIO(text), usecols=None if reads_all else numbers, **options)
         if table.shape[1] != len(numbers) or not np.isfinite(table).all():
             raise ValueError("a number is not finite, or a row has a cell too many or too few")
         if reads_all and numbers != list(range(width)):
             table = table[:, numbers]
-        words = np.empty((len(table), 0), np.str_)
+        words: tables.Texts = np.empty((len(table), 0), np.str_)
         if texts:
             found = np.loadtxt(io.StringIO(text), dtype=np.str_, usecols=texts, **options)
             words = np.char.strip(found)
