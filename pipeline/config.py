@@ -25,10 +25,10 @@ _TABLE = (
     "standardize",
 )
 _SYNTHETIC = ("synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
-# Losses of regression, without underscores: those that keep their meaning where labels are
+# Losses of regression, by their plain names: those that keep their meaning where labels are
 # standardized, and those that are for the units of the data.
 _OF_STANDARDIZED = ("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh")
-_OF_UNITS = (*("mape", "meanabsolutepercentageerror", "msle", "meansquaredlogarithmicerror"),)
+_OF_UNITS = ("mape", "meanabsolutepercentageerror", "msle", "meansquaredlogarithmicerror")
 _GUIDE = {"learning_rate": 0.1, "initial_w": 5.0, "initial_b": 0.0}
 _STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
 _PLACE = {"may_change": True, "may_sweep": False}
@@ -356,13 +356,17 @@ class Config:
         """Whether labels are numbers that may be standardized; None with a loss of one's own."""
         if ":" in self.loss:
             return None
-        name = self.loss.replace("_", "").lower()
-        return self.is_loss_of_standardized or name in _OF_UNITS
+        return self.is_loss_of_standardized or self.plain_loss in _OF_UNITS
 
     @property
     def is_loss_of_standardized(self) -> bool:
         """Whether the loss is that of standardized labels; others get the units of the data."""
-        return self.loss.replace("_", "").lower() in _OF_STANDARDIZED
+        return self.plain_loss in _OF_STANDARDIZED
+
+    @property
+    def plain_loss(self) -> str:
+        """The name of the loss in lower case, without the underscores that Keras leaves open."""
+        return self.loss.replace("_", "").lower()
 
     @property
     def is_linear_regression(self) -> bool:

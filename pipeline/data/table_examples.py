@@ -103,8 +103,7 @@ class _Reader:
         header = table.header
         self.label = config.label or header[-1]
         table.check_columns([self.label], flag="label")
-        given = [name.strip() for name in config.features.split(",") if name.strip()]
-        self._columns = given or [name for name in header if name != self.label]
+        self._columns = _names(config.features) or [name for name in header if name != self.label]
         table.check_columns(self._columns, flag="features")
         errors.require(
             self.label not in self._columns, f"--features must not contain the label {self.label!r}"
@@ -112,7 +111,7 @@ class _Reader:
         errors.require(
             self._columns, f"{table.name}: needs a feature beside the label {self.label!r}"
         )
-        named = [name.strip() for name in config.categorical.split(",") if name.strip()]
+        named = _names(config.categorical)
         table.check_columns(named, flag="categorical")
         unused = next((name for name in named if name not in self._columns), None)
         errors.require(
@@ -211,15 +210,17 @@ class _Split:
 
     def held_out(self, count: int) -> npt.NDArray[np.bool_]:
         """Which of the next rows are not trained on."""
-        words = fingerprint.random_words(self._config.seed, self._first, count)
         self._first += count
-        return np.asarray(words < np.uint64(self._limit))
+        return self._chosen(self._first - count, count)
 
     def is_full_batch(self, count: int) -> bool:
         """Whether all training examples of so many rows are one batch."""
-        words = fingerprint.random_words(self._config.seed, 0, count)
-        training = count - int((words < np.uint64(self._limit)).sum())
+        training = count - int(self._chosen(0, count).sum())
         return config_lib.steps_per_epoch(training, self._config.batch_size) == 1
+
+    def _chosen(self, first: int, count: int) -> npt.NDArray[np.bool_]:
+        words = fingerprint.random_words(self._config.seed, first, count)
+        return np.asarray(words < np.uint64(self._limit))
 
 
 class _Collector:
@@ -256,6 +257,11 @@ class _Collector:
         return Part(
             x, y, self.moments.count, scale.standardize(solved) if solved else None, variance
         )
+
+
+def _names(flag: str) -> list[str]:
+    """The names in a flag, separated by commas."""
+    return [name.strip() for name in flag.split(",") if name.strip()]
 
 
 def _are_classes(labels: Float64) -> bool:

@@ -43,7 +43,7 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
         chosen = np.sort(np.argpartition(lengths, len(y) - most)[-most:])
     curvature, slope = _curvature(evaluator.task, x[chosen], y[chosen])
     rates = [1 / curvature if curvature > 0 else np.inf]
-    if not re.fullmatch(_KEEPS_CURVATURE, config.loss.replace("_", ""), re.IGNORECASE):
+    if not re.fullmatch(_KEEPS_CURVATURE, config.plain_loss):
         rates.append(_LENGTH / slope if slope > 0 else np.inf)
     return float(f"{min(rates):.2g}") if 0 < min(rates) < np.inf else _OTHERS
 
