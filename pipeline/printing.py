@@ -1,5 +1,6 @@
 """Printing that never ends the work, whatever becomes of those who read."""
 
+import contextlib
 import errno
 import io
 import os
@@ -57,6 +58,9 @@ def open_streams() -> None:
 
 
 def _stream(number: int, before: TextIO | None) -> TextIO:
+    if before:
+        with contextlib.suppress(OSError):
+            before.flush()  # as what an edited package prints when it is imported
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(number)),
         encoding=before.encoding if before else None,

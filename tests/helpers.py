@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -25,52 +24,20 @@ from pipeline.run import divergence
 from pipeline.training import clock as clock_lib
 from pipeline.training import evaluation, learning_rate, losses, make_task, metrics
 from pipeline.training import task as task_lib
-
-# Prints what the entry points answer to command lines. Any error that is not of the pipeline ends
-# the process.
-_TERMINAL = """
-import contextlib, io, json, sys
-from absl import flags
-from pipeline import cli, errors, predict, train
-
-predict._define_flags()
-cli.define_flags()
-answers = []
-for program, *arguments in json.load(sys.stdin):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS([program, *arguments])
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            {"predict": predict, "train": train}[program].main([])
-            code = 0
-        except errors.PipelineError as error:
-            code = error.exit_code
-            print(error, file=sys.stderr)
-        except Exception as error:
-            code = repr(error)
-    answers.append([code, out.getvalue(), err.getvalue()])
-json.dump(answers, sys.stdout)
-"""
+from tests import processes
 
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
 
 
-def start(module: str, *arguments: object, cwd: pathlib.Path) -> "subprocess.Popen[str]":
+def start(module: str, *arguments: object, cwd: pathlib.Path) -> processes.Process:
     """Starts an entry point as a user would."""
-    return subprocess.Popen(
-        [sys.executable, "-m", f"pipeline.{module}", *map(str, arguments)],
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return processes.Process(f"pipeline.{module}", *arguments, cwd=cwd)
 
 
-def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+def finish(process: processes.Process) -> "subprocess.CompletedProcess[str]":
     """Waits for the end of a process."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
+    assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -84,16 +51,9 @@ def answers(commands: list[list[str]], *, cwd: pathlib.Path) -> list[tuple[Any, 
 
     All in one process, which saves the seconds of its start.
     """
-    process = subprocess.run(
-        [sys.executable, "-c", _TERMINAL],
-        cwd=cwd,
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    return [tuple(answer) for answer in json.loads(process.stdout)]
+    result = finish(processes.Process("tests.terminal", json.dumps(commands), cwd=cwd))
+    assert result.returncode == 0, result.stderr
+    return [tuple(answer) for answer in json.loads(result.stdout)]
 
 
 class Runs:
@@ -113,7 +73,7 @@ class Runs:
                 self._collect(running)
         self._collect(running)
 
-    def _collect(self, running: dict[str, "subprocess.Popen[str]"]) -> None:
+    def _collect(self, running: dict[str, processes.Process]) -> None:
         for name, process in running.items():
             self.results[name] = finish(process)
         running.clear()

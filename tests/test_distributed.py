@@ -19,7 +19,7 @@ from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.run import export, trainer
-from tests import helpers, train_together
+from tests import helpers, processes, train_together
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,23 +31,15 @@ _RUNS = [*((name, 2) for name in _OF_TWO), *((name, 3) for name in _OF_THREE)]
 
 
 def _start(
-    addresses: list[str], index: int, *command: str, cwd: pathlib.Path
-) -> "subprocess.Popen[str]":
+    addresses: list[str], index: int, module: str, *arguments: str, cwd: pathlib.Path
+) -> processes.Process:
     """Starts one of several workers."""
     environment = os.environ | workers.environment(addresses, index)
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # which the import in the tests has set
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return processes.Process(module, *arguments, cwd=cwd, env=environment)
 
 
-def _start_all(count: int, *command: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
+def _start_all(count: int, *command: str, cwd: pathlib.Path) -> list[processes.Process]:
     addresses = workers.free_addresses(count)
     return [_start(addresses, index, *command, cwd=cwd) for index in range(count)]
 
