@@ -46,6 +46,7 @@ flags.DEFINE_string("model", "keras", "The model, as for pipeline.train.")
 flags.DEFINE_integer("workers", 1, "Processes that train together.", lower_bound=1)
 flags.DEFINE_enum("scenario", "train", ["train", "extension", "overwrite", "sweep"], "See above.")
 flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT", "HUP"], "The signal to kill with.")
+flags.DEFINE_bool("tensorboard", True, "Whether to compare what TensorBoard shows, too.")
 flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by commas.")
 
 # Enough steps for a second or two of training, with a checkpoint every few dozen milliseconds.
@@ -96,6 +97,7 @@ def runs(logdir: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def content(run: pathlib.Path) -> dict[str, Any]:
     """All that a run leaves, without the times at which it did."""
+    readers = ("true", "false") if flags.FLAGS.tensorboard else ()
     return {
         "figures": {path.name: path.read_bytes() for path in run.glob("figures/*.png")},
         "events": events(run),
@@ -103,7 +105,7 @@ def content(run: pathlib.Path) -> dict[str, Any]:
         "checkpoint": checkpoint(run),
         "exports": exports(run),
         "leftovers": [str(path) for path in run.rglob("*") if "unfinished" in path.name],
-        **{f"TensorBoard, load_fast={value}": shown(run, value) for value in ("true", "false")},
+        **{f"TensorBoard, load_fast={value}": shown(run, value) for value in readers},
     }
 
 

@@ -34,9 +34,11 @@ def start(module: str, *arguments: object, cwd: pathlib.Path) -> processes.Proce
     return processes.Process(f"pipeline.{module}", *arguments, cwd=cwd)
 
 
-def finish(process: processes.Process) -> "subprocess.CompletedProcess[str]":
+def finish(
+    process: "processes.Process | subprocess.Popen[str]",
+) -> "subprocess.CompletedProcess[str]":
     """Waits for the end of a process."""
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=120)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

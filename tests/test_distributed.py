@@ -33,7 +33,7 @@ _RUNS = [*((name, 2) for name in _OF_TWO), *((name, 3) for name in _OF_THREE)]
 def _start(
     addresses: list[str], index: int, module: str, *arguments: str, cwd: pathlib.Path
 ) -> processes.Process:
-    """Starts one of several workers."""
+    """Starts one of several workers; what TensorFlow logs of lost ones may be on stderr."""
     environment = os.environ | workers.environment(addresses, index)
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # which the import in the tests has set
     return processes.Process(module, *arguments, cwd=cwd, env=environment)
@@ -42,6 +42,23 @@ def _start(
 def _start_all(count: int, *command: str, cwd: pathlib.Path) -> list[processes.Process]:
     addresses = workers.free_addresses(count)
     return [_start(addresses, index, *command, cwd=cwd) for index in range(count)]
+
+
+def _start_as_users_do(*command: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
+    """Starts two workers that set themselves what TensorFlow logs, when they import it."""
+    addresses = workers.free_addresses(2)
+    kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=cwd,
+            env=kept | workers.environment(addresses, index),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for index in range(2)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +173,7 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     assert f"at step {step:,} " not in results[0].stdout
     assert results[1].stdout == ""
 
-    both = _start_all(2, *train, "--peer_timeout_secs=12", cwd=tmp_path)
+    both = _start_as_users_do(*train, "--peer_timeout_secs=12", cwd=tmp_path)
     _wait_for(lambda: saved() > step)
     both[1].send_signal(signal.SIGSTOP)
     first = helpers.finish(both[0])
@@ -196,7 +213,14 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
 def test_launch_starts_all_again_where_a_worker_dies() -> None:
     """A short version of scripts/crash_test.py --workers=2, which says what is compared."""
     script = pathlib.Path(__file__).parent.parent / "scripts" / "crash_test.py"
-    command = [sys.executable, str(script), "--workers=2", "--kills=1", "--seed=5"]
+    command = [
+        sys.executable,
+        str(script),
+        "--workers=2",
+        "--kills=1",
+        "--seed=5",
+        "--notensorboard",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "passed: 1 kills" in result.stdout

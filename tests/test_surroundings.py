@@ -158,7 +158,7 @@ def _curve(process: "subprocess.Popen[str]") -> Any:
 def _visit(environment: str, folder: pathlib.Path) -> dict[str, Any]:
     """What a user gets from each entry point in an environment."""
     outcome: dict[str, Any] = {}
-    for arguments in (_TRAIN, _PREDICT, _SWEEP):
+    for arguments in (_TRAIN, _PREDICT):
         outcome[arguments[0]] = _end(_start(arguments, environment, folder))
     outcome["results"] = _results(folder / "logs")
     process = _start(_WATCH, environment, folder)
@@ -186,7 +186,7 @@ def outcomes(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 def test_the_environment_changes_nothing(outcomes: dict[str, dict[str, Any]]) -> None:
     """The same numbers, pictures, curves and exit codes, and not a word on stderr."""
     clean = outcomes["clean"]
-    for entry in ("train", "predict", "sweep"):
+    for entry in ("train", "predict"):
         code, out, err = clean[entry]
         assert (code, err) == (0, ""), entry
         assert out

@@ -10,6 +10,7 @@ import matplotlib.text
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rcsetup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
@@ -93,7 +94,8 @@ def png(figure: Figure) -> bytes:
     with warnings.catch_warnings():
         # A box stands for a character that the font lacks.
         warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
-        figure.savefig(buffer, format="png")
+        # Figure.savefig would lay it out twice.
+        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
