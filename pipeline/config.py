@@ -29,6 +29,7 @@ _SYNTHETIC = ("synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "
 # standardized, and those that are for the units of the data.
 _OF_STANDARDIZED = ("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh")
 _OF_UNITS = ("mape", "meanabsolutepercentageerror", "msle", "meansquaredlogarithmicerror")
+_FORMATS = ("litert", "onnx")
 _GUIDE = {"learning_rate": 0.1, "initial_w": 5.0, "initial_b": 0.0}
 _STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
 _PLACE = {"may_change": True, "may_sweep": False}
@@ -250,6 +251,20 @@ class Config:
         may_change=True,
         may_sweep=False,
     )
+    export_formats: str = _field(
+        "",
+        "Formats to write beside the SavedModel, separated by commas: litert, onnx. They need the "
+        "extra pipeline[export].",
+        may_change=True,
+        may_sweep=False,
+    )
+    export_versions_to_keep: int = _field(
+        0,
+        "Remove all but so many versions of the export, the newest; 0 keeps all.",
+        at_least=0,
+        may_change=True,
+        may_sweep=False,
+    )
     logdir: str = _field("logs", "The directory that holds the directories of the runs.", **_PLACE)
     run_name: str = _field(
         "",
@@ -297,6 +312,12 @@ class Config:
         errors.require(
             not (self.validation_examples and self.validation_fraction),
             "--validation_examples and --validation_fraction exclude each other",
+        )
+        unknown = set(self.formats) - set(_FORMATS)
+        errors.require(
+            not unknown,
+            f"--export_formats must be some of {', '.join(_FORMATS)}; received "
+            f"{self.export_formats!r}",
         )
         steps = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
         errors.require(
@@ -382,6 +403,11 @@ class Config:
     def metric_names(self) -> tuple[str, ...]:
         """The names in --metrics."""
         return tuple(filter(None, dict.fromkeys(self.metrics.split(","))))
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The names in --export_formats."""
+        return tuple(filter(None, dict.fromkeys(self.export_formats.split(","))))
 
     @property
     def may_be_extended(self) -> bool:

@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all, and paths that are never patterns."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import re
@@ -8,6 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 
 _UNFINISHED = ".unfinished-"
@@ -24,8 +26,9 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: the file can't be made here, or not for that owner.
     """
     unfinished = _unfinished(target)
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    lock = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # shows for as long as it is open that it is no leftover
         if target.exists():
             replaced = target.stat()
             os.chown(unfinished, replaced.st_uid, replaced.st_gid)
@@ -33,6 +36,7 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         yield unfinished
         os.replace(unfinished, target)
     finally:
+        os.close(lock)
         unfinished.unlink(missing_ok=True)
 
 
@@ -50,6 +54,13 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def remove(directory: pathlib.Path) -> None:
+    """Removes a directory of which nobody should see a half; raises OSError."""
+    unfinished = _unfinished(directory)
+    directory.rename(unfinished)
+    shutil.rmtree(unfinished)
+
+
 def _unfinished(target: pathlib.Path) -> pathlib.Path:
     """A name that nobody can foresee, and so put something else under."""
     return target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}-{target.name}")
@@ -58,6 +69,26 @@ def _unfinished(target: pathlib.Path) -> pathlib.Path:
 def is_unfinished(path: pathlib.Path) -> bool:
     """Whether it is what a killed process left unfinished (or another one is just writing)."""
     return re.match(f"{re.escape(_UNFINISHED)}[0-9a-f]{{16}}-", path.name) is not None
+
+
+def remove_abandoned(target: pathlib.Path) -> None:
+    """Removes what killed processes left when they were replacing a file.
+
+    What is not half a second old may be another process's that has just begun.
+    """
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
+        if is_unfinished(path) and path.name.endswith(f"-{target.name}") and _is_abandoned(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: pathlib.Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(file.fileno())
+    except OSError:  # it is locked, or gone
+        return False
+    return stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > 0.5
 
 
 def remove_unfinished(directory: pathlib.Path) -> None:

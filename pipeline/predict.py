@@ -1,40 +1,50 @@
-"""Predicts with an exported SavedModel.
+"""Predicts with an exported SavedModel: reads a table, and writes it with predictions.
 
 Examples:
   python -m pipeline.predict --export_dir=logs/<run>/export --x=1.5,-2
   python -m pipeline.predict --export_dir=logs/<run>/export --input=points.csv --output=y.csv
+  zcat points.csv.gz | python -m pipeline.predict --export_dir=logs/<run>/export --input=- | head
 """
 
 import contextlib
 import csv
+import errno
+import io
+import json
 import os
 import pathlib
+import signal
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any, TextIO
+import types
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
 
-import numpy as np
-import numpy.typing as npt
 from absl import flags
 
-from pipeline import cli, errors, files, tf_runtime
-from pipeline.data import csv_reader
+from pipeline import cli, errors, files, printing, tf_runtime
+from pipeline.data import csv_text
+from pipeline.run import versions
 
 if TYPE_CHECKING:
-    from pipeline.run import export
+    from pipeline.run import predictions
 
-Array = npt.NDArray[np.floating[Any]]
+_STANDARD = "-"  # stdin or stdout
 
 
 def _define_flags() -> None:
     exports = "A SavedModel, or a directory of numbered ones, of which the newest is taken."
     inputs = "Inputs, separated by commas. With D features, each D numbers are one input."
-    csv_help = "A CSV file of inputs in place of --x: a header, then numeric columns."
-    results = "The CSV file to write inputs and predictions to; they are printed without."
+    csv_help = "A CSV file in place of --x, or - for stdin: a header, then rows with the inputs."
+    results = "The CSV file to write the rows with their predictions to; - prints them."
+    on_error = "What is done at a row that can't be used: fail, or skip the row."
+    describe = "Print what the SavedModel says of where it came from, as JSON."
     flags.DEFINE_string("export_dir", None, exports)
     flags.DEFINE_list("x", [], inputs)
     flags.DEFINE_string("input", "", csv_help)
-    flags.DEFINE_string("output", "", results)
+    flags.DEFINE_string("output", _STANDARD, results)
+    flags.DEFINE_enum("on_error", "fail", ["fail", "skip"], on_error)
+    flags.DEFINE_bool("describe", False, describe)
 
 
 def main(arguments: list[str]) -> None:
@@ -42,119 +52,136 @@ def main(arguments: list[str]) -> None:
     cli.refuse(arguments)
     values = flags.FLAGS
     errors.require(values.export_dir, "say with --export_dir which SavedModel to load")
-    errors.require(bool(values.x) != bool(values.input), "give the inputs with --x or --input")
     export_dir = pathlib.Path(values.export_dir)
     errors.require(export_dir.is_dir(), f"--export_dir={export_dir}: is not a directory")
+    if values.describe:
+        _describe(export_dir)
+        return
+    errors.require(bool(values.x) != bool(values.input), "give the inputs with --x or --input")
     errors.require(
         not os.path.isdir(values.output),
         f"--output={values.output}: is a directory; give the name of a file",
     )
-    numbers = _numbers(values.x)
-    table = csv_reader.Csv(values.input) if values.input else None
-
-    tf_runtime.import_tensorflow()
-    from pipeline.run import export
-
-    exported = export.load(export_dir)
-    count = exported.num_features
-    features = exported.features or (tuple(f"x{i}" for i in range(count)) if count else ("x",))
-    x = _read(table, exported, features) if table else _rows(numbers, features)
-    x = _as_input(x, exported)
-    y = exported.predict(x)
-    results = np.column_stack([x, y])
-    label, count = exported.label or "y", y.shape[1] if y.ndim == 2 else 0
-    header = [*features, *([f"{label}_{i}" for i in range(count)] or [label])]
-    if values.output and not _is_stdout(values.output):
-        _write(results, header, values.output)
-    else:
-        _print(results, header, sys.stdout)
-
-
-def _numbers(texts: list[str]) -> Array:
     errors.require(
-        all(map(csv_reader.is_number, texts)),
-        f"--x must be finite numbers; received {','.join(texts)}",
+        all(map(csv_text.is_number, values.x)),
+        f"--x must be finite numbers; received {','.join(values.x)}",
     )
-    return np.array(texts, object).astype(np.float64)
+    _stop_cleanly()
+    with _input(values.input) as table:  # its header, before TensorFlow takes seconds
+        tf_runtime.import_tensorflow()
+        from pipeline.run import exported, predictions
+
+        model = exported.load(export_dir)
+        features = predictions.features_of(model)
+        file, header = table or _table(values.x, features)
+        rows = predictions.Predictions(file, header, model, skips=values.on_error == "skip")
+        _write(rows, values.output)
+    if rows.skipped:
+        printing.say(
+            f"predict: {rows.skipped:,} of {rows.rows:,} rows skipped; the first: "
+            f"{rows.first_skipped}",
+            sys.stderr,
+        )
 
 
-def _as_input(x: Array, exported: "export.Exported") -> Array:
-    """The inputs in the type that the model takes."""
-    with np.errstate(over="ignore"):
-        result = x.astype(exported.dtype)
-    bad = ~np.isfinite(result)
+def _describe(export_dir: pathlib.Path) -> None:
+    found = versions.description(export_dir)
     errors.require(
-        not bad.any(),
-        f"the inputs must be finite as {np.dtype(exported.dtype)}; received "
-        f"{x[bad][0] if bad.any() else ''}",
+        found is not None,
+        f"--export_dir={export_dir}: has no {versions.DESCRIPTION}; exports of earlier versions of "
+        "this package, and of other programs, do not say where they came from",
     )
-    return result
+    printing.say(json.dumps(found, indent=2))
 
 
-def _rows(x: Array, features: tuple[str, ...]) -> Array:
-    """The inputs [N, D]."""
-    errors.require(
-        len(x) % len(features) == 0,
-        f"--x must be {len(features)} numbers for each input, one a feature "
-        f"({textwrap.shorten(', '.join(features), 200)}); received {len(x)}",
-    )
-    return x.reshape(-1, len(features))
+def _stop_cleanly() -> None:
+    """Has signals end the process as an exception does, so that nothing half-written is left."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
-def _read(table: csv_reader.Csv, exported: "export.Exported", features: tuple[str, ...]) -> Array:
-    """The features' columns of a CSV file.
+@contextlib.contextmanager
+def _input(path: str) -> Iterator[tuple[TextIO, csv_text.Header] | None]:
+    """A table and its header; None without a path.
 
-    An only column may have another name, and so may all where the model has no names. A feature
-    such as city=Paris is 1 where the column city holds that text.
+    Raises:
+      errors.InputError: it can't be read, or its first line is no header.
     """
-    names = list(features)
-    may_differ = len(table.header) == len(names) and (len(names) == 1 or not exported.features)
-    if may_differ and not set(names) <= set(table.header):
-        names = table.header
-    texts: dict[str, list[str]] = {}
-    for name in names:
-        column, sign, text = name.partition("=")
-        if name not in table.header and sign and column in table.header:
-            texts.setdefault(column, []).append(text)
-    numbers = [name for name in names if name in table.header or "=" not in name]
-    parts = []
-    for block in table.blocks(numbers, list(texts)):
-        columns = dict(zip(numbers, block.numbers.T, strict=True))
-        for (column, known), found in zip(texts.items(), block.texts, strict=True):
-            unknown = found[~np.isin(found, known)]
-            errors.require(
-                not len(unknown),
-                f"{table.name}: the model was trained with {column} = "
-                f"{textwrap.shorten(', '.join(known), 200)}; received {unknown[:1]}",
-            )
-            columns |= {f"{column}={text}": found == text for text in known}
-        parts.append(np.column_stack([columns[name] for name in names]))
-    return np.concatenate(parts)
+    name = "stdin" if path == _STANDARD else path
+    with contextlib.ExitStack() as stack:
+        table = None
+        try:
+            if path:
+                file = stack.enter_context(csv_text.open_text(path))
+                table = file, csv_text.Header(file, name)
+        except csv_text.ERRORS as error:
+            raise csv_text.unreadable(name, error) from error
+        yield table
+
+
+def _table(numbers: list[str], features: tuple[str, ...]) -> tuple[TextIO, csv_text.Header]:
+    """The numbers in --x as a table."""
+    width = len(features)
+    errors.require(
+        len(numbers) % width == 0,
+        f"--x must be {width} numbers for each input, one a feature "
+        f"({textwrap.shorten(', '.join(features), 200)}); received {len(numbers)}",
+    )
+    file = io.StringIO()
+    rows = [numbers[i : i + width] for i in range(0, len(numbers), width)]
+    csv.writer(file, lineterminator="\n").writerows([features, *rows])
+    file.seek(0)
+    return file, csv_text.Header(file, "--x")
+
+
+def _write(rows: "predictions.Predictions", path: str) -> None:
+    """Writes all rows: a file whole or not at all, a stream as they come.
+
+    Raises:
+      errors.RunError: it can't be written; that nobody reads stdout any more is no error.
+    """
+    is_stdout = path == _STANDARD or _is_stdout(path)
+    progress = printing.LiveLine(sys.stderr)
+    try:
+        with _output(path, is_stdout=is_stdout) as file:
+            for text in rows.texts():
+                file.write(text)
+                if progress.is_due() and not (is_stdout and sys.stdout.isatty()):
+                    progress.show(f"{rows.rows:,} rows")
+    except OSError as error:
+        if is_stdout and error.errno in (errno.EPIPE, errno.EIO):
+            return
+        name = "stdout:" if is_stdout else f"--output={path} can't be written:"
+        raise errors.RunError(f"{name} {error.strerror}") from error
+    finally:
+        progress.close()
+
+
+@contextlib.contextmanager
+def _output(path: str, *, is_stdout: bool) -> Iterator[TextIO]:
+    """Opens what is written to; raises OSError."""
+    target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
+    is_file = not is_stdout and (target.is_file() or not target.exists())
+    with contextlib.ExitStack() as stack:
+        writable: int | pathlib.Path = 1 if is_stdout else target
+        if is_file:
+            files.remove_abandoned(target)
+            writable = stack.enter_context(files.replacing(target))
+        yield stack.enter_context(open(writable, "w", encoding="utf-8", closefd=not is_stdout))
 
 
 def _is_stdout(path: str) -> bool:
     """Whether a path such as /dev/stdout leads to where is printed anyway."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+        return os.path.samestat(os.stat(path), os.fstat(1))
     except OSError:
         return False
-
-
-def _write(table: Array, header: list[str], path: str) -> None:
-    """Writes a CSV file; whole or not at all, unless it is a device or a pipe."""
-    target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
-    is_pipe = target.exists() and not target.is_file()
-    place = contextlib.nullcontext(target) if is_pipe else files.replacing(target)
-    try:
-        with place as writable, open(writable, "w", encoding="utf-8") as file:
-            _print(table, header, file)
-    except OSError as error:
-        raise errors.RunError(f"--output={path} can't be written: {error.strerror}") from error
-
-
-def _print(table: Array, header: list[str], file: TextIO) -> None:
-    csv.writer(file, lineterminator="\n").writerow(header)
-    np.savetxt(file, table, fmt="%s", delimiter=",")  # the shortest digits that give it back
 
 
 if __name__ == "__main__":

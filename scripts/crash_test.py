@@ -151,7 +151,7 @@ def exports(run: pathlib.Path) -> dict[str, Any]:
 
     found = {}
     for path in run.glob("export/*"):
-        values = tf.saved_model.load(str(path)).signatures["parameters"]()
+        values = tf.saved_model.load(str(path)).signatures["variables"]()
         found[path.name] = {name: value.numpy().tobytes() for name, value in values.items()}
     return found
 

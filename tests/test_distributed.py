@@ -18,7 +18,7 @@ import pytest
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
-from pipeline.run import export, trainer
+from pipeline.run import trainer, versions
 from tests import helpers, processes, train_together
 
 pytestmark = [
@@ -141,10 +141,10 @@ def test_divergence_ends_all_at_the_same_step(together: pathlib.Path) -> None:
 
 def test_training_ends_early_for_all_at_the_same_epoch(together: pathlib.Path) -> None:
     """Before its last epoch, and with the model of the same best one."""
-    alone = export.newest_steps(together / "alone" / "ending-early" / "export")
+    alone = versions.newest_steps(together / "alone" / "ending-early" / "export")
     assert alone
     assert alone.model < alone.last < 40 * 4
-    assert export.newest_steps(together / "logs" / "ending-early-2" / "export") == alone
+    assert versions.newest_steps(together / "logs" / "ending-early-2" / "export") == alone
 
 
 def _wait_for(condition: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import export
+from pipeline.run import export, exported, versions
 from pipeline.training import losses, models, task
 
 _NAMES = {1: ("only",), 3: ("größe", "b c", "d")}
@@ -43,7 +43,7 @@ def _publish(
     x = _sample(num_features)
     examples = datasets_lib.Examples(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, _NAMES[num_features], "price")
-    export.publish(trained, datasets, version, export.Steps(model=step, last=step + 2))
+    export.publish(trained, datasets, version, {"step": step, "last_step": step + 2})
     return version
 
 
@@ -56,12 +56,12 @@ def _expected(x: Array) -> Array:
 def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> None:
     """And leaves nothing else."""
     directory = tmp_path / "export"
-    assert (export.newest_version(directory), export.newest_steps(directory)) == (0, None)
+    assert (versions.newest(directory), versions.newest_steps(directory)) == (0, None)
     for number, kind in enumerate(("module", "keras", "module"), start=1):
-        assert export.next_version(directory) == directory / str(number)
+        assert versions.following(directory) == directory / str(number)
         _publish(directory / str(number), _trained(kind), step=7 * number)
-        assert export.newest_version(directory) == number
-        assert export.newest_steps(directory) == (7 * number, 7 * number + 2)
+        assert versions.newest(directory) == number
+        assert versions.newest_steps(directory) == (7 * number, 7 * number + 2)
     assert sorted(directory.iterdir()) == [directory / "1", directory / "2", directory / "3"]
 
 
@@ -73,7 +73,7 @@ def test_anybody_can_load_the_signatures_and_predict(
     """With one feature x is [None] and W a scalar, as in the guide."""
     version = _publish(tmp_path / "1", _trained(kind, num_features), num_features)
     loaded = tf.saved_model.load(str(version))
-    assert sorted(loaded.signatures) == ["parameters", "serving_default"]
+    assert sorted(loaded.signatures) == ["serving_default", "variables"]
 
     serve = loaded.signatures["serving_default"]
     ((), inputs) = serve.structured_input_signature
@@ -92,7 +92,7 @@ def test_anybody_can_load_the_signatures_and_predict(
         result = serve(x=tf.constant(x[:, 0] if num_features == 1 else x))["y"].numpy()
         np.testing.assert_allclose(result, _expected(x), rtol=1e-5, atol=1e-6)
 
-    parameters = loaded.signatures["parameters"]()
+    parameters = loaded.signatures["variables"]()
     assert sorted(parameters) == ["W", "b"]
     assert parameters["W"].numpy().tolist() == (2 if num_features == 1 else [-0.5, 0.5, 1.5])
     assert parameters["b"].numpy().tolist() == 0.25
@@ -107,15 +107,15 @@ def test_load_gives_the_model_and_its_names(
     version = _publish(tmp_path / "1", trained, num_features)
     x = _sample(num_features, 50)
     for path in (version, tmp_path):
-        exported = export.load(path)
-        assert exported.path == version
-        assert exported.num_features == (None if num_features == 1 else num_features)
-        assert exported.features == _NAMES[num_features]
-        assert exported.label == "price"
+        loaded = exported.load(path)
+        assert loaded.path == version
+        assert loaded.num_features == (None if num_features == 1 else num_features)
+        assert loaded.features == _NAMES[num_features]
+        assert loaded.label == "price"
         live = trained.predict(tf.constant(x)).numpy()
-        np.testing.assert_allclose(exported.predict(x), live, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(loaded.predict(x), live, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(live, _expected(x), rtol=1e-5, atol=1e-6)
-        variables = exported.variables()
+        variables = loaded.variables()
         assert sorted(variables) == ["W", "b"]
         np.testing.assert_array_equal(np.reshape(variables["W"], [-1]), trained.model.W.numpy())
         assert variables["b"] == 0.25
@@ -126,7 +126,7 @@ def test_exported_variables_give_a_model_back(tmp_path: pathlib.Path, num_featur
     """Of the other kind, as --initialize_from does."""
     version = _publish(tmp_path / "1", _trained("module", num_features), num_features)
     other = _task(models.keras(num_features), num_features)
-    other.assign(export.load(version).variables())
+    other.assign(exported.load(version).variables())
     x = _sample(num_features)
     prediction = other.predict(tf.constant(x)).numpy()
     np.testing.assert_allclose(prediction, _expected(x), rtol=1e-5, atol=1e-6)
@@ -140,12 +140,12 @@ def test_another_programs_export_predicts(tmp_path: pathlib.Path, num_features: 
     spec = tf.TensorSpec([None, num_features], tf.float32, "x")
     total: Any = tf.function(lambda x: {"y": tf.reduce_sum(x, 1)}, input_signature=[spec])
     tf.saved_model.save(module, str(tmp_path / "1"), signatures=total)
-    exported = export.load(tmp_path)
-    assert (exported.num_features, exported.features, exported.label) == (num_features, (), "")
+    loaded = exported.load(tmp_path)
+    assert (loaded.num_features, loaded.features, loaded.label) == (num_features, (), "")
     x = _sample(num_features)
-    np.testing.assert_allclose(exported.predict(x), x.sum(axis=1), rtol=1e-5, atol=1e-6)
-    with pytest.raises(errors.InputError, match="has no signature parameters"):
-        exported.variables()
+    np.testing.assert_allclose(loaded.predict(x), x.sum(axis=1), rtol=1e-5, atol=1e-6)
+    with pytest.raises(errors.InputError, match="has no signature variables"):
+        loaded.variables()
 
 
 def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
@@ -157,9 +157,9 @@ def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
     (tmp_path / "11").mkdir()  # holds no SavedModel
     shutil.copytree(tmp_path / "9", tmp_path / "012")  # is not how a version is written
     (tmp_path / "notes.txt").touch()
-    exported = export.load(tmp_path)
-    assert exported.path == tmp_path / "10"
-    assert exported.variables()["W"] == -7
+    loaded = exported.load(tmp_path)
+    assert loaded.path == tmp_path / "10"
+    assert loaded.variables()["W"] == -7
 
 
 class _Unfaithful(models.LinearModel):
@@ -184,11 +184,11 @@ def _several_outputs(num_features: int) -> task.Task:
 def test_several_outputs_are_exported_as_columns(tmp_path: pathlib.Path, num_features: int) -> None:
     _publish(tmp_path / "1", _several_outputs(num_features), num_features)
     x = _sample(num_features, 50)
-    exported = export.load(tmp_path)
-    assert (exported.features, exported.label) == (_NAMES[num_features], "price")
+    loaded = exported.load(tmp_path)
+    assert (loaded.features, loaded.label) == (_NAMES[num_features], "price")
     expected = x.sum(axis=1)[:, None] * [1, 2, 3]
-    np.testing.assert_allclose(exported.predict(x), expected, rtol=1e-5, atol=1e-6)
-    (name, kernel), *others = exported.variables().items()
+    np.testing.assert_allclose(loaded.predict(x), expected, rtol=1e-5, atol=1e-6)
+    (name, kernel), *others = loaded.variables().items()
     assert (name, others) == ("kernel", [])
     np.testing.assert_array_equal(kernel, np.tile([1, 2, 3], (num_features, 1)))
 
@@ -199,12 +199,12 @@ def test_the_export_predicts_as_after_training(tmp_path: pathlib.Path) -> None:
     model = tf.keras.Sequential([tf.keras.Input((3,)), *layers])
     trained = _task(model, 3)
     trained.assign({"moving_mean": [1, 2, 3], "moving_variance": [4, 4, 4]})
-    exported = export.load(_publish(tmp_path / "1", trained, 3))
+    loaded = exported.load(_publish(tmp_path / "1", trained, 3))
     x = _sample(3, 50)
-    np.testing.assert_allclose(exported.predict(x), (x - [1, 2, 3]) / 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loaded.predict(x), (x - [1, 2, 3]) / 2, rtol=1e-5, atol=1e-6)
     assert set(trained.variables) >= {"moving_mean", "moving_variance", "gamma", "beta"}
-    assert exported.variables().keys() == trained.variables.keys()
-    assert exported.variables()["moving_mean"].tolist() == [1, 2, 3]
+    assert loaded.variables().keys() == trained.variables.keys()
+    assert loaded.variables()["moving_mean"].tolist() == [1, 2, 3]
 
 
 def test_export_that_predicts_something_else_is_withheld(tmp_path: pathlib.Path) -> None:
@@ -219,7 +219,7 @@ def test_next_version_comes_after_all_that_is_there(tmp_path: pathlib.Path) -> N
     (tmp_path / "7").mkdir()
     (tmp_path / ".unfinished-2").mkdir()
     (tmp_path / "notes").touch()
-    assert export.next_version(tmp_path) == tmp_path / "8"
+    assert versions.following(tmp_path) == tmp_path / "8"
 
 
 def _empty(path: pathlib.Path) -> None:
@@ -266,6 +266,6 @@ def test_anything_else_is_refused_in_one_line(tmp_path: pathlib.Path, make: Any)
     path = tmp_path / "export"
     make(path)
     with pytest.raises(errors.InputError, match="SavedModel") as caught:
-        export.load(path)
+        exported.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

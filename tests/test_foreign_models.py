@@ -19,7 +19,7 @@ _NO_EXPORT = "must be a SavedModel or a directory of numbered ones"
 _NO_CHECKPOINT = "holds no undamaged checkpoint"
 _DAMAGED = "can't be loaded as a SavedModel"
 _OTHER = "is no SavedModel whose signature serving_default maps x"
-_NO_PARAMETERS = "has no signature parameters"
+_NO_PARAMETERS = "has no signature variables"
 _NOT_FINITE = "is not finite as float32"
 
 

@@ -17,7 +17,7 @@ from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import checkpoints, export, run_dir, trainer
+from pipeline.run import checkpoints, export, exported, run_dir, trainer, versions
 from pipeline.training import (
     clock,
     compilation,
@@ -273,11 +273,11 @@ def test_the_export_predicts_by_the_formula(
     datasets = datasets_lib.Datasets(examples, None, ("a", "b", "c"), "y")
     made = make_task.make_task(config, datasets)
     made.assign({n: array + 0.1 for n, array in made.arrays().items()})
-    export.publish(made, datasets, tmp_path / "1", export.Steps(7, 7))
-    exported = export.load(tmp_path)
-    found = exported.predict(examples.x)
+    export.publish(made, datasets, tmp_path / "1", {"step": 7, "last_step": 7})
+    loaded = exported.load(tmp_path)
+    found = loaded.predict(examples.x)
     np.testing.assert_allclose(found, made.predict(tf.constant(examples.x)), rtol=1e-6)
-    arrays, hidden = [np.float64(exported.variables()[n]) for n in made.trainable], examples.x
+    arrays, hidden = [np.float64(loaded.variables()[n]) for n in made.trainable], examples.x
     for kernel, bias in zip(arrays[:-2:2], arrays[1:-2:2], strict=True):
         hidden = np.maximum(hidden @ kernel + bias, 0)
     output = hidden @ arrays[-2] + arrays[-1]
@@ -518,7 +518,7 @@ def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
     assert [step for step, _ in curves["loss"]] == list(range(ended.end + 1))
     final = helpers.scalars(ended.path / "final")
     assert [step for step, _ in final["final/loss"]] == [ended.end]
-    assert export.newest_steps(ended.path / "export") == (ended.end, ended.end)
+    assert versions.newest_steps(ended.path / "export") == (ended.end, ended.end)
 
 
 @pytest.mark.slow
@@ -533,13 +533,13 @@ def test_the_best_model_is_exported_without_training(
         assert "is finished" in capsys.readouterr().out
         assert len(list((ended.path / "export").iterdir())) == versions + count
         step = ended.best[0] if config is best else ended.end
-        assert export.newest_steps(ended.path / "export") == (step, ended.end)
+        assert versions.newest_steps(ended.path / "export") == (step, ended.end)
     assert ended.events() == events
     validation = datasets_lib.load(best).validation
     assert validation is not None
     for version, (_, loss) in ((1, ended.best), (2, ended.validation[-1])):
         path = ended.path / "export" / str(versions + version)
-        error = export.load(path).predict(validation.x).astype(np.float64) - validation.y
+        error = exported.load(path).predict(validation.x).astype(np.float64) - validation.y
         assert np.mean(error**2) == pytest.approx(loss, rel=1e-5)
     assert ended.best[0] < ended.end
 
@@ -607,7 +607,7 @@ def test_an_extended_run_ends_when_its_results_are_written(
         run_name="run",
     )
     run = _run(config)
-    assert export.newest_steps(run / "export") == (60, 70)
+    assert versions.newest_steps(run / "export") == (60, 70)
     longer = dataclasses.replace(config, epochs=8)
 
     def die(*_: object) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import checkpoints, export, trainer
+from pipeline.run import checkpoints, exported, trainer
 from tests import helpers
 
 # Each with another directory that it matches as a pattern.
@@ -42,11 +42,11 @@ def test_every_step_of_a_run_works_in_any_directory(
     result = _train(tmp_path / name, epochs=6)
     assert result.report == _train(tmp_path / "plain", epochs=6).report
     W = checkpoints.variables(run / "checkpoints" / "ckpt-6")["W"]
-    exported = export.load(run / "export")
-    assert exported.path.name == "2"
-    np.testing.assert_array_equal(exported.variables()["W"], W[0])
+    loaded = exported.load(run / "export")
+    assert loaded.path.name == "2"
+    np.testing.assert_array_equal(loaded.variables()["W"], W[0])
     x = np.float32([[1.0]])
-    np.testing.assert_allclose(exported.predict(x), W + exported.variables()["b"], rtol=1e-6)
+    np.testing.assert_allclose(loaded.predict(x), W + loaded.variables()["b"], rtol=1e-6)
     for source in (run, run / "export" / "2"):
         started = f"from_{source.name}"
         _train(tmp_path / name, initialize_from=str(source), run_name=started)

@@ -53,7 +53,7 @@ def _publish(
     trained = task.Task(model, losses.squared_error, features=features)
     examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label)
-    export.publish(trained, datasets, version, export.Steps(model=10, last=10))
+    export.publish(trained, datasets, version, {})
 
 
 @pytest.fixture(scope="module")

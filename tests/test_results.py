@@ -41,7 +41,7 @@ def test_result_is_json_that_every_reader_takes(tmp_path: pathlib.Path) -> None:
     """Which has no NaN or infinity."""
     path = tmp_path / "result.json"
     best = {"step": -1, "loss": math.inf}
-    results.write_result(path, {"best": best, "loss": math.nan, "rate": 0.1, "done": True})
+    results.write_json(path, {"best": best, "loss": math.nan, "rate": 0.1, "done": True})
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)

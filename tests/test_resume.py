@@ -660,7 +660,7 @@ def test_finished_is_what_the_newest_export_says(
     assert "Resuming at step 20 of 20" in trained(20)
     assert "is finished" in trained(20)
     assert exports(run) == [1, 2, 3]
-    saved = tf.saved_model.load(str(run / "export" / "3")).signatures["parameters"]()["W"]
+    saved = tf.saved_model.load(str(run / "export" / "3")).signatures["variables"]()["W"]
     assert saved.numpy() == helpers.scalars(run / "train")["W"][-1][1]
 
 

@@ -91,7 +91,7 @@ def test_a_thousand_epochs_reach_least_squares(
         assert curves[name][0] == (0, pytest.approx(0 if name != "b" else y.mean()))
         assert curves[name][-1] == (1000, pytest.approx(number, rel=1e-4))
     loaded = tf.saved_model.load(str(run / "export" / "1"))
-    parameters = loaded.signatures["parameters"]()
+    parameters = loaded.signatures["variables"]()
     np.testing.assert_allclose(parameters["W"], expected[:-1], rtol=1e-4)
     assert float(parameters["b"]) == pytest.approx(expected[-1], rel=1e-4)
     model = make_task.make_task(config, datasets_lib.load(config)).model

@@ -42,10 +42,10 @@ class MetricsTable:
         return self._path.stat().st_size if self._path.exists() else 0
 
 
-def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file, of which numbers that are not finite become strings."""
     with files.replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(_finite(result), indent=2) + "\n", "utf-8")
+        unfinished.write_text(json.dumps(_finite(dict(content)), indent=2) + "\n", "utf-8")
 
 
 def _finite(value: Any) -> Any:

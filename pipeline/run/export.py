@@ -1,9 +1,9 @@
-"""Exports the model as a SavedModel, and loads exports for prediction."""
+"""Exports the model as a SavedModel, and in other formats beside it."""
 
 import pathlib
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,169 +12,68 @@ import tensorflow as tf
 from pipeline import errors, files
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import scale as scale_lib
+from pipeline.reporting import results
+from pipeline.run import export_formats, exported, serving, versions
 from pipeline.training import task
 
 _SAMPLE = 100  # examples on which a reloaded model must agree with the live one
+_MANY, _LARGE = 1000, 1e4
 _TOLERANCE = 1e-5
 Array = npt.NDArray[np.floating[Any]]
-
-
-class Exported:
-    """A SavedModel that predicts y from x."""
-
-    def __init__(self, path: pathlib.Path):
-        """Loads the SavedModel at `path`; raises errors.InputError if it is none of ours."""
-        self.path = path
-        try:
-            with files.without_pattern(path) as readable:
-                self._loaded = tf.saved_model.load(str(readable))
-            self._serve = self._loaded.signatures.get("serving_default")
-            is_from_x_to_y = self._serve is not None and _maps_x_to_y(self._serve)
-        except Exception as error:  # depending on the byte, damage shows as almost any type
-            raise errors.InputError(
-                f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
-            ) from error
-        errors.require(
-            is_from_x_to_y,
-            f"{path}: is no SavedModel whose signature serving_default maps x (float32, [None] or "
-            "[None, D]) to y (float32, [None] or [None, C])",
-        )
-        inputs = self._serve.structured_input_signature[1]["x"]
-        self.dtype, shape = inputs.dtype.as_numpy_dtype, inputs.shape
-        self.num_features: int | None = shape[1] if shape.rank == 2 else None  # None: x is [N]
-        self.features = self._names("features", self.num_features or 1)
-        self.label = "".join(self._names("label", 1))
-
-    def predict(self, x: Array) -> Array:
-        """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
-        given = x[:, 0] if self.num_features is None else x
-        try:
-            y = np.asarray(self._serve(x=tf.constant(given, self.dtype))["y"])
-        except tf.errors.OpError as error:
-            raise errors.InputError(
-                f"{self.path}: can't predict: {errors.one_line(error)[:200]}"
-            ) from error
-        errors.require(
-            y.ndim in (1, 2) and len(y) == len(x) and y.size >= len(x),
-            f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs",
-        )
-        return y
-
-    def variables(self) -> Mapping[str, Array]:
-        """The variables of the model, such as W and b; raises errors.InputError if not saved."""
-        try:
-            tensors = self._loaded.signatures["parameters"]()
-        except (KeyError, TypeError, tf.errors.OpError) as error:
-            raise errors.InputError(
-                f"{self.path}: has no signature parameters that gives the variables of the model"
-            ) from error
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-    def _names(self, attribute: str, count: int) -> tuple[str, ...]:
-        """The names that are saved with the model, or () if it has none, or something else."""
-        saved: Any = getattr(self._loaded, attribute, None)
-        if getattr(saved, "dtype", None) != tf.string or saved.shape.num_elements() != count:
-            return ()
-        return tuple(name.decode(errors="replace") for name in np.ravel(saved.numpy()))
-
-
-def _maps_x_to_y(serve: Any) -> bool:
-    """Whether a signature has x ([None] or [None, D]) and y ([None] or [None, C]) of one type.
-
-    That is float32, or float64 where float32 can't tell the examples apart.
-    """
-    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
-    if list(inputs) != ["x"] or "y" not in outputs:
-        return False
-    x, y = inputs["x"], outputs["y"]
-    is_y = any(y.shape.is_compatible_with(shape) for shape in ([None], [None, None]))
-    if x.dtype != y.dtype or x.dtype not in (tf.float32, tf.float64) or not is_y:
-        return False
-    return bool(x.shape.rank in (1, 2) and x.shape[0] is None and x.shape[1:].num_elements())
-
-
-def load(path: pathlib.Path) -> Exported:
-    """Loads a version, or the newest of a directory of versions.
-
-    Raises:
-      errors.InputError: there is no SavedModel.
-    """
-    if (path / "saved_model.pb").is_file():
-        return Exported(path)
-    newest = newest_version(path)
-    errors.require(
-        newest,
-        f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
-        "logs/<run>/export; found neither",
-    )
-    return Exported(path / str(newest))
-
-
-def newest_version(directory: pathlib.Path) -> int:
-    """The highest number of a SavedModel in a directory of versions, or 0."""
-    names = [path.parent.name for path in directory.glob("*/saved_model.pb") if path.is_file()]
-    return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=0)
-
-
-def next_version(directory: pathlib.Path) -> pathlib.Path:
-    """The path of the version that comes after all that is in a directory."""
-    names = [path.name for path in directory.glob("*") if path.name.isdecimal()]
-    return directory / str(1 + max(map(int, names), default=0))
-
-
-class Steps(NamedTuple):
-    """What an export says of its run."""
-
-    model: int  # the step of the exported model
-    last: int  # the step at which the run had come to its end
-
-
-def newest_steps(directory: pathlib.Path) -> Steps | None:
-    """The steps in the newest version of a directory, None if there is none."""
-    version = directory / str(newest_version(directory))
-    try:
-        with files.without_pattern(version) as path:
-            reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
-            return Steps(*map(int, reader.get_tensor("steps/.ATTRIBUTES/VARIABLE_VALUE")))
-    except Exception:  # depending on the byte, damage shows as almost any type
-        return None
 
 
 def publish(
     trained: task.Task,
     datasets: datasets_lib.Datasets,
     version: pathlib.Path,
-    steps: Steps,
+    description: Mapping[str, Any],
+    *,
     units: scale_lib.Scale | None = None,
+    formats: Sequence[str] = (),
 ) -> None:
     """Writes the model, with the names in the data, as a version of an export directory.
 
-    Given `units`, the signature `parameters` gives W and b in the units of that scale.
+    Args:
+      trained: The task, of which the model is exported.
+      datasets: Their names and their scale become a part of the export; some examples are tried.
+      version: The directory to make.
+      description: What versions.description gives.
+      units: The scale in whose units the signature `variables` gives W and b.
+      formats: Names in export_formats.FORMATS, which are written beside the SavedModel.
 
     Raises:
+      errors.InputError: the model can't be written in one of the formats.
       errors.RunError: reloaded, it predicts something else than the live model.
     """
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        _save(trained, unfinished, datasets, steps, units)
-        _verify(unfinished, trained, datasets)
+        x = _save(trained, unfinished, datasets, units)
+        serving.write_warm_up(unfinished, x)
+        results.write_json(unfinished / versions.DESCRIPTION, description)
+        _verify(unfinished, trained, datasets, formats)
+
+
+def try_formats(
+    trained: task.Task, datasets: datasets_lib.Datasets, formats: Sequence[str]
+) -> None:
+    """Raises what `publish` would, before there is anything to lose; leaves nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        publish(trained, datasets, pathlib.Path(folder, "1"), {}, formats=formats)
 
 
 def _save(
     trained: task.Task,
     path: pathlib.Path,
     datasets: datasets_lib.Datasets,
-    steps: Steps,
     units: scale_lib.Scale | None,
-) -> None:
-    """Saves a module with the same two signatures for both kinds of model.
+) -> tf.TensorSpec:
+    """Saves a module with the same signatures for both kinds of model; returns what x is.
 
     With one feature x is [None] and W a scalar, as in the guide. keras.export.ExportArchive
     would save the same, but for Keras models only.
     """
     served, scale = tf.Module(), _InGraph(datasets.scale)
     served.variables_by_name = dict(trained.variables)
-    served.steps = tf.Variable(steps, dtype=tf.int64, trainable=False)
     served.features = tf.Variable(datasets.features, trainable=False)
     served.label = tf.Variable(datasets.label, trainable=False)
     served.scale = scale
@@ -183,29 +82,34 @@ def _save(
     x = tf.TensorSpec([None] if has_one_feature else [None, count], scale.dtype, "x")
 
     @tf.function(input_signature=[x])  # type: ignore[untyped-decorator]
-    def predict(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve(x: tf.Tensor) -> tf.Tensor:
+        x = tf.ensure_shape(x, [None] if has_one_feature else [None, count])  # signatures do not
         standardized = scale.standardized(x[:, None] if has_one_feature else x)
-        return {"y": scale.labels(trained.predict(standardized))}
+        return scale.labels(trained.predict(standardized))
 
+    predict = tf.function(lambda x: {"y": serve(x)}, [x], autograph=False)
+    served.serve = serve  # as in the exports of Keras: loaded.serve(x), and TFSMLayer(path)
     served.shown = dict(trained.variables)
     if units:
         (numbers,) = units.to_units(trained.numbers().numpy()[None])
         served.shown = {n: tf.Variable(v) for n, v in trained.by_variable(numbers).items()}
-    signatures = {"serving_default": predict, "parameters": _giving(served.shown)}
+    # LiteRT's first interpreter and the C library take the first signature by name.
+    signatures = {"serving_default": predict, exported.VARIABLES: _giving(served.shown)}
     tf.saved_model.save(served, str(path), signatures=signatures)
+    return x
 
 
 def _giving(variables: Mapping[str, tf.Variable]) -> Any:
     """The function that returns variables; one of a single number as a scalar."""
 
     @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
-    def parameters() -> dict[str, tf.Tensor]:
+    def shaped() -> dict[str, tf.Tensor]:
         return {
             name: tf.reshape(variable, [] if variable.shape.num_elements() == 1 else variable.shape)
             for name, variable in variables.items()
         }
 
-    return parameters
+    return shaped
 
 
 class _InGraph(tf.Module):  # type: ignore[misc]
@@ -238,20 +142,61 @@ class _InGraph(tf.Module):  # type: ignore[misc]
         return (tf.cast(y, self.dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
 
 
-def _verify(path: pathlib.Path, trained: task.Task, datasets: datasets_lib.Datasets) -> None:
-    exported, scale = Exported(path), datasets.scale
-    sample = inputs = datasets.train.x[:_SAMPLE]
-    if scale:  # to the digits that the export gets
-        inputs = scale.inputs(sample).astype(exported.dtype)
-        sample = scale.standardized(inputs).astype(np.float32)
+def _verify(
+    path: pathlib.Path, trained: task.Task, datasets: datasets_lib.Datasets, formats: Sequence[str]
+) -> None:
+    """Raises unless all that was written predicts what the model predicts; writes the formats."""
+    saved, scale = exported.Exported(path), datasets.scale
+    x = datasets.train.x[:_SAMPLE]
+    sample: Array = scale.inputs(x) if scale else x
+    live = _live(trained, scale, sample.shape[1])
+    _compare(path, saved.predict, live, [sample.astype(saved.dtype)])
+    for name in formats:
+        predict = export_formats.write(name, path)
+        takes_one = saved.num_features is None
+        predict_rows = lambda x, p=predict, one=takes_one: p(x[:, 0] if one else x)  # noqa: E731
+        _compare(path / name, predict_rows, live, _unusual(sample.astype(saved.dtype)))
+
+
+def _live(
+    trained: task.Task, scale: scale_lib.Scale | None, num_features: int
+) -> Callable[[Array], Array]:
+    """What predicts y from x [N, D] in the units of the data, with the model in memory."""
     # As a graph, too: the rounding of 16-bit layers depends on that.
-    x = tf.TensorSpec([None, sample.shape[1]], tf.float32)
-    live = tf.function(trained.predict, [x], autograph=False)(sample).numpy()
-    reloaded, size = exported.predict(inputs), _TOLERANCE
-    if scale:
-        live, size = scale.labels(live), _TOLERANCE * float(scale.stddev[-1])
-    if not np.allclose(reloaded, live, rtol=_TOLERANCE, atol=size):
-        raise errors.RunError(
-            f"{path}: the reloaded SavedModel does not predict what the model predicts "
-            f"(largest difference {np.abs(reloaded - live).max()}); it was not exported"
-        )
+    x = tf.TensorSpec([None, num_features], tf.float32)
+    predict = tf.function(trained.predict, [x], autograph=False)
+
+    def live(x: Array) -> Array:
+        if scale is None:
+            return np.asarray(predict(x))
+        return scale.labels(predict(scale.standardized(x).astype(np.float32)).numpy())
+
+    return live
+
+
+def _unusual(sample: Array) -> Iterator[Array]:
+    """Inputs [N, D] by which the other formats are tried: of all sizes, and of both signs."""
+    many = np.resize(sample, (_MANY, sample.shape[1]))
+    many[1::2] *= -1
+    for factor, count in ((1, _MANY), (0, 1), (1, 1), (1, 0), (_LARGE, _MANY)):
+        yield many[:count] * many.dtype.type(factor)
+
+
+def _compare(
+    path: pathlib.Path,
+    predict: Callable[[Array], Array],
+    live: Callable[[Array], Array],
+    inputs: Iterable[Array],
+) -> None:
+    """Raises RunError where the predictions differ by more than rounding."""
+    size = 0.0
+    for x in inputs:
+        found, expected = predict(x), live(x)
+        size = float(np.abs(expected[np.isfinite(expected)]).max(initial=size))
+        if not np.allclose(
+            found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * size, equal_nan=True
+        ):
+            raise errors.RunError(
+                f"{path}: what was exported does not predict what the model predicts (largest "
+                f"difference {np.abs(found - expected).max()}); it was not exported"
+            )

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline import errors
 from pipeline.data import scale as scale_lib
-from pipeline.run import checkpoints, export, run_dir
+from pipeline.run import checkpoints, exported, run_dir, versions
 from pipeline.training import task
 
 
@@ -23,8 +23,8 @@ def initialize(
       errors.InputError: there is none, or it has other variables, or some that are not finite.
     """
     path, its_scale = pathlib.Path(source), None
-    if (path / "saved_model.pb").is_file() or export.newest_version(path):
-        arrays = export.load(path).variables()
+    if (path / "saved_model.pb").is_file() or versions.newest(path):
+        arrays = exported.load(path).variables()
     else:
         run = run_dir.RunDir(path)
         place = run.checkpoints if run.flags.exists() else path

@@ -62,6 +62,15 @@ class RunDir:
         """Whether a run with these settings would resume one that is here."""
         return self._has_begun() and not config.overwrite
 
+    def exports_before(self) -> list[pathlib.Path]:
+        """The export directories of the runs that --overwrite has renamed."""
+        name = re.compile(re.escape(self.path.name) + r"\.\d{8}-\d{6}-\d+")
+        return [
+            path / self.export.name
+            for path in self.path.parent.iterdir()
+            if name.fullmatch(path.name)
+        ]
+
     @contextlib.contextmanager
     def opened(self, config: config_lib.Config) -> Iterator[bool]:
         """Holds the lock of the directory; yields whether there is a run to resume.

@@ -23,6 +23,7 @@ from pipeline.run import (
     run_state,
     signals,
     team,
+    versions,
 )
 from pipeline.training import clock as clock_lib
 from pipeline.training import (
@@ -129,6 +130,8 @@ class _Trainer:
         self._graph, self._compilation = compilation.prepare(
             config, self._task, self._optimizer, self._batches
         )
+        if worker.is_chief and config.formats:
+            export.try_formats(self._task, datasets, config.formats)
         self._fingerprint = self.team.fingerprint(datasets)
         directory = self.run_dir.checkpoints
         self._checkpoints = checkpoints.Checkpoints(
@@ -153,7 +156,7 @@ class _Trainer:
             if state.step == self._last_step or self._evaluator.is_exhausted(state.step):
                 final = self._evaluator.evaluate()
                 self._evaluator.receive(state.step, final)  # it may be the best
-                exported = export.newest_steps(self.run_dir.export)
+                exported = versions.newest_steps(self.run_dir.export)
                 if exported and exported.last == state.step:
                     return self._finish_again(exported, final)
         self._say_how()
@@ -205,12 +208,12 @@ class _Trainer:
             mode=self._compilation.mode,
         )
 
-    def _finish_again(self, exported: export.Steps, final: evaluation.Evaluation) -> Result:
+    def _finish_again(self, exported: versions.Steps, final: evaluation.Evaluation) -> Result:
         """Exports a finished run again if its newest export is not what is wanted."""
         printing.say(f"{self.run_dir.path} is finished; {self._how_to_extend(exported.last)}")
         result = self._result(final)
         self._last_step = exported.last
-        if exported.model != self._exported_step():
+        if exported.model != self._exported_step() or self._lacks_formats():
             self._export(final)
             self._say_what_next()
         return result
@@ -218,6 +221,11 @@ class _Trainer:
     def _exported_step(self) -> int:
         """The step whose model is exported at the end."""
         return self._evaluator.best.step if self._config.export == "best" else self._last_step
+
+    def _lacks_formats(self) -> bool:
+        """Whether a format of --export_formats is not in the newest export."""
+        found = versions.description(self.run_dir.export) or {}
+        return not set(self._config.formats) <= set(found.get("formats", ()))
 
     def _how_to_extend(self, step: int) -> str:
         if not self._config.may_be_extended:
@@ -359,7 +367,7 @@ class _Trainer:
             "settings": self._config.applied,
             "versions": results.versions(),
         }
-        results.write_result(self.run_dir.result, result)
+        results.write_json(self.run_dir.result, result)
 
     def _export(self, final: evaluation.Evaluation) -> None:
         """Leaves the trained model; the last thing that a run does."""
@@ -370,9 +378,16 @@ class _Trainer:
             printing.say(f"Exporting the best model, of epoch {epoch:,} with loss={loss:.5f}")
         if isinstance(model, tf.keras.Model):
             self._save_weights(model)
-        version = export.next_version(self.run_dir.export)
-        steps = export.Steps(step, self._last_step)
-        export.publish(self._task, self._datasets, version, steps, self._evaluator.units)
+        version = versions.following(self.run_dir.export, *self.run_dir.exports_before())
+        export.publish(
+            self._task,
+            self._datasets,
+            version,
+            self._description(step, final),
+            units=self._evaluator.units,
+            formats=self._config.formats,
+        )
+        versions.remove_old(self.run_dir.export, keep=self._config.export_versions_to_keep)
         exported = str(version.relative_to(self.run_dir.path))
         fits = {
             f"{part}, {who}": fit._asdict()
@@ -380,6 +395,23 @@ class _Trainer:
             for part, fit in parts.items()
         }
         self._write_result("trained", export=exported, **final._asdict(), fits=fits)
+
+    def _description(self, step: int, final: evaluation.Evaluation) -> dict[str, Any]:
+        """What the export says of the model of a step, and of where it came from."""
+        best, data = self._evaluator.best, self._datasets
+        decisive = "validation_loss" if final.validation else "loss"
+        return {
+            "run": self.run_dir.path.name,
+            "step": step,
+            "last_step": self._last_step,
+            "losses": final.named if step == self._last_step else {decisive: best.loss},
+            "features": list(data.features),
+            "label": data.label,
+            "examples": {"training": data.num_train, "validation": data.num_validation},
+            "formats": list(self._config.formats),
+            "settings": self._config.applied,
+            "versions": results.versions(),
+        }
 
     def _save_weights(self, model: tf.keras.Model) -> None:
         """Saves the weights of a Keras model, of a linear one in the units of the data."""

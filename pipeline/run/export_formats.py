@@ -1,0 +1,100 @@
+"""Other formats of an export, made from its SavedModel: LiteRT (TensorFlow Lite) and ONNX."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline import errors, tf_runtime
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+class Format(NamedTuple):
+    """One of them."""
+
+    file: str  # beside the SavedModel
+    write: Callable[[pathlib.Path, pathlib.Path], None]  # from a SavedModel, to a file
+    predict: Callable[[pathlib.Path, Array], Array]  # y from the x of the signature
+
+
+def _write_litert(saved_model: pathlib.Path, target: pathlib.Path) -> None:
+    keys = ["serving_default"]
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=keys)
+    target.write_bytes(converter.convert())
+
+
+def _predict_litert(path: pathlib.Path, x: Array) -> Array:
+    from ai_edge_litert import interpreter
+
+    run = interpreter.Interpreter(str(path)).get_signature_runner("serving_default")
+    return np.asarray(run(x=x)["y"])
+
+
+def _write_onnx(saved_model: pathlib.Path, target: pathlib.Path) -> None:
+    import onnx
+    import tf2onnx
+
+    loaded = tf.saved_model.load(str(saved_model))
+    signature = loaded.signatures["serving_default"]
+    inputs = [signature.structured_input_signature[1]["x"]]
+    function = tf.function(lambda x: signature(x=x), inputs, autograph=False)
+    model, _ = tf2onnx.convert.from_function(function, inputs)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def _predict_onnx(path: pathlib.Path, x: Array) -> Array:
+    from onnx import reference
+
+    (y,) = reference.ReferenceEvaluator(str(path)).run(["y"], {"x": x})
+    return np.asarray(y)
+
+
+FORMATS = {
+    "litert": Format("model.tflite", _write_litert, _predict_litert),
+    "onnx": Format("model.onnx", _write_onnx, _predict_onnx),
+}
+
+
+def write(name: str, saved_model: pathlib.Path) -> Callable[[Array], Array]:
+    """Writes a format beside a SavedModel, and returns what predicts with it.
+
+    Raises:
+      errors.InputError: a package is missing, or the format has no word for a part of the model.
+    """
+    format_ = FORMATS[name]
+    target = saved_model / format_.file
+
+    def predict(x: Array) -> Array:
+        with _explained(name), tf_runtime.quiet_stderr():
+            return format_.predict(target, x)
+
+    with _explained(name), tf_runtime.quiet_stderr():
+        format_.write(saved_model, target)
+    return predict
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turns what a converter raises into one line; a disk may still be full."""
+    try:
+        yield
+    except OSError:
+        raise
+    except ImportError as error:
+        raise errors.InputError(
+            f"--export_formats={name} needs a package that is not installed ({error}); install it "
+            "with: pip install -e '.[export]'"
+        ) from error
+    except Exception as error:  # of any type, depending on the converter
+        raise errors.InputError(
+            f"--export_formats={name}: the model can't be written in this format: "
+            f"{errors.one_line(error)[:300]}"
+        ) from error

@@ -1,0 +1,37 @@
+"""What TensorFlow Serving finds beside a SavedModel: a request to warm up with."""
+
+import pathlib
+
+import tensorflow as tf
+
+# TensorFlow Serving looks for it there.
+WARM_UP = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
+
+_LOG_PREDICT, _REQUEST = 6, 1  # of PredictionLog and PredictLog
+_MODEL, _INPUTS = 1, 2  # of PredictRequest
+_SIGNATURE_NAME = 3  # of ModelSpec
+_KEY, _VALUE = 1, 2  # of an entry of a map
+
+
+def write_warm_up(saved_model: pathlib.Path, x: tf.TensorSpec) -> None:
+    """Writes a request of one row of zeros, with which a server tries a model that it has loaded.
+
+    The messages are those of tensorflow_serving/apis (prediction_log.proto, predict.proto and
+    model.proto), of which this writes so little that their package is not needed.
+    """
+    zeros = tf.make_tensor_proto(tf.zeros([1, *x.shape[1:]], x.dtype))
+    entry = _field(_KEY, x.name.encode()) + _field(_VALUE, zeros.SerializeToString())
+    model = _field(_SIGNATURE_NAME, b"serving_default")
+    request = _field(_MODEL, model) + _field(_INPUTS, entry)
+    path = saved_model / WARM_UP
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as file:
+        file.write(_field(_LOG_PREDICT, _field(_REQUEST, request)))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A message, string or bytes as a field of a protocol buffer."""
+    length, size = len(content), b""
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
