@@ -313,12 +313,6 @@ class Config:
             not (self.validation_examples and self.validation_fraction),
             "--validation_examples and --validation_fraction exclude each other",
         )
-        unknown = set(self.formats) - set(_FORMATS)
-        errors.require(
-            not unknown,
-            f"--export_formats must be some of {', '.join(_FORMATS)}; received "
-            f"{self.export_formats!r}",
-        )
         steps = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
         errors.require(
             not self.profile_steps or (steps and int(steps[1]) < int(steps[2])),
@@ -342,6 +336,11 @@ class Config:
         errors.require(
             self.schedule != "constant" or not self.decay_steps,
             f"--decay_steps={self.decay_steps} needs --schedule=cosine or --schedule=exponential",
+        )
+        errors.require(
+            set(self.formats) <= set(_FORMATS),
+            f"--export_formats must be some of {', '.join(_FORMATS)}; received "
+            f"{self.export_formats!r}",
         )
         errors.require(
             re.fullmatch(r"(\w+(,\w+)*)?", self.metrics),

@@ -26,9 +26,8 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: the file can't be made here, or not for that owner.
     """
     unfinished = _unfinished(target)
-    lock = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # shows for as long as it is open that it is no leftover
         if target.exists():
             replaced = target.stat()
             os.chown(unfinished, replaced.st_uid, replaced.st_gid)
@@ -36,7 +35,6 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         yield unfinished
         os.replace(unfinished, target)
     finally:
-        os.close(lock)
         unfinished.unlink(missing_ok=True)
 
 
@@ -72,9 +70,9 @@ def is_unfinished(path: pathlib.Path) -> bool:
 
 
 def remove_abandoned(target: pathlib.Path) -> None:
-    """Removes what killed processes left when they were replacing a file.
+    """Removes what killed processes left that were replacing a file and had it locked.
 
-    What is not half a second old may be another process's that has just begun.
+    What is not half a second old may be another process's that is about to lock it.
     """
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
         if is_unfinished(path) and path.name.endswith(f"-{target.name}") and _is_abandoned(path):

@@ -9,6 +9,7 @@ Examples:
 import contextlib
 import csv
 import errno
+import fcntl
 import io
 import json
 import os
@@ -173,7 +174,11 @@ def _output(path: str, *, is_stdout: bool) -> Iterator[TextIO]:
         if is_file:
             files.remove_abandoned(target)
             writable = stack.enter_context(files.replacing(target))
-        yield stack.enter_context(open(writable, "w", encoding="utf-8", closefd=not is_stdout))
+        file = open(writable, "w", encoding="utf-8", closefd=not is_stdout)  # noqa: SIM115
+        with file:
+            if is_file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # for as long as it is being written
+            yield file
 
 
 def _is_stdout(path: str) -> bool:

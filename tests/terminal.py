@@ -6,7 +6,10 @@ Any error that is not of the pipeline is in the place of the exit code.
 import contextlib
 import io
 import json
+import os
 import sys
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -19,17 +22,28 @@ def answer(program: str, *arguments: str) -> tuple[Any, str, str]:
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS([program, *arguments])
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            {"predict": predict, "train": train}[program].main([])
-            code: Any = 0
-        except errors.PipelineError as error:
-            code = error.exit_code
-            print(error, file=sys.stderr)
-        except Exception as error:
-            code = repr(error)
-    return code, out.getvalue(), err.getvalue()
+    return captured({"predict": predict, "train": train}[program].main)
+
+
+def captured(main: Callable[[list[str]], None]) -> tuple[Any, str, str]:
+    """The exit code, what goes to descriptor 1, and what Python prints on stderr."""
+    before, err = os.dup(1), io.StringIO()
+    with tempfile.TemporaryFile("w+") as out:
+        os.dup2(out.fileno(), 1)
+        with contextlib.redirect_stderr(err):
+            try:
+                main([])
+                code: Any = 0
+            except errors.PipelineError as error:
+                code = error.exit_code
+                print(error, file=sys.stderr)
+            except Exception as error:
+                code = repr(error)
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)
+        out.seek(0)
+        return code, out.read(), err.getvalue()
 
 
 if __name__ == "__main__":

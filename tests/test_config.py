@@ -185,8 +185,8 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
         *("metrics", "run_eagerly", "validation_fraction", "data", "label", "features"),
         *("categorical", "missing", "standardize", "initialize_from"),
-        *("references", "profile_steps", "peer_timeout_secs", "export", "logdir", "run_name"),
-        "overwrite",
+        *("references", "profile_steps", "peer_timeout_secs", "export", "export_formats"),
+        *("export_versions_to_keep", "logdir", "run_name", "overwrite"),
     ]
 
 

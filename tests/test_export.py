@@ -1,5 +1,6 @@
 """An export predicts what the model predicts, and says so to anybody who loads it."""
 
+import dataclasses
 import pathlib
 import shutil
 from typing import Any
@@ -9,9 +10,10 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import export, exported, versions
+from pipeline.run import export, exported, trainer, versions
 from pipeline.training import losses, models, task
 
 _NAMES = {1: ("only",), 3: ("größe", "b c", "d")}
@@ -220,6 +222,32 @@ def test_next_version_comes_after_all_that_is_there(tmp_path: pathlib.Path) -> N
     (tmp_path / ".unfinished-2").mkdir()
     (tmp_path / "notes").touch()
     assert versions.following(tmp_path) == tmp_path / "8"
+    assert versions.following(tmp_path / "none", tmp_path) == tmp_path / "none" / "8"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
+def test_versions_count_on_and_the_oldest_go(tmp_path: pathlib.Path) -> None:
+    """Also after --overwrite; only those go that say that they are ours, and each says whose."""
+    config = config_lib.Config(logdir=str(tmp_path), run_name="run", model="keras", epochs=3)
+    directory = tmp_path / "run" / "export"
+    datasets = datasets_lib.load(config)
+    trainer.train(config, datasets)
+    assert [path.name for path in directory.iterdir()] == ["1"]
+    trainer.train(dataclasses.replace(config, overwrite=True, loop="fit"), datasets)
+    assert [path.name for path in directory.iterdir()] == ["2"]
+    (directory / "1").mkdir()
+    (directory / "notes").touch()
+    changes = {"epochs": 4, "loop": "fit", "export_versions_to_keep": 1}
+    result = trainer.train(dataclasses.replace(config, **changes), datasets)
+    assert sorted(path.name for path in directory.iterdir()) == ["1", "3", "notes"]
+    described = versions.description(directory)
+    assert described
+    assert (described["run"], described["step"], described["last_step"]) == ("run", 4, 4)
+    assert described["losses"] == result.evaluation.named
+    assert described["examples"] == {"training": 201, "validation": 201}
+    assert described["settings"]["loop"] == "fit"
+    assert described["versions"]["tensorflow"] == tf.__version__
 
 
 def _empty(path: pathlib.Path) -> None:

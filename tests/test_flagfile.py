@@ -53,6 +53,8 @@ _EVERY_FIELD_CHANGED = config_lib.Config(
     checkpoint_secs=0.5,
     peer_timeout_secs=5,
     export="best",
+    export_formats="onnx",
+    export_versions_to_keep=3,
     logdir="some logs",
     run_name="a-b_c.d,e=f+1",
     overwrite=True,

@@ -321,7 +321,7 @@ def test_three_outputs_are_trained_and_predicted(
     printed = helpers.call("predict", *arguments, cwd=tmp_path)
     assert (printed.returncode, printed.stderr) == (0, "")
     header, *lines = printed.stdout.splitlines()
-    assert header == "a,b,kind_0,kind_1,kind_2"
+    assert header == "a,b,kind_0,kind_1,kind_2"  # of these, probabilities
     table = np.array([line.split(",") for line in lines], float)
     np.testing.assert_allclose(table[:, 2:].sum(axis=1), 1, rtol=1e-5)
     accuracy = float(np.mean(table[:, 2:].argmax(axis=1) == y))
@@ -526,19 +526,25 @@ def test_the_best_model_is_exported_without_training(
     ended: _Ended, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its validation loss is the smallest; then nothing is left to do, until it is the last's."""
-    events, versions = ended.events(), len(list((ended.path / "export").iterdir()))
+    directory = ended.path / "export"
+    events, before = ended.events(), len(list(directory.iterdir()))
     best = dataclasses.replace(ended.config, export="best")
-    for config, count in ((best, 1), (best, 1), (ended.config, 2)):
+    onnx = dataclasses.replace(ended.config, export_formats="onnx")
+    for config, count in ((best, 1), (best, 1), (ended.config, 2), (onnx, 3), (ended.config, 3)):
         _run(config)
         assert "is finished" in capsys.readouterr().out
-        assert len(list((ended.path / "export").iterdir())) == versions + count
+        assert len(list(directory.iterdir())) == before + count
         step = ended.best[0] if config is best else ended.end
-        assert versions.newest_steps(ended.path / "export") == (step, ended.end)
+        assert versions.newest_steps(directory) == (step, ended.end)
+    assert [path.parent.name for path in directory.glob("*/model.onnx")] == [str(before + 3)]
     assert ended.events() == events
     validation = datasets_lib.load(best).validation
     assert validation is not None
     for version, (_, loss) in ((1, ended.best), (2, ended.validation[-1])):
-        path = ended.path / "export" / str(versions + version)
+        path = directory / str(before + version)
+        described = versions.description(path)
+        assert described
+        assert described["losses"]["validation_loss"] == pytest.approx(loss)
         error = exported.load(path).predict(validation.x).astype(np.float64) - validation.y
         assert np.mean(error**2) == pytest.approx(loss, rel=1e-5)
     assert ended.best[0] < ended.end

@@ -1,11 +1,15 @@
 """What `python -m pipeline.predict` prints and writes."""
 
+import gzip
+import json
 import os
 import pathlib
 import select
+import signal
 import stat
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -17,13 +21,30 @@ from pipeline.run import export
 from pipeline.training import losses, models, task
 from tests import helpers
 
-_PRICES = '"a, in m",b,price\n10.0,1.0,8.5\n20.0,2.0,16.5\n'
+_PRICES = '"a, in m",b,price\n10,1,8.5\n20,2,16.5\n'
+_OTHERS = (  # columns that the model does not know, texts as they are, and a line that is empty
+    '\ufeffb;note;"a, in m";price\n\n1;"semi;colon";10.0;8\n2;"two\nlines, ""quoted""";020;\n'
+    "-0;größe;16777217;x\n"
+)
+_WITH_PREDICTIONS = (
+    'b;note;"a, in m";price;predicted_price\n1;"semi;colon";10.0;8;8.5\n'
+    '2;"two\nlines, ""quoted""";020;;16.5\n-0;größe;16777217;x;16777216\n'
+)
+_BAD = "x,id\n1,a\n2\nthree,c\n,d\n1e39,e\n-0.1,f\n"
 _PRINTED = {
-    ("--export_dir=line", "--x=1.5,-2"): "x,y\n1.5,6.5\n-2.0,-4.0\n",
-    ("--export_dir=line/1", "--x=0"): "x,y\n0.0,2.0\n",
+    ("--export_dir=line", "--x=1.5,-2"): "x,y\n1.5,6.5\n-2,-4\n",
+    ("--export_dir=line/1", "--x=0"): "x,y\n0,2\n",
+    ("--export_dir=line", "--x=1e9,0.1,1e-9"): "x,y\n1e9,3e+09\n0.1,2.3\n1e-9,2\n",
     ("--export_dir=plane", "--x=10,1,20,2"): _PRICES,
-    ("--export_dir=plane", "--input=plane.csv"): _PRICES,
-    ("--export_dir=line", "--input=line.csv"): "x,y\n0.0,2.0\n0.5,3.5\n",
+    (
+        "--export_dir=plane",
+        "--input=plane.csv",
+    ): 'b,other,"a, in m",price\n1,text,10,8.5\n2,text,20,16.5\n',
+    ("--export_dir=plane", "--input=others.csv"): _WITH_PREDICTIONS,
+    ("--export_dir=plane", "--input=others.csv.gz"): _WITH_PREDICTIONS,
+    ("--export_dir=line", "--input=line.csv"): "position,y\n0,2\n0.5,3.5\n",
+    ("--export_dir=line", "--input=empty.csv"): "x,y\n",
+    ("--export_dir=plane", "--input=empty_plane.csv"): 'b,"a, in m",price\n',
 }
 _MISTAKES = {
     (): ("--export_dir", 2),
@@ -31,15 +52,19 @@ _MISTAKES = {
     ("--export_dir=nowhere", "--x=1"): ("--export_dir=nowhere: is not a directory", 2),
     ("--export_dir=line", "--x=1,one"): ("received 1,one", 2),
     ("--export_dir=line", "--x=1,nan"): ("received 1,nan", 2),
-    ("--export_dir=line", "--x=1e39"): ("must be finite as float32; received 1e+39", 2),
+    ("--export_dir=line", "--x=1e39"): ("'x': must be finite as float32; received 1e39", 2),
     ("--export_dir=line", "--input=nowhere.csv"): ("nowhere.csv: can't be read", 2),
     ("--export_dir=empty", "--x=1"): ("--export_dir=empty must be a SavedModel", 2),
     ("--export_dir=unsigned", "--x=1"): ("serving_default", 2),
+    ("--export_dir=unsigned", "--describe"): ("has no assets.extra/description.json", 2),
     ("--export_dir=plane", "--x=1,2,3"): ("one a feature (a, in m, b); received 3", 2),
     ("--export_dir=plane", "--input=line.csv"): ("has no column 'a, in m'", 2),
-    ("--export_dir=plane", "--input=others.csv"): ("has no column 'a, in m'", 2),
+    ("--export_dir=plane", "--input=two.csv"): ("has no column 'a, in m'", 2),
     ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a directory", 2),
     ("--export_dir=line", "--x=1", "--output=nowhere/y.csv"): ("nowhere/y.csv", 1),
+    ("--export_dir=line", "--input=latin1.csv"): ("latin1.csv: can't be read", 2),
+    ("--export_dir=line", "--input=bad.csv"): ("bad.csv: line 3 has 1 cells", 2),
+    ("--export_dir=plane", "--input=cut.csv.gz"): ("cut.csv.gz: can't be read", 2),
 }
 Answers = dict[tuple[str, ...], tuple[Any, str, str]]
 
@@ -47,13 +72,13 @@ Answers = dict[tuple[str, ...], tuple[Any, str, str]]
 def _publish(
     version: pathlib.Path, W: list[float], b: float, *, features: tuple[str, ...], label: str
 ) -> None:
-    """Exports y = x·W + b."""
+    """Exports y = x·W + b, saying that it is of step 10."""
     model = models.module(len(W), initial_b=b)
     model.W.assign(W)
     trained = task.Task(model, losses.squared_error, features=features)
     examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label)
-    export.publish(trained, datasets, version, {})
+    export.publish(trained, datasets, version, {"step": 10})
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +91,15 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     features = ("a, in m", "b")
     _publish(directory / "plane" / "1", [1.0, -2.0], 0.5, features=features, label="price")
     (directory / "plane.csv").write_text('b,other,"a, in m"\n1,text,10\n2,text,20\n')
-    (directory / "others.csv").write_text("b,c\n1,10\n")
+    (directory / "others.csv").write_text(_OTHERS)
+    (directory / "others.csv.gz").write_bytes(gzip.compress(_OTHERS.encode()))
+    (directory / "cut.csv.gz").write_bytes(gzip.compress(_OTHERS.encode())[:-9])
+    (directory / "two.csv").write_text("b,c\n1,10\n")
     (directory / "line.csv").write_text("position\n0\n0.5\n")
+    (directory / "empty.csv").write_text("x\n")
+    (directory / "empty_plane.csv").write_text('b,"a, in m"\n\n')
+    (directory / "latin1.csv").write_bytes("x,name\n1,größe\n".encode("latin-1"))
+    (directory / "bad.csv").write_text(_BAD)
     tf.saved_model.save(tf.Module(), str(directory / "unsigned"))
     return directory
 
@@ -106,7 +138,7 @@ def test_output_to_stdout_keeps_what_is_in_its_file(exports: pathlib.Path) -> No
         print("before", file=file, flush=True)
         subprocess.run([*command, "--output=/dev/stdout"], stdout=file, check=True)
         subprocess.run(["echo", "after"], stdout=file, check=True)
-    assert path.read_text() == "before\nx,y\n1.0,5.0\nafter\n"
+    assert path.read_text() == "before\nx,y\n1,5\nafter\n"
 
 
 def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -117,8 +149,8 @@ def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pat
     assert result.stdout == ""
     assert (tmp_path / "link.csv").is_symlink()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "link.csv": "x,y\n1.0,5.0\n",
-        "y.csv": "x,y\n1.0,5.0\n",
+        "link.csv": "x,y\n1,5\n",
+        "y.csv": "x,y\n1,5\n",
     }
 
 
@@ -141,7 +173,7 @@ def test_output_replaces_a_file_whole_for_its_owner(
     for result in map(helpers.finish, processes):
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     lines = output.read_text().splitlines()
-    assert lines == ["x,y", *(f"{x}.0,{3 * x + 2}.0" for x in range(100_000))]
+    assert lines == ["x,y", *(f"{x}.0,{3 * x + 2}" for x in range(100_000))]
     assert (stat.S_IMODE(output.stat().st_mode), output.stat().st_uid) == (0o600, owner)
     assert secret.read_text() == "before\n"
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -169,3 +201,104 @@ def test_a_reader_that_has_gone_is_no_error(exports: pathlib.Path, tmp_path: pat
     result = helpers.finish(writing)
     assert result.returncode == 1
     assert result.stderr == "predict: --output=pipe can't be written: Broken pipe\n"
+
+
+@pytest.mark.slow
+def test_says_where_the_model_came_from(exports: pathlib.Path) -> None:
+    """The newest version, as JSON."""
+    (answer,) = helpers.answers([["predict", "--export_dir=line", "--describe"]], cwd=exports)
+    assert (answer[0], json.loads(answer[1]), answer[2]) == (0, {"step": 10}, "")
+
+
+@pytest.mark.slow
+def test_rows_that_can_not_be_used_are_left_out_and_counted(exports: pathlib.Path) -> None:
+    command = ["predict", "--export_dir=line", "--input=bad.csv", "--on_error=skip"]
+    (answer,) = helpers.answers([command], cwd=exports)
+    assert answer[:2] == (0, "x,id,y\n1,a,5\n-0.1,f,1.7\n")
+    assert answer[2] == (
+        "predict: 4 of 6 rows skipped; the first: bad.csv: line 3 has 1 cells, separated by ','; "
+        "the header names 2 columns\n"
+    )
+
+
+_ROWS = 1_500_000
+_MAKE = r"""
+BEGIN {
+  print "id,x,note"
+  for (i = 0; i < rows; i++)
+    printf "%d,%.6f,\"no, \"\"é\"\" %d\"\n", i, i / 7, i
+}
+"""
+_CHECK = """
+NR > 1 { y = 3 * $2 + 2; d = ($NF - y) / y; if (d * d > 1e-13) print }
+END { print NR }
+"""
+_PREDICT = f"{sys.executable} -m pipeline.predict --export_dir=line"
+
+
+def _shell(script: str, folder: pathlib.Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def awk(exports: pathlib.Path) -> pathlib.Path:
+    """The folder of the exports, with programs that make a table and check its predictions."""
+    (exports / "make.awk").write_text(_MAKE)
+    (exports / "check.awk").write_text(_CHECK)
+    return exports
+
+
+@pytest.mark.slow
+def test_a_filter_takes_no_more_memory_for_more_rows(awk: pathlib.Path) -> None:
+    """Not 100 MB more of addresses than for one; each row of 60 MB keeps its text."""
+    peak = "import sys; from pipeline import cli, predict; predict._define_flags()\n"
+    peak += "try: cli.start(predict.main)\n"
+    peak += "finally: print(*[l.split()[1] for l in open('/proc/self/status') if 'VmPeak' in l])"
+    small = [sys.executable, "-c", peak, "--export_dir=line", "--x=1"]
+    out = subprocess.run(small, cwd=awk, capture_output=True, text=True, timeout=60).stdout
+    most = int(out.split()[-1]) + 100_000
+    result = _shell(
+        f"awk -v rows={_ROWS} -f make.awk | tee all.csv | "
+        f"(ulimit -v {most}; {_PREDICT} --input=- --output=-) | tee out.csv | "
+        "awk -F, -f check.awk; sed 's/,[^,]*$//' out.csv | cmp - all.csv; rm all.csv out.csv",
+        awk,
+    )
+    assert (result.stdout, result.stderr) == (f"{_ROWS + 1}\n", "")
+
+
+@pytest.mark.slow
+def test_a_killed_filter_leaves_nothing_that_stays(awk: pathlib.Path) -> None:
+    """After SIGTERM nothing; what SIGKILL leaves goes when the same file is written again."""
+    before = set(awk.iterdir())
+    flags = ("--export_dir=line", "--input=-", "--output=y.csv")
+    for number, left in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
+        command = [sys.executable, "-m", "pipeline.predict", *flags]
+        process = subprocess.Popen(command, cwd=awk, stdin=subprocess.PIPE)
+        assert process.stdin
+        process.stdin.write(b"x\n" + b"1\n" * 1_000_000)
+        process.stdin.flush()
+        end = time.monotonic() + 60
+        while not set(awk.iterdir()) - before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.stdin.close()
+        assert process.wait(timeout=60) == (143 if number == signal.SIGTERM else -number)
+        assert len(set(awk.iterdir()) - before) == left
+    time.sleep(0.6)
+    result = helpers.call("predict", "--export_dir=line", "--x=1", "--output=y.csv", cwd=awk)
+    assert result.returncode == 0
+    assert set(awk.iterdir()) - before == {awk / "y.csv"}
+    (awk / "y.csv").unlink()
+
+
+@pytest.mark.slow
+def test_head_ends_a_filter_at_once(awk: pathlib.Path) -> None:
+    """Long before the end of its input, which never comes; quietly, and so does no stdout."""
+    script = f"(echo x; yes 2) | {_PREDICT} --input=- | head -2; echo ${{PIPESTATUS[1]}}"
+    result = _shell(script, awk)
+    assert (result.stdout, result.stderr) == ("x,y\n2,8\n0\n", "")
+    result = _shell(f"{_PREDICT} --x=2 >&-", awk)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

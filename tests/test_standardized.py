@@ -361,10 +361,13 @@ def test_a_newcomers_table_is_trained_and_predicted(tmp_path: pathlib.Path) -> N
     printed = helpers.call("predict", *arguments, cwd=tmp_path)
     assert (printed.returncode, printed.stderr) == (0, "")
     header, *rows = printed.stdout.splitlines()
-    assert header == "area,city=Bonn,city=Oslo,city=Ulm,price"
+    assert header == "city,id,area,price"
     numbers = [float(row.rpartition(",")[2]) for row in rows]
     assert numbers == pytest.approx([195_000, 55_000], rel=1e-4)
     (tmp_path / "new.csv").write_text("city,area\nRome,100\n")
     unknown = helpers.call("predict", *arguments, cwd=tmp_path)
     assert unknown.returncode == 2
-    assert "was trained with city = Bonn, Oslo, Ulm; received" in unknown.stderr
+    assert (
+        "new.csv: line 2, column 'city': the model was trained with Bonn, Oslo, Ulm; received "
+        "'Rome'" in unknown.stderr
+    )

@@ -26,7 +26,6 @@ _ENTRIES = ("train", "predict", "sweep", "watch")
 _KERAS = ("--model=keras", "--loop=fit", "--optimizer=adam", "--batch_size=32")
 _EVEN_IF_SLOW = "--checkpoint_secs=1000"  # or a busy machine saves more often
 _TRAIN = ("train", "--run_name=run", "--epochs=2", _EVEN_IF_SLOW, *_KERAS)
-_SWEEP = ("sweep", "--run_name=sweep", "--epochs=2", "--learning_rate=0.1,0.2", _EVEN_IF_SLOW)
 _PREDICT = ("predict", "--export_dir=logs/run/export", "--x=0.1,2,-3")
 _WATCH = ("watch", "logs", "--port=0")
 _NO_PROXY = "http://127.0.0.1:9"
@@ -209,7 +208,6 @@ def test_work_needs_nobody_who_reads(
         ("closed", _TRAIN): (0, "", ""),
         ("terminal", _TRAIN): (0, "", ""),
         ("full disk", _TRAIN): (0, "", f"{full}; going on without it\n"),
-        ("pipe", _SWEEP): (0, "", ""),
         ("pipe", predict): (0, "", ""),
         ("full disk", predict): (1, "", f"predict: {full}\n"),
     }
@@ -218,7 +216,7 @@ def test_work_needs_nobody_who_reads(
         ends = pool.map(_without_reader, *zip(*expected, strict=True), folders)
         assert dict(zip(expected, ends, strict=True)) == expected
     for (_, (entry, *_)), each in zip(expected, folders, strict=True):
-        run = {"train": "run", "sweep": "sweep"}.get(entry)
+        run = {"train": "run"}.get(entry)
         results = outcomes["clean"]["results"].items()
         same = {path: content for path, content in results if path.split("/")[0] == run}
         assert _results(each / "logs") == same

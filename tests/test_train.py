@@ -118,7 +118,7 @@ def test_the_printed_commands_work(runs: helpers.Runs) -> None:
     commands = dict(re.findall(r"(?m)^(\w+): +.+? -m pipeline\.(.*)$", out))
     module, *arguments = commands["Predict"].split()
     result = helpers.call(module, *arguments, cwd=runs.folder)
-    assert result.stdout.startswith("x,y\n2.0,"), result.stderr
+    assert result.stdout.startswith("x,y\n2,"), result.stderr
     module, *arguments = commands["Repeat"].split()
     assert arguments[-1] == "--run_name="
     arguments[-1] = "--run_name=again"

@@ -48,6 +48,11 @@ def publish(
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
         x = _save(trained, unfinished, datasets, units)
+        errors.require(
+            "litert" not in formats or x.dtype == tf.float32,
+            "--export_formats=litert has no float64, which it takes to tell the numbers in this "
+            "table apart; use onnx",
+        )
         serving.write_warm_up(unfinished, x)
         results.write_json(unfinished / versions.DESCRIPTION, description)
         _verify(unfinished, trained, datasets, formats)

@@ -184,7 +184,7 @@ class _Inputs:
         for column in self._columns.numbers:
             if not csv_text.is_number(cells[column]):
                 return header.wrong_number(column, cells[column])
-            if abs(float(cells[column])) > np.finfo(self._dtype).max:
+            if abs(float(cells[column])) > float(np.finfo(self._dtype).max):
                 return (
                     f", column {header.names[column]!r}: must be finite as "
                     f"{np.dtype(self._dtype)}; received {cells[column]}"

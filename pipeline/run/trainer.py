@@ -130,8 +130,6 @@ class _Trainer:
         self._graph, self._compilation = compilation.prepare(
             config, self._task, self._optimizer, self._batches
         )
-        if worker.is_chief and config.formats:
-            export.try_formats(self._task, datasets, config.formats)
         self._fingerprint = self.team.fingerprint(datasets)
         directory = self.run_dir.checkpoints
         self._checkpoints = checkpoints.Checkpoints(
@@ -159,6 +157,8 @@ class _Trainer:
                 exported = versions.newest_steps(self.run_dir.export)
                 if exported and exported.last == state.step:
                     return self._finish_again(exported, final)
+        if self._config.formats:  # while there is nothing to lose
+            export.try_formats(self._task, self._datasets, self._config.formats)
         self._say_how()
         self._prepare(state)
         with contextlib.closing(self._recorder):
