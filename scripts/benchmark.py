@@ -25,13 +25,14 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import benchmark_predict
 import numpy as np
 
 _MILLION = 1_000_000
 SCRIPTS = pathlib.Path(__file__).parent
 PEERS = SCRIPTS.parent / ".venv-peers"
 PEER_PACKAGES = {"jax": "jax", "torch": "torch", "sklearn": "scikit-learn"}
-PEER_REQUIREMENTS = "jax torch==2.13.0 scikit-learn"
+PEER_REQUIREMENTS = "jax torch==2.13.0 scikit-learn pandas polars"
 
 
 class Goal(NamedTuple):
@@ -402,6 +403,15 @@ def machine(peers: pathlib.Path | None) -> str:
     )
 
 
+def predictions(quick: bool, peers: pathlib.Path | None) -> list[str]:
+    """The table of `pipeline.predict`."""
+    rows = benchmark_predict.ROWS // (10 if quick else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        return benchmark_predict.table(
+            pathlib.Path(folder), peers, rows=rows, rounds=1 if quick else 3
+        )
+
+
 def verdict(met: bool | None) -> str:
     """How a goal went; None for what has no goal."""
     return "" if met is None else "met" if met else "**missed**"
@@ -426,9 +436,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, in two minutes")
     parser.add_argument(
-        "--peers", action="store_true", help="install JAX, PyTorch and scikit-learn (up to 5 GB)"
+        "--peers", action="store_true", help="install JAX, PyTorch and others (up to 5 GB)"
     )
-    parser.add_argument("--only", default="", help="only rows whose work contains this")
+    parser.add_argument(
+        "--only", default="", help="only rows whose work contains this; or: predict"
+    )
     parser.add_argument("--markdown", type=pathlib.Path, help="also write the tables to this file")
     chosen = parser.parse_args()
     if chosen.markdown and not chosen.markdown.parent.is_dir():
@@ -459,6 +471,9 @@ def tables(*, quick: bool, peers: pathlib.Path | None, only: str = "") -> list[s
         for goal in goals:
             lines.append(row(goal, measured[goal.side], measured.get(goal.other)))
             print(lines[-1], flush=True)
+    if only in ("", "predict"):
+        lines += ["", *predictions(quick, peers), ""]
+        print("\n".join(lines[-5:]), flush=True)
     if only:
         return lines
     more = ["", "| whole commands | measured | goal | |", "|---|---|---|---|"]
