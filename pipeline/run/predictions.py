@@ -75,17 +75,14 @@ class Predictions:
         """Records and the inputs [N, D] that they give."""
         line = self._header.count + 1
         for text in self._pieces():
+            records = csv_text.records(text)
+            self.rows += len(records)
             try:
-                records, x = csv_text.records(text), self._inputs.of(text)
-                if len(x) != len(records):
-                    raise ValueError("a quote stands where there should be none")
+                x = self._inputs.of(text, len(records))
             except ValueError:
                 rows = [(line + before, record) for before, record in csv_text.numbered(text)]
-                usable = list(self._usable(rows))
-                records = [record for some, _ in usable for record in some]
-                x = np.concatenate([x for _, x in usable]) if usable else np.empty((0, 1))
+                records, x = self._usable(rows)
             line += text.count("\n")
-            self.rows += len(records)
             if records:
                 yield records, x
 
@@ -95,28 +92,24 @@ class Predictions:
         except csv_text.ERRORS as error:
             raise csv_text.unreadable(self._header.file, error) from error
 
-    def _usable(self, rows: list[tuple[int, str]]) -> Iterator[tuple[list[str], Array]]:
-        """The usable ones of some records with their lines, and their inputs; by halves."""
+    def _usable(self, rows: list[tuple[int, str]]) -> tuple[list[str], Array]:
+        """The usable ones of some records with their lines, found by halves, and their inputs."""
         records = [record for _, record in rows]
         try:
-            x = self._inputs.of("\n".join(records) + "\n")
-            if len(x) != len(records):
-                raise ValueError("a quote stands where there should be none")
+            return records, self._inputs.of("\n".join(records) + "\n", len(records))
         except ValueError:
-            if len(rows) > 1:
-                yield from self._usable(rows[: len(rows) // 2])
-                yield from self._usable(rows[len(rows) // 2 :])
-            else:
+            if len(rows) == 1:
                 self._skip(*rows[0])
-        else:
-            yield records, x
+                return [], np.empty((0, self._inputs.count))
+        middle = len(rows) // 2
+        first, second = self._usable(rows[:middle]), self._usable(rows[middle:])
+        return first[0] + second[0], np.concatenate([first[1], second[1]])
 
     def _skip(self, line: int, record: str) -> None:
         problem = f"{self._header.file}: line {line}{self._inputs.problem(record)}"
         errors.require(self._skips, f"{problem}; leave such rows out with --on_error=skip")
         self.first_skipped = self.first_skipped or problem
         self.skipped += 1
-        self.rows += 1
 
 
 class _Inputs:
@@ -156,8 +149,8 @@ class _Inputs:
         )
         self.count = len(self._features)
 
-    def of(self, text: str) -> Array:
-        """The inputs [N, D] in some records; raises ValueError where one can't be used."""
+    def of(self, text: str, count: int) -> Array:
+        """The inputs [N, D] in so many records; raises ValueError where one can't be used."""
         numbers, texts = self._header.parse(text, self._columns)
         x = numbers
         if self._texts:
@@ -169,8 +162,8 @@ class _Inputs:
             x = np.column_stack([columns[name] for name in self._features])
         with np.errstate(over="ignore"):
             result: Array = x.astype(self._dtype)
-        if not np.isfinite(result).all():
-            raise ValueError("a number is too large")
+        if len(result) != count or not np.isfinite(result).all():
+            raise ValueError("a number is too large, or a quote stands where there should be none")
         return result
 
     def problem(self, record: str) -> str:
