@@ -115,6 +115,8 @@ def _run(
     streams: "tuple[connection.Connection, connection.Connection]",
 ) -> None:
     """Becomes the process that `python -m` would have started there."""
+    from tests import preload
+
     for number, stream in enumerate(streams, start=1):
         os.dup2(stream.fileno(), number)
         stream.close()
@@ -123,7 +125,7 @@ def _run(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    sys.path.insert(0, cwd)
+    sys.path[:] = [cwd, *preload.PATH]
     if os.path.isdir("pipeline"):  # a copy of the package: it is to be imported, and not this one
         for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
             del sys.modules[name]

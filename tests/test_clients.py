@@ -21,6 +21,7 @@ from pipeline.run import export, serving
 from pipeline.training import losses, make_task, task
 from tests import processes
 
+pytestmark = pytest.mark.slow
 Array = npt.NDArray[np.floating[Any]]
 
 _X = np.float32([[0.5, -1.0, 2.0], [-0.25, 3.0, 1.0], [1e4, -1e4, 0.0], [0, 0, 0]])
@@ -113,7 +114,7 @@ def test_onnx_predicts(exported: _Export) -> None:
     model = reference.ReferenceEvaluator(path)
     assert (model.input_names, model.output_names) == (["x"], ["y"])
     assert model.input_types[0].tensor_type.shape.dim[0].dim_param == "batch"
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         exported.check(model.run(None, {"x": exported.x})[0])
 
 
@@ -166,7 +167,6 @@ def test_the_c_library_predicts(exported: _Export) -> None:
     exported.check(_predict_in_c(exported.path, exported.x))
 
 
-@pytest.mark.slow
 def test_saved_model_cli_predicts(tmp_path: pathlib.Path) -> None:
     made = _Export(tmp_path / "1", "mlp", 3)
     rows = str(made.x.tolist())

@@ -244,6 +244,7 @@ def test_diverged_run_is_marked_among_those_compared(hot: _Hot) -> None:
 _OPTIMUM = {"initial_w": 3.0, "initial_b": 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -131,6 +131,7 @@ def test_mistake_costs_one_line(answers: Answers, flags: tuple[str, ...]) -> Non
     assert message in err
 
 
+@pytest.mark.slow
 def test_output_to_stdout_keeps_what_is_in_its_file(exports: pathlib.Path) -> None:
     path = exports.parent / "both.csv"
     command = [sys.executable, "-m", "pipeline.predict", f"--export_dir={exports}/line", "--x=1"]
@@ -141,6 +142,7 @@ def test_output_to_stdout_keeps_what_is_in_its_file(exports: pathlib.Path) -> No
     assert path.read_text() == "before\nx,y\n1,5\nafter\n"
 
 
+@pytest.mark.slow
 def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A link is written through."""
     (tmp_path / "link.csv").symlink_to("y.csv")
