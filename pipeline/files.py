@@ -1,6 +1,7 @@
 """Files and directories that appear whole or not at all, and paths that are never patterns."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
@@ -11,6 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import IO, Any
 
 _UNFINISHED = ".unfinished-"
 
@@ -70,23 +72,31 @@ def is_unfinished(path: pathlib.Path) -> bool:
 
 
 def remove_abandoned(target: pathlib.Path) -> None:
-    """Removes what killed processes left that were replacing a file and had it locked.
+    """Removes what killed processes left that were replacing a file and had marked it as used.
 
-    What is not half a second old may be another process's that is about to lock it.
+    What is not half a second old may be another process's that is about to do so.
     """
-    for path in target.parent.iterdir() if target.parent.is_dir() else ():
-        if is_unfinished(path) and path.name.endswith(f"-{target.name}") and _is_abandoned(path):
-            path.unlink(missing_ok=True)
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(target.parent)
+    for path in map(target.with_name, names):
+        if not is_unfinished(path) or not path.name.endswith(f"-{target.name}"):
+            continue
+        with contextlib.suppress(OSError):  # it is another user's, or in use, or gone
+            if stat.S_ISREG(path.lstat().st_mode):
+                with open(path, "r+b") as file:
+                    mark_as_used(file)
+                    if time.time() - os.fstat(file.fileno()).st_mtime > 0.5:
+                        path.unlink()
 
 
-def _is_abandoned(path: pathlib.Path) -> bool:
+def mark_as_used(file: IO[Any]) -> None:
+    """Locks a file for as long as it is open, where there are locks; raises OSError if it is."""
     try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(file.fileno())
-    except OSError:  # it is locked, or gone
-        return False
-    return stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > 0.5
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            raise
 
 
 def remove_unfinished(directory: pathlib.Path) -> None:

@@ -8,8 +8,6 @@ Examples:
 
 import contextlib
 import csv
-import errno
-import fcntl
 import io
 import json
 import os
@@ -120,7 +118,7 @@ def _input(path: str) -> Iterator[tuple[TextIO, csv_text.Header] | None]:
         try:
             if path:
                 file = stack.enter_context(csv_text.open_text(path))
-                table = file, csv_text.Header(file, name)
+                table = file, csv_text.Header.read(file, name)
         except csv_text.ERRORS as error:
             raise csv_text.unreadable(name, error) from error
         yield table
@@ -134,11 +132,11 @@ def _table(numbers: list[str], features: tuple[str, ...]) -> tuple[TextIO, csv_t
         f"--x must be {width} numbers for each input, one a feature "
         f"({textwrap.shorten(', '.join(features), 200)}); received {len(numbers)}",
     )
-    file = io.StringIO()
-    rows = [numbers[i : i + width] for i in range(0, len(numbers), width)]
-    csv.writer(file, lineterminator="\n").writerows([features, *rows])
-    file.seek(0)
-    return file, csv_text.Header(file, "--x")
+    rows = [",".join(numbers[i : i + width]) for i in range(0, len(numbers), width)]
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(features)
+    header = csv_text.Header("--x", line.getvalue(), list(features))
+    return io.StringIO("\n".join(rows) + "\n"), header
 
 
 def _write(rows: "predictions.Predictions", path: str) -> None:
@@ -147,7 +145,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
     Raises:
       errors.RunError: it can't be written; that nobody reads stdout any more is no error.
     """
-    is_stdout = path == _STANDARD or _is_stdout(path)
+    is_stdout = path in ("", _STANDARD) or _is_stdout(path)
     progress = printing.LiveLine(sys.stderr)
     try:
         with _output(path, is_stdout=is_stdout) as file:
@@ -156,7 +154,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
                 if progress.is_due() and not (is_stdout and sys.stdout.isatty()):
                     progress.show(f"{rows.rows:,} rows")
     except OSError as error:
-        if is_stdout and error.errno in (errno.EPIPE, errno.EIO):
+        if is_stdout and printing.has_no_reader(1, error):
             return
         name = "stdout:" if is_stdout else f"--output={path} can't be written:"
         raise errors.RunError(f"{name} {error.strerror}") from error
@@ -166,19 +164,21 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
 
 @contextlib.contextmanager
 def _output(path: str, *, is_stdout: bool) -> Iterator[TextIO]:
-    """Opens what is written to; raises OSError."""
-    target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
-    is_file = not is_stdout and (target.is_file() or not target.exists())
-    with contextlib.ExitStack() as stack:
-        writable: int | pathlib.Path = 1 if is_stdout else target
-        if is_file:
-            files.remove_abandoned(target)
-            writable = stack.enter_context(files.replacing(target))
-        file = open(writable, "w", encoding="utf-8", closefd=not is_stdout)  # noqa: SIM115
-        with file:
-            if is_file:
-                fcntl.flock(file, fcntl.LOCK_SH)  # for as long as it is being written
+    """Opens what is written to: stdout, a pipe or device, or what takes the place of a file.
+
+    Raises:
+      OSError: it can't be written to.
+    """
+    if is_stdout or (os.path.exists(path) and not os.path.isfile(path)):
+        place: int | str = 1 if is_stdout else path
+        with open(place, "w", encoding="utf-8", closefd=not is_stdout) as file:
             yield file
+        return
+    target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
+    files.remove_abandoned(target)
+    with files.replacing(target) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        files.mark_as_used(file)
+        yield file
 
 
 def _is_stdout(path: str) -> bool:

@@ -33,14 +33,20 @@ class _Output(io.FileIO):
                 select.select([], [self], [])
             return count
         except OSError as error:
-            is_file = stat.S_ISREG(os.fstat(self.fileno()).st_mode)
+            is_lost = not has_no_reader(self.fileno(), error)
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            if is_file or error.errno not in (errno.EPIPE, errno.EIO):
+            if is_lost:
                 error.filename = self.name
                 raise
             return memoryview(data).nbytes
+
+
+def has_no_reader(descriptor: int, error: OSError) -> bool:
+    """Whether an error means that nobody reads any more, of a pipe or a terminal."""
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    return not is_file and error.errno in (errno.EPIPE, errno.EIO)
 
 
 def open_streams() -> None:

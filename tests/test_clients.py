@@ -1,8 +1,9 @@
-"""An export gives the same numbers in every program that loads it, as its manual says."""
+"""An export gives the same numbers in the programs that load it as their manuals say."""
 
 import ctypes
 import pathlib
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import scale as scale_lib
-from pipeline.run import export, serving
+from pipeline.run import export, export_formats, serving
 from pipeline.training import losses, make_task, task
 from tests import processes
 
@@ -211,7 +212,9 @@ def test_a_format_that_can_not_hold_a_model_is_named(tmp_path: pathlib.Path) -> 
     assert scale.needs_float64
     datasets = _datasets(1, scale=scale)
     trained = _trained("module", datasets)
-    with pytest.raises(errors.InputError, match=r"litert has no float64, .*; use onnx"):
+    with pytest.raises(
+        errors.InputError, match="LiteRT has no float64, which this table needs; use onnx"
+    ):
         export.try_formats(trained, datasets, ["litert"])
     export.try_formats(trained, datasets, ["onnx"])
     with pytest.raises(errors.InputError, match="litert"):
@@ -229,6 +232,21 @@ class _Searching(tf.Module):  # type: ignore[misc]
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         places = tf.searchsorted([0.0, 1.0], tf.reduce_sum(x, axis=1))
         return tf.cast(places, tf.float32) + self.b
+
+
+def test_the_flag_knows_all_formats() -> None:
+    for name in export_formats.FORMATS:
+        config_lib.Config(export_formats=name)
+    with pytest.raises(errors.InputError, match=", ".join(export_formats.FORMATS)):
+        config_lib.Config(export_formats="tflite")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = _datasets(1)
+    for name, package in (("litert", "ai_edge_litert"), ("onnx", "tf2onnx")):
+        monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
+        with pytest.raises(errors.InputError, match=rf"{name} needs .*{package}.*\[export\]"):
+            export.try_formats(_trained("module", datasets), datasets, [name])
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx"])

@@ -58,11 +58,11 @@ def _expected(x: Array) -> Array:
 def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> None:
     """And leaves nothing else."""
     directory = tmp_path / "export"
-    assert (versions.newest(directory), versions.newest_steps(directory)) == (0, None)
+    assert (versions.find(directory), versions.newest_steps(directory)) == (None, None)
     for number, kind in enumerate(("module", "keras", "module"), start=1):
         assert versions.following(directory) == directory / str(number)
         _publish(directory / str(number), _trained(kind), step=7 * number)
-        assert versions.newest(directory) == number
+        assert versions.find(directory) == directory / str(number)
         assert versions.newest_steps(directory) == (7 * number, 7 * number + 2)
     assert sorted(directory.iterdir()) == [directory / "1", directory / "2", directory / "3"]
 

@@ -25,6 +25,12 @@ def _train(logdir: pathlib.Path, **changes: object) -> trainer.Result:
     return trainer.train(config, datasets_lib.load(config))
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What six epochs give in a directory of a usual name."""
+    return _train(tmp_path_factory.mktemp("plain"), epochs=6).report
+
+
 def _content(directory: pathlib.Path) -> dict[pathlib.Path, bytes]:
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
@@ -32,7 +38,7 @@ def _content(directory: pathlib.Path) -> dict[pathlib.Path, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "neighbour"), _NAMES, ids=[name for name, _ in _NAMES])
 def test_every_step_of_a_run_works_in_any_directory(
-    tmp_path: pathlib.Path, name: str, neighbour: str
+    plain: str, tmp_path: pathlib.Path, name: str, neighbour: str
 ) -> None:
     """Training, resuming, starting from it, predicting; and the neighbour stays as it is."""
     _train(tmp_path / neighbour, seed=1)
@@ -40,30 +46,30 @@ def test_every_step_of_a_run_works_in_any_directory(
     run = tmp_path / name / "run"
     _train(tmp_path / name)
     result = _train(tmp_path / name, epochs=6)
-    assert result.report == _train(tmp_path / "plain", epochs=6).report
+    assert result.report == plain
     W = checkpoints.variables(run / "checkpoints" / "ckpt-6")["W"]
     loaded = exported.load(run / "export")
     assert loaded.path.name == "2"
     np.testing.assert_array_equal(loaded.variables()["W"], W[0])
     x = np.float32([[1.0]])
     np.testing.assert_allclose(loaded.predict(x), W + loaded.variables()["b"], rtol=1e-6)
-    for source in (run, run / "export" / "2"):
-        started = f"from_{source.name}"
-        _train(tmp_path / name, initialize_from=str(source), run_name=started)
-        curve = helpers.scalars(tmp_path / name / started / "train")["W"]
-        assert curve[0] == (0, W[0])
+    source = run if name == _NAMES[0][0] else run / "export" / "2"
+    _train(tmp_path / name, initialize_from=str(source), run_name="started")
+    curve = helpers.scalars(tmp_path / name / "started" / "train")["W"]
+    assert curve[0] == (0, W[0])
     assert _content(tmp_path / neighbour) == before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("load_fast", ["true", "false"])
-def test_tensorboard_shows_a_directory_of_any_name(tmp_path: pathlib.Path, load_fast: str) -> None:
+def test_tensorboard_shows_a_directory_of_any_name(tmp_path: pathlib.Path) -> None:
+    """With both of its readers."""
     for name, _ in _NAMES:
         _train(tmp_path / "b[1]\\*" / name)
-    with helpers.tensorboard(tmp_path / "b[1]\\*", f"--load_fast={load_fast}") as board:
-        for name, _ in _NAMES:
-            curve = board.scalars(f"{name}/run/train", "W", points=4)
-            assert [step for step, _ in curve] == [0, 1, 2, 3]
+    for load_fast in ("true", "false"):
+        with helpers.tensorboard(tmp_path / "b[1]\\*", f"--load_fast={load_fast}") as board:
+            for name, _ in _NAMES:
+                curve = board.scalars(f"{name}/run/train", "W", points=4)
+                assert [step for step, _ in curve] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("flag", ["logdir", "data", "initialize_from"])

@@ -28,7 +28,7 @@ class Csv(tables.Table):
         errors.require(is_file, f"{path}: must be a file on disk, which is read several times")
         try:
             with csv_text.open_text(path) as file:
-                self._header = csv_text.Header(file, path)
+                self._header = csv_text.Header.read(file, path)
         except csv_text.ERRORS as error:
             raise csv_text.unreadable(path, error) from error
         self.header = self._header.names
@@ -37,14 +37,12 @@ class Csv(tables.Table):
         self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
     ) -> Iterator[tables.Block]:
         """Reads some columns."""
-        self.check_columns([*numbers, *texts])
-        places = {name: place for place, name in enumerate(self.header)}
-        columns = csv_text.Columns([places[n] for n in numbers], [places[n] for n in texts])
+        columns = self._header.columns(numbers, texts)
         size = os.path.getsize(self.name)
         is_empty, self.dropped = True, 0
         try:
             with csv_text.open_text(self.name) as file:
-                header = csv_text.Header(file, self.name)
+                header = csv_text.Header.read(file, self.name)
                 for text in header.pieces(file):
                     block = self._parse(text, columns, drops_missing)
                     self.part_read, is_empty = _position(file) / size, False

@@ -1,12 +1,15 @@
 """The text of CSV files: what separates cells, where records end, the numbers in them."""
 
+import collections
 import contextlib
 import csv
 import gzip
 import io
 import math
+import re
 import unicodedata
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
@@ -14,12 +17,15 @@ import numpy as np
 from pipeline import errors
 from pipeline.data import tables
 
-ERRORS = (OSError, EOFError, UnicodeDecodeError, csv.Error)  # of a file that can't be read
+# Of a file that can't be read.
+ERRORS = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)
 
 _SEPARATORS = ",;\t|"
 _GZIP = b"\x1f\x8b"
 _MOST_CELLS = 2**20  # of a piece
 _CHARACTERS = 16  # of a cell, about
+_LONGEST, _LONGEST_HEADER = 2**24, 2**20  # characters of a cell, and of a header of several lines
+csv.field_size_limit(_LONGEST)
 
 
 class Columns(NamedTuple):
@@ -35,41 +41,83 @@ class Header:
     Attributes:
       file: What its file is called in messages.
       line: The text of it.
-      count: How many lines there are up to its end.
-      separator: A comma, a semicolon, a tab or a bar.
       names: The names of the columns.
+      separator: A comma, a semicolon, a tab or a bar.
+      count: How many lines there are up to its end.
     """
 
-    def __init__(self, file: TextIO, name: str):
+    def __init__(
+        self, file: str, line: str, names: list[str], *, separator: str = ",", count: int = 1
+    ):
+        """Takes names of any kind."""
+        self.file, self.line, self.names = file, line, names
+        self.separator, self.count = separator, count
+
+    @classmethod
+    def read(cls, file: TextIO, name: str) -> "Header":
         """Reads it from an open file, called `name` in messages.
 
         Raises:
           errors.InputError: it doesn't name each column once in characters that can be printed.
         """
-        self.file, self.line, self.count = name, "", 0
-        while not self.line.strip("\n") or self.line.count('"') % 2:  # a name may have a line break
+        text, count = "", 0
+        while not text.strip("\n") and (line := file.readline()):
+            text, count = line, count + 1
+        while _last_opening(text, _SEPARATORS) >= 0:  # a name has a line break
             line = file.readline()
-            if not line:
-                break
-            self.line, self.count = self.line.lstrip("\n") + line, self.count + 1
-        self.line = self.line.removesuffix("\n")
-        self.separator = max(_SEPARATORS, key=lambda each: len(self.cells(self.line, each)))
-        self.names = [cell.strip() for cell in self.cells(self.line)]
-        _check_names(self.names, name, self.separator)
+            is_closed = line and len(text) < _LONGEST_HEADER
+            errors.require(is_closed, f"{name}: line {count}: a quote is not closed")
+            text, count = text + line, count + 1
+        text = text.removesuffix("\n")
+        separator = max(_SEPARATORS, key=lambda each: len(_cells(text, each)))
+        names = [cell.strip() for cell in _cells(text, separator)]
+        _check_names(names, name, separator)
+        return cls(name, text, names, separator=separator, count=count)
 
-    def cells(self, record: str, separator: str = "") -> list[str]:
+    def columns(self, numbers: Sequence[str], texts: Sequence[str] = ()) -> Columns:
+        """The places of some columns; raises errors.InputError where there is none of a name."""
+        tables.check_columns(self.file, self.names, [*numbers, *texts])
+        places = {name: place for place, name in enumerate(self.names)}
+        return Columns([places[name] for name in numbers], [places[name] for name in texts])
+
+    def cells(self, record: str) -> list[str]:
         """The texts that a record consists of, without their quotes."""
-        return next(csv.reader(io.StringIO(record), delimiter=separator or self.separator), [])
+        return _cells(record, self.separator)
 
     def pieces(self, file: TextIO) -> Iterator[str]:
-        """Some thousand whole records at a time, of the rest of a file."""
+        """Many whole records at a time, of the rest of a file.
+
+        Raises:
+          errors.InputError: a quote is not closed.
+        """
         size = min(tables.ROWS * len(self.names), _MOST_CELLS) * _CHARACTERS
+        before = self.count
         while text := file.read(size):
             text += file.readline()
-            while text.count('"') % 2 and (line := file.readline()):
-                text += line
+            while (opening := _last_opening(text, self.separator)) >= 0:
+                more = file.read(size) + file.readline()
+                if not more or len(text) > size + _LONGEST:
+                    line = before + 1 + text.count("\n", 0, opening)
+                    raise errors.InputError(f"{self.file}: line {line}: a quote is not closed")
+                text += more
             if text.strip("\n"):
                 yield text
+            before += text.count("\n")
+
+    def records(self, text: str) -> list[str]:
+        """The records of a piece; empty lines are none."""
+        if '"' in text:
+            return [record for _, record in self.numbered(text)]
+        return list(filter(None, text.split("\n")))
+
+    def numbered(self, text: str) -> Iterator[tuple[int, str]]:
+        """The records of a piece, each with the number of lines before it."""
+        lines, start = text.split("\n"), 0
+        reader = csv.reader((f"{line}\n" for line in lines), delimiter=self.separator)
+        for cells in reader:
+            if cells:
+                yield start, "\n".join(lines[start : reader.line_num])
+            start = reader.line_num
 
     def parse(self, text: str, columns: Columns) -> tables.Block:
         """Reads columns of a piece, each number as numpy.loadtxt does.
@@ -138,26 +186,20 @@ def open_text(path: str) -> Iterator[TextIO]:
             yield text
 
 
-def records(text: str) -> list[str]:
-    """The records of a piece; empty lines are none."""
-    if '"' in text:
-        return [record for _, record in numbered(text)]
-    return list(filter(None, text.split("\n")))
+def _cells(record: str, separator: str) -> list[str]:
+    return next(csv.reader(io.StringIO(record), delimiter=separator), [])
 
 
-def numbered(text: str) -> Iterator[tuple[int, str]]:
-    """The records of a piece, each with the number of lines before it; cells may have several."""
-    record, start = "", 0
-    for count, line in enumerate(text.split("\n"), start=1):
-        record += line
-        if record.count('"') % 2:
-            record += "\n"
-            continue
-        if record:
-            yield start, record
-        record, start = "", count
-    if record:
-        yield start, record
+def _last_opening(text: str, separators: str) -> int:
+    """Where the last cell in quotes begins; -1 where there is none, or it is closed.
+
+    Quotes count only at the beginning of a cell, and two of them in it stand for one.
+    """
+    if '"' not in text:
+        return -1
+    quoted = rf'(?:^|(?<=[{separators}\n]))"[^"]*(?:""[^"]*)*("?)'
+    last = collections.deque(re.finditer(quoted, text), maxlen=1)
+    return last[0].start() if last and not last[0][1] else -1
 
 
 def unreadable(name: str, error: Exception) -> errors.InputError:

@@ -59,18 +59,22 @@ class Table(abc.ABC):
 
     def check_columns(self, names: Sequence[str], *, flag: str = "") -> None:
         """Raises errors.InputError if it lacks a column, or --<flag> names one twice."""
-        asked_by = f" (--{flag})" if flag else ""
-        known = set(self.header)
-        missing = next((name for name in names if name not in known), None)
-        errors.require(
-            missing is None,
-            f"{self.name}: has no column {missing!r}{asked_by}; its columns are "
-            f"{short.repr(self.header)}",
-        )
-        is_unique = len(set(names)) == len(names)
-        errors.require(
-            is_unique, f"--{flag} must name each column once; received {short.repr(list(names))}"
-        )
+        check_columns(self.name, self.header, names, flag=flag)
+
+
+def check_columns(table: str, header: list[str], names: Sequence[str], *, flag: str = "") -> None:
+    """Raises errors.InputError if a table lacks a column, or --<flag> names one twice."""
+    asked_by = f" (--{flag})" if flag else ""
+    known = set(header)
+    missing = next((name for name in names if name not in known), None)
+    errors.require(
+        missing is None,
+        f"{table}: has no column {missing!r}{asked_by}; its columns are {short.repr(header)}",
+    )
+    errors.require(
+        len(set(names)) == len(names),
+        f"--{flag} must name each column once; received {short.repr(list(names))}",
+    )
 
 
 class Files(Table):

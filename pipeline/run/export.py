@@ -44,18 +44,24 @@ def publish(
     Raises:
       errors.InputError: the model can't be written in one of the formats.
       errors.RunError: reloaded, it predicts something else than the live model.
+      OSError: it can't be written at all.
     """
+    errors.require(
+        "litert" not in formats or not datasets.scale or not datasets.scale.needs_float64,
+        "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
+    )
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
         x = _save(trained, unfinished, datasets, units)
-        errors.require(
-            "litert" not in formats or x.dtype == tf.float32,
-            "--export_formats=litert has no float64, which it takes to tell the numbers in this "
-            "table apart; use onnx",
-        )
-        serving.write_warm_up(unfinished, x)
+        (unfinished / versions.DESCRIPTION.parent).mkdir()
         results.write_json(unfinished / versions.DESCRIPTION, description)
-        _verify(unfinished, trained, datasets, formats)
+        serving.write_warm_up(unfinished, x)
+        saved, sample = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
+        given = (datasets.scale.inputs(sample) if datasets.scale else sample).astype(saved.dtype)
+        _compare("the SavedModel", saved.predict, _live(trained, datasets), [given])
+        for name in formats:
+            predict = export_formats.write(name, unfinished)
+            _compare(f"--export_formats={name}", predict, saved.predict, _unusual(given))
 
 
 def try_formats(
@@ -86,7 +92,8 @@ def _save(
     has_one_feature = count == 1
     x = tf.TensorSpec([None] if has_one_feature else [None, count], scale.dtype, "x")
 
-    @tf.function(input_signature=[x])  # type: ignore[untyped-decorator]
+    # The model's own calls are converted by AutoGraph; the rest need not be, which takes a while.
+    @tf.function(input_signature=[x], autograph=False)  # type: ignore[untyped-decorator]
     def serve(x: tf.Tensor) -> tf.Tensor:
         x = tf.ensure_shape(x, [None] if has_one_feature else [None, count])  # signatures do not
         standardized = scale.standardized(x[:, None] if has_one_feature else x)
@@ -98,7 +105,7 @@ def _save(
     if units:
         (numbers,) = units.to_units(trained.numbers().numpy()[None])
         served.shown = {n: tf.Variable(v) for n, v in trained.by_variable(numbers).items()}
-    # LiteRT's first interpreter and the C library take the first signature by name.
+    # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
     signatures = {"serving_default": predict, exported.VARIABLES: _giving(served.shown)}
     tf.saved_model.save(served, str(path), signatures=signatures)
     return x
@@ -107,7 +114,7 @@ def _save(
 def _giving(variables: Mapping[str, tf.Variable]) -> Any:
     """The function that returns variables; one of a single number as a scalar."""
 
-    @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[], autograph=False)  # type: ignore[untyped-decorator]
     def shaped() -> dict[str, tf.Tensor]:
         return {
             name: tf.reshape(variable, [] if variable.shape.num_elements() == 1 else variable.shape)
@@ -147,31 +154,14 @@ class _InGraph(tf.Module):  # type: ignore[misc]
         return (tf.cast(y, self.dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
 
 
-def _verify(
-    path: pathlib.Path, trained: task.Task, datasets: datasets_lib.Datasets, formats: Sequence[str]
-) -> None:
-    """Raises unless all that was written predicts what the model predicts; writes the formats."""
-    saved, scale = exported.Exported(path), datasets.scale
-    x = datasets.train.x[:_SAMPLE]
-    sample: Array = scale.inputs(x) if scale else x
-    live = _live(trained, scale, sample.shape[1])
-    _compare(path, saved.predict, live, [sample.astype(saved.dtype)])
-    for name in formats:
-        predict = export_formats.write(name, path)
-        takes_one = saved.num_features is None
-        predict_rows = lambda x, p=predict, one=takes_one: p(x[:, 0] if one else x)  # noqa: E731
-        _compare(path / name, predict_rows, live, _unusual(sample.astype(saved.dtype)))
-
-
-def _live(
-    trained: task.Task, scale: scale_lib.Scale | None, num_features: int
-) -> Callable[[Array], Array]:
+def _live(trained: task.Task, datasets: datasets_lib.Datasets) -> Callable[[Array], Array]:
     """What predicts y from x [N, D] in the units of the data, with the model in memory."""
     # As a graph, too: the rounding of 16-bit layers depends on that.
-    x = tf.TensorSpec([None, num_features], tf.float32)
+    x = tf.TensorSpec([None, len(datasets.features)], tf.float32)
     predict = tf.function(trained.predict, [x], autograph=False)
 
     def live(x: Array) -> Array:
+        scale = datasets.scale
         if scale is None:
             return np.asarray(predict(x))
         return scale.labels(predict(scale.standardized(x).astype(np.float32)).numpy())
@@ -188,7 +178,7 @@ def _unusual(sample: Array) -> Iterator[Array]:
 
 
 def _compare(
-    path: pathlib.Path,
+    what: str,
     predict: Callable[[Array], Array],
     live: Callable[[Array], Array],
     inputs: Iterable[Array],
@@ -202,6 +192,6 @@ def _compare(
             found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * size, equal_nan=True
         ):
             raise errors.RunError(
-                f"{path}: what was exported does not predict what the model predicts (largest "
+                f"{what} does not predict what the model predicts (largest "
                 f"difference {np.abs(found - expected).max()}); it was not exported"
             )

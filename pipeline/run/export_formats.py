@@ -10,12 +10,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import errors, tf_runtime
+from pipeline.run import exported
 
 Array = npt.NDArray[np.floating[Any]]
 
 
 class Format(NamedTuple):
-    """One of them."""
+    """How a format is written and run."""
 
     file: str  # beside the SavedModel
     write: Callable[[pathlib.Path, pathlib.Path], None]  # from a SavedModel, to a file
@@ -65,17 +66,18 @@ FORMATS = {
 
 
 def write(name: str, saved_model: pathlib.Path) -> Callable[[Array], Array]:
-    """Writes a format beside a SavedModel, and returns what predicts with it.
+    """Writes a format beside a SavedModel; returns what predicts y with it from x [N, D].
 
     Raises:
       errors.InputError: a package is missing, or the format has no word for a part of the model.
     """
     format_ = FORMATS[name]
     target = saved_model / format_.file
+    takes_one = exported.Exported(saved_model).num_features is None
 
     def predict(x: Array) -> Array:
         with _explained(name), tf_runtime.quiet_stderr():
-            return format_.predict(target, x)
+            return format_.predict(target, x[:, 0] if takes_one else x)
 
     with _explained(name), tf_runtime.quiet_stderr():
         format_.write(saved_model, target)

@@ -20,7 +20,11 @@ class Exported:
     """A SavedModel that predicts y from x."""
 
     def __init__(self, path: pathlib.Path):
-        """Loads the SavedModel at `path`; raises errors.InputError if it is none of ours."""
+        """Loads the SavedModel at `path`.
+
+        Raises:
+          errors.InputError: there is none whose signature serving_default maps x to y.
+        """
         self.path = path
         try:
             with files.without_pattern(path) as readable:
@@ -33,8 +37,8 @@ class Exported:
             ) from error
         errors.require(
             is_from_x_to_y,
-            f"{path}: is no SavedModel whose signature serving_default maps x (float32, [None] or "
-            "[None, D]) to y (float32, [None] or [None, C])",
+            f"{path}: is no SavedModel whose signature serving_default maps x (floats, [None] or "
+            "[None, D]) to y (floats, [None] or [None, C])",
         )
         inputs = self._serve.structured_input_signature[1]["x"]
         self.dtype, shape = inputs.dtype.as_numpy_dtype, inputs.shape
@@ -98,12 +102,10 @@ def load(path: pathlib.Path) -> Exported:
     Raises:
       errors.InputError: there is no SavedModel.
     """
-    if (path / "saved_model.pb").is_file():
-        return Exported(path)
-    newest = versions.newest(path)
-    errors.require(
-        newest,
-        f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
-        "logs/<run>/export; found neither",
-    )
-    return Exported(path / str(newest))
+    version = versions.find(path)
+    if version is None:
+        raise errors.InputError(
+            f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
+            "logs/<run>/export; found neither"
+        )
+    return Exported(version)

@@ -23,7 +23,7 @@ def initialize(
       errors.InputError: there is none, or it has other variables, or some that are not finite.
     """
     path, its_scale = pathlib.Path(source), None
-    if (path / "saved_model.pb").is_file() or versions.newest(path):
+    if versions.find(path):
         arrays = exported.load(path).variables()
     else:
         run = run_dir.RunDir(path)

@@ -18,7 +18,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 class Predictions:
-    """What a model predicts of a table, which is read once and held in pieces.
+    """What a model predicts of a table, of which it holds a piece at a time.
 
     Attributes:
       rows: How many have been read.
@@ -44,22 +44,25 @@ class Predictions:
         self.rows, self.skipped, self.first_skipped = 0, 0, ""
 
     def texts(self) -> Iterator[str]:
-        """The result, some thousand rows at a time; each is as it was read, with y behind it.
+        """The header, then many rows at a time, each as it was read and with y behind it.
 
         Raises:
-          errors.InputError: a row can't be used, and none is to be skipped.
+          errors.InputError: the file can't be read; or a row can't be used, and none is to be
+            skipped; or the model can't predict.
         """
-        separator = self._header.separator
         is_empty = True
-        for records, x in self._blocks():
-            y = self._model.predict(x)
-            if is_empty:
-                yield self._first_line(y)
-            is_empty = False
-            yield _lines(records, y, separator)
-        if is_empty:
-            features = self._inputs.count
-            yield self._first_line(self._model.predict(np.zeros((1, features), np.float32)))
+        try:
+            for records, x in self._blocks():
+                y = self._model.predict(x)
+                if is_empty:
+                    yield self._first_line(y)
+                is_empty = False
+                yield _lines(records, y, self._header.separator)
+        except csv_text.ERRORS as error:
+            raise csv_text.unreadable(self._header.file, error) from error
+        if is_empty:  # the names are as many as the model has outputs
+            zeros = np.zeros((1, self._inputs.count), np.float32)
+            yield self._first_line(self._model.predict(zeros))
 
     def _first_line(self, y: Array) -> str:
         """The header with names for the columns of y [N] or [N, C]."""
@@ -74,23 +77,17 @@ class Predictions:
     def _blocks(self) -> Iterator[tuple[list[str], Array]]:
         """Records and the inputs [N, D] that they give."""
         line = self._header.count + 1
-        for text in self._pieces():
-            records = csv_text.records(text)
+        for text in self._header.pieces(self._file):
+            records = self._header.records(text)
             self.rows += len(records)
             try:
                 x = self._inputs.of(text, len(records))
             except ValueError:
-                rows = [(line + before, record) for before, record in csv_text.numbered(text)]
+                rows = [(line + before, record) for before, record in self._header.numbered(text)]
                 records, x = self._usable(rows)
             line += text.count("\n")
             if records:
                 yield records, x
-
-    def _pieces(self) -> Iterator[str]:
-        try:
-            yield from self._header.pieces(self._file)
-        except csv_text.ERRORS as error:
-            raise csv_text.unreadable(self._header.file, error) from error
 
     def _usable(self, rows: list[tuple[int, str]]) -> tuple[list[str], Array]:
         """The usable ones of some records with their lines, found by halves, and their inputs."""
@@ -106,10 +103,11 @@ class Predictions:
         return first[0] + second[0], np.concatenate([first[1], second[1]])
 
     def _skip(self, line: int, record: str) -> None:
-        problem = f"{self._header.file}: line {line}{self._inputs.problem(record)}"
-        errors.require(self._skips, f"{problem}; leave such rows out with --on_error=skip")
-        self.first_skipped = self.first_skipped or problem
         self.skipped += 1
+        if self.skipped == 1:
+            problem = f"{self._header.file}: line {line}{self._inputs.problem(record)}"
+            errors.require(self._skips, f"{problem}; leave such rows out with --on_error=skip")
+            self.first_skipped = problem
 
 
 class _Inputs:
@@ -136,17 +134,8 @@ class _Inputs:
                 self._texts.setdefault(column, []).append(text)
             else:
                 numbers.append(feature)
-        missing = next((each for each in numbers if each not in columns), None)
-        errors.require(
-            missing is None,
-            f"{header.file}: has no column {missing!r}; its columns are "
-            f"{textwrap.shorten(', '.join(columns), 200)}",
-        )
         self._numbers = numbers
-        places = {name: place for place, name in enumerate(columns)}
-        self._columns = csv_text.Columns(
-            [places[name] for name in numbers], [places[name] for name in self._texts]
-        )
+        self._columns = header.columns(numbers, list(self._texts))
         self.count = len(self._features)
 
     def of(self, text: str, count: int) -> Array:
@@ -212,7 +201,7 @@ def _lines(records: list[str], y: Array, separator: str) -> str:
 
 
 def _in_few_digits(y: Array) -> Float64:
-    """Numbers of which nine digits are as few as tell y, in float32, apart from its neighbours."""
+    """Rounds float32 to seven or eight digits where those read back as the same number."""
     exact = y.astype(np.float64)
     if y.dtype != np.float32:
         return exact

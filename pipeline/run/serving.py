@@ -14,7 +14,7 @@ _KEY, _VALUE = 1, 2  # of an entry of a map
 
 
 def write_warm_up(saved_model: pathlib.Path, x: tf.TensorSpec) -> None:
-    """Writes a request of one row of zeros, with which a server tries a model that it has loaded.
+    """Writes a request of one row of zeros, which a server makes when it has loaded the model.
 
     The messages are those of tensorflow_serving/apis (prediction_log.proto, predict.proto and
     model.proto), of which this writes so little that their package is not needed.
@@ -23,9 +23,7 @@ def write_warm_up(saved_model: pathlib.Path, x: tf.TensorSpec) -> None:
     entry = _field(_KEY, x.name.encode()) + _field(_VALUE, zeros.SerializeToString())
     model = _field(_SIGNATURE_NAME, b"serving_default")
     request = _field(_MODEL, model) + _field(_INPUTS, entry)
-    path = saved_model / WARM_UP
-    path.parent.mkdir(exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as file:
+    with tf.io.TFRecordWriter(str(saved_model / WARM_UP)) as file:
         file.write(_field(_LOG_PREDICT, _field(_REQUEST, request)))
 
 

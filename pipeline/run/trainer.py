@@ -216,6 +216,7 @@ class _Trainer:
         if exported.model != self._exported_step() or self._lacks_formats():
             self._export(final)
             self._say_what_next()
+        self._remove_old_exports()
         return result
 
     def _exported_step(self) -> int:
@@ -387,7 +388,6 @@ class _Trainer:
             units=self._evaluator.units,
             formats=self._config.formats,
         )
-        versions.remove_old(self.run_dir.export, keep=self._config.export_versions_to_keep)
         exported = str(version.relative_to(self.run_dir.path))
         fits = {
             f"{part}, {who}": fit._asdict()
@@ -395,6 +395,10 @@ class _Trainer:
             for part, fit in parts.items()
         }
         self._write_result("trained", export=exported, **final._asdict(), fits=fits)
+        self._remove_old_exports()
+
+    def _remove_old_exports(self) -> None:
+        versions.remove_old(self.run_dir.export, keep=self._config.export_versions_to_keep)
 
     def _description(self, step: int, final: evaluation.Evaluation) -> dict[str, Any]:
         """What the export says of the model of a step, and of where it came from."""

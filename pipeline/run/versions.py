@@ -18,10 +18,13 @@ class Steps(NamedTuple):
     last: int  # the step at which the run had come to its end
 
 
-def newest(directory: pathlib.Path) -> int:
-    """The highest number of a SavedModel in a directory of versions, or 0."""
-    names = [path.parent.name for path in directory.glob("*/saved_model.pb") if path.is_file()]
-    return max((int(name) for name in names if re.fullmatch("[1-9][0-9]*", name)), default=0)
+def find(path: pathlib.Path) -> pathlib.Path | None:
+    """A SavedModel itself, or the newest in a directory of versions; None if there is none."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    found = [each.parent for each in path.glob("*/saved_model.pb") if each.is_file()]
+    numbered = [each for each in found if re.fullmatch("[1-9][0-9]*", each.name)]
+    return max(numbered, key=lambda each: int(each.name), default=None)
 
 
 def following(directory: pathlib.Path, *others: pathlib.Path) -> pathlib.Path:
@@ -37,7 +40,9 @@ def following(directory: pathlib.Path, *others: pathlib.Path) -> pathlib.Path:
 
 def description(path: pathlib.Path) -> dict[str, Any] | None:
     """What a version, or the newest of a directory, says of itself; None if it says nothing."""
-    version = path if (path / "saved_model.pb").exists() else path / str(newest(path))
+    version = find(path)
+    if version is None:
+        return None
     try:
         found = json.loads((version / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError):
@@ -55,7 +60,11 @@ def newest_steps(directory: pathlib.Path) -> Steps | None:
 
 
 def remove_old(directory: pathlib.Path, *, keep: int) -> None:
-    """Removes all but the newest versions that say where they came from; 0 keeps all."""
+    """Removes all but the newest versions that say where they came from; 0 keeps all.
+
+    Raises:
+      OSError: one can't be removed.
+    """
     own = [path.parents[1] for path in directory.glob(f"*/{DESCRIPTION}")]
     numbered = sorted((path for path in own if path.name.isdecimal()), key=lambda p: int(p.name))
     for path in numbered[:-keep] if keep else ():
