@@ -28,6 +28,12 @@ from tests import processes
 
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
 
+# A run that trains for about two seconds, in steps of some 60 us, and saves often.
+SLOW = (
+    *("--num_examples=50000", "--epochs=30000"),
+    *("--checkpoint_every=3000", "--summary_every=1"),
+)
+
 
 def start(module: str, *arguments: object, cwd: pathlib.Path) -> processes.Process:
     """Starts an entry point as a user would."""
@@ -46,6 +52,24 @@ def finish(
 def call(module: str, *arguments: object, cwd: pathlib.Path) -> "subprocess.CompletedProcess[str]":
     """Runs an entry point to its end."""
     return finish(start(module, *arguments, cwd=cwd))
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Asks again and again until something is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def saved_steps(run: pathlib.Path) -> list[int]:
+    """The steps of the checkpoints of a run, ascending."""
+    return sorted(int(path.stem[5:]) for path in run.glob("checkpoints/ckpt-*.index"))
+
+
+def newest(run: pathlib.Path) -> int:
+    """The step of the newest checkpoint of a run, -1 where there is none."""
+    return max(saved_steps(run), default=-1)
 
 
 def answers(commands: list[list[str]], *, cwd: pathlib.Path) -> list[tuple[Any, str, str]]:

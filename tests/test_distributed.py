@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -147,34 +145,24 @@ def test_training_ends_early_for_all_at_the_same_epoch(together: pathlib.Path) -
     assert versions.newest_steps(together / "logs" / "ending-early-2" / "export") == alone
 
 
-def _wait_for(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     """One after the other in one run, which goes on each time from where it was."""
     train = ("pipeline.train", "--run_name=run", "--epochs=1000000", "--checkpoint_secs=1")
     run = tmp_path / "logs" / "run"
 
-    def saved() -> int:
-        return max((int(p.stem[5:]) for p in run.glob("checkpoints/ckpt-*.index")), default=0)
-
     both = _start_all(2, *train, cwd=tmp_path)
-    _wait_for(saved)
+    helpers.wait_for(lambda: helpers.newest(run) > 0, 90)
     both[1].send_signal(signal.SIGINT)
     results = [helpers.finish(process) for process in both]
     assert [result.returncode for result in results] == [130, 130]
     for result in results:
         assert result.stderr.splitlines()[-1].startswith("train: stopped by SIGINT; resume with: ")
-    step = saved()
+    step = helpers.newest(run)
     assert f"at step {step:,} " not in results[0].stdout
     assert results[1].stdout == ""
 
     both = _start_as_users_do(*train, "--peer_timeout_secs=12", cwd=tmp_path)
-    _wait_for(lambda: saved() > step)
+    helpers.wait_for(lambda: helpers.newest(run) > step, 90)
     both[1].send_signal(signal.SIGSTOP)
     first = helpers.finish(both[0])
     both[1].send_signal(signal.SIGCONT)
