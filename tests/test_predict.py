@@ -245,7 +245,7 @@ def test_rows_that_can_not_be_used_are_left_out_and_counted(exports: pathlib.Pat
     )
 
 
-_ROWS = 1_500_000
+_ROWS = 800_000
 _MAKE = r"""
 BEGIN {
   print "id,x,note"
@@ -277,7 +277,7 @@ def awk(exports: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.slow
 def test_a_filter_takes_no_more_memory_for_more_rows(awk: pathlib.Path) -> None:
-    """Not 100 MB more of addresses than for one; each row of 60 MB keeps its text.
+    """Not 100 MB more of addresses than for one; each row of 30 MB keeps its text.
 
     But for the last one, which is left out, by its line.
     """
