@@ -60,7 +60,7 @@ def publish(
         given = (datasets.scale.inputs(sample) if datasets.scale else sample).astype(saved.dtype)
         _compare("the SavedModel", saved.predict, _live(trained, datasets), [given])
         for name in formats:
-            predict = export_formats.write(name, unfinished)
+            predict = export_formats.write(name, saved)
             _compare(f"--export_formats={name}", predict, saved.predict, _unusual(given))
 
 

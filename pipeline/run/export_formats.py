@@ -65,22 +65,21 @@ FORMATS = {
 }
 
 
-def write(name: str, saved_model: pathlib.Path) -> Callable[[Array], Array]:
+def write(name: str, saved: exported.Exported) -> Callable[[Array], Array]:
     """Writes a format beside a SavedModel; returns what predicts y with it from x [N, D].
 
     Raises:
       errors.InputError: a package is missing, or the format has no word for a part of the model.
     """
     format_ = FORMATS[name]
-    target = saved_model / format_.file
-    takes_one = exported.Exported(saved_model).num_features is None
+    target, takes_one = saved.path / format_.file, saved.num_features is None
 
     def predict(x: Array) -> Array:
         with _explained(name), tf_runtime.quiet_stderr():
             return format_.predict(target, x[:, 0] if takes_one else x)
 
     with _explained(name), tf_runtime.quiet_stderr():
-        format_.write(saved_model, target)
+        format_.write(saved.path, target)
     return predict
 
 
