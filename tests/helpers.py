@@ -63,8 +63,16 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def saved_steps(run: pathlib.Path) -> list[int]:
-    """The steps of the checkpoints of a run, ascending."""
-    return sorted(int(path.stem[5:]) for path in run.glob("checkpoints/ckpt-*.index"))
+    """The steps of the checkpoints of a run, ascending.
+
+    TensorFlow writes an index in place, after all else: while it is empty, it is being written.
+    """
+    found = []
+    for path in run.glob("checkpoints/ckpt-*.index"):
+        with contextlib.suppress(FileNotFoundError):  # an old one, which is removed meanwhile
+            if path.stat().st_size:
+                found.append(int(path.stem[5:]))
+    return sorted(found)
 
 
 def newest(run: pathlib.Path) -> int:

@@ -4,7 +4,6 @@ import json
 import pathlib
 import re
 import signal
-import time
 from typing import Any
 
 import numpy as np
@@ -297,10 +296,7 @@ def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
     flags = (*flags, "--validation_fraction=0.1", "--optimizer=adam")
     logs = folder / "logs"
     process = helpers.start("train", *flags, "--run_name=killed", cwd=folder)
-    end = time.monotonic() + 60
-    while not list(logs.glob("killed/checkpoints/ckpt-[12]000.index")):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    helpers.wait_for(lambda: helpers.newest(logs / "killed") > 0)
     process.send_signal(signal.SIGKILL)
     helpers.finish(process)
     result = helpers.call("train", *flags, "--run_name=killed", cwd=folder)
