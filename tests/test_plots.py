@@ -174,10 +174,29 @@ def test_no_text_leaves_the_picture(num_features: int) -> None:
     fit = plots.fit(sample, sample.inputs[:, 0], loss=1e18, title="Before training")
     figures = plots.data(sample), fit, plots.values(_rows(5, len(values)), values, truth=None)
     for figure in figures:
-        plots.png(figure)  # which arranges it
-        drawn = figure.get_tightbbox()  # in inches
-        assert (drawn.min >= 0).all()
-        assert (drawn.max <= figure.get_size_inches()).all()
+        _check_nothing_is_cut_off(figure)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-9e4, 1e4), (-1.1e-3, -1e-3), (12345.6, 12347.1), (-8000.5, -8000.1), (-1e30, 1e-30)],
+)
+def test_no_number_leaves_the_picture(low: float, high: float) -> None:
+    """However many digits it takes."""
+    y = np.linspace(low, high, 2000).astype(np.float32)
+    sample = _sample(3000)._replace(y=y)
+    for figure in (
+        plots.fit(sample, y[:201], loss=1e18, title="Before training"),
+        plots.values(_rows(2000)._replace(values=np.stack([y, y], 1)), ("W", "b"), truth=None),
+    ):
+        _check_nothing_is_cut_off(figure)
+
+
+def _check_nothing_is_cut_off(figure: Figure) -> None:
+    plots.png(figure)  # which arranges it
+    drawn = figure.get_tightbbox()  # in inches
+    assert (drawn.min >= 0).all()
+    assert (drawn.max <= figure.get_size_inches()).all()
 
 
 def test_a_legend_of_many_lines_is_beside_them() -> None:
