@@ -25,7 +25,6 @@ matplotlib.rcParams.update(
         "axes.formatter.limits": (-4, 5),  # beyond them an axis has a power of ten
         "axes.titlesize": "medium",
         "axes.prop_cycle": _STYLES * matplotlib.rcParams["axes.prop_cycle"],
-        "figure.constrained_layout.use": True,
         # 640 x 480 pixels, with letters that can be read at half the size, as in TensorBoard.
         "figure.figsize": (4.8, 3.6),
         "figure.dpi": 400 / 3,
@@ -103,7 +102,7 @@ def png(figure: Figure) -> bytes:
 def data(sample: Sample) -> Figure:
     """The examples: y against each of the first features, two in a row."""
     shown = min(sample.x.shape[1], _MOST_FEATURES)
-    figure = Figure()
+    figure = Figure(layout="constrained")
     shape = (shown + 1) // 2, min(shown, 2)
     grid = figure.subplots(*shape, squeeze=False, sharey=True).ravel()
     for i, axes in enumerate(grid[:shown]):
@@ -214,7 +213,7 @@ def _around(values: Values) -> Values:
 
 
 def _axes(title: str) -> tuple[Figure, Any]:
-    figure = Figure(layout="none")
+    figure = Figure()
     return figure, figure.subplots(gridspec_kw=_MARGINS, subplot_kw={"title": title})
 
 
