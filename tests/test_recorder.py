@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
+from pipeline.reporting import plots
 from pipeline.training import evaluation, hooks, losses, metrics, task
 from tests import helpers
 
@@ -26,6 +27,15 @@ def _feed(recording: helpers.Recording, last_step: int, *, at_a_time: int = 4096
 def _steps(directory: pathlib.Path) -> dict[str, list[int]]:
     """The steps of each scalar."""
     return {tag: [s for s, _ in curve] for tag, curve in helpers.scalars(directory).items()}
+
+
+@pytest.fixture(autouse=True)
+def _blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves pictures blank: here they need only be recorded, and drawing takes most of the time.
+
+    What is drawn is tested in test_plots and test_image_logger.
+    """
+    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
 
 
 @pytest.fixture

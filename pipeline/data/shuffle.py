@@ -22,8 +22,9 @@ def shuffled(positions: tf.Tensor, *, count: int, seed: int, epochs: tf.Tensor) 
     2**32 and epochs [K] int64, returns [K, B] int32; for one epoch a permutation of the positions.
     """
     bases = math.isqrt(count - 1) + 1, -(-count // (math.isqrt(count - 1) + 1))
+    words = tf.constant([_word(round_) for round_ in range(_ROUNDS)], tf.uint32)[:, None, None]
     epoch = tf.cast(epochs, tf.uint32)[:, None]
-    keys = [_mixed(_mixed(epoch + _word(round_)) ^ _word(seed)) for round_ in range(_ROUNDS)]
+    keys = tf.unstack(_mixed(_mixed(epoch + words) ^ tf.constant(_word(seed), tf.uint32)))
 
     def enciphered(numbers: tf.Tensor) -> tf.Tensor:
         digits = [numbers // bases[1], numbers % bases[1]]
@@ -43,9 +44,9 @@ def shuffled(positions: tf.Tensor, *, count: int, seed: int, epochs: tf.Tensor) 
     return tf.while_loop(is_any_left, encipher_once_more, [positions, everything])[0]
 
 
-def _word(number: int) -> tf.Tensor:
+def _word(number: int) -> int:
     """A well mixed constant for a small number: a multiple of 2**32 over the golden ratio."""
-    return tf.constant((number + 1) * 0x9E3779B9 % 2**32, tf.uint32)
+    return (number + 1) * 0x9E3779B9 % 2**32
 
 
 def _mixed(words: tf.Tensor) -> tf.Tensor:
