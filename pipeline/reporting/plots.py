@@ -214,7 +214,9 @@ def _around(values: Values) -> Values:
 
 def _axes(title: str) -> tuple[Figure, Any]:
     figure = Figure()
-    return figure, figure.subplots(gridspec_kw=_MARGINS, subplot_kw={"title": title})
+    axes = figure.subplots(gridspec_kw=_MARGINS)
+    axes.set_title(title, y=1.06)  # above the power of ten that the axis of y may have
+    return figure, axes
 
 
 def _legend(axes: Any) -> None:
