@@ -35,7 +35,7 @@ def _blank(monkeypatch: pytest.MonkeyPatch) -> None:
 
     What is drawn is tested in test_plots and test_image_logger.
     """
-    monkeypatch.setattr(plots, "png", lambda figure: b"a picture")
+    monkeypatch.setattr(plots, "png", lambda _: b"a picture")
 
 
 @pytest.fixture
