@@ -97,9 +97,7 @@ class Config:
         choices=_OPTIMIZERS,
     )
     clip_norm: float = _field(
-        0.0,
-        "Scale the gradient of a step to this norm where it is larger; 0 leaves it.",
-        at_least=0,
+        0.0, "Clip the global norm of the gradients to this; 0 does not clip.", at_least=0
     )
     schedule: str = _field(
         "constant",
@@ -128,7 +126,8 @@ class Config:
     )
     jit_compile: str = _field(
         "auto",
-        "Compile the training step with XLA; 'auto' does where that is known to be faster.",
+        "Compile the training step with XLA; 'auto' does, unless the step is known to be slower "
+        "with it (a line says so), or on a CPU with --loop=fit, as Keras does.",
         choices=("auto", "true", "false"),
     )
     run_eagerly: bool = _field(
@@ -136,7 +135,8 @@ class Config:
     )
     seed: int = _field(
         0,
-        "Seed of the noise, the order of the examples and the choice of validation rows.",
+        "Seed of the model's initial weights and dropout, of synthetic data, of the order of the "
+        "examples, and of the choice of validation rows.",
         at_least=0,
         at_most=2**32 - 1,
     )
@@ -196,13 +196,13 @@ class Config:
     )
     categorical: str = _field(
         "",
-        "Those of them that hold texts, separated by commas: each text becomes a feature that is "
-        "1 or 0, such as city=Paris.",
+        "Feature columns that hold texts, separated by commas: each different text becomes a "
+        "feature that is 1 or 0, such as city=Paris.",
         may_sweep=False,
     )
     missing: str = _field(
         "refuse",
-        "What to do with rows in which a value is missing.",
+        "What to do where a value is missing: 'refuse' the table, or 'drop' the row.",
         choices=("refuse", "drop"),
         may_sweep=False,
     )
@@ -238,7 +238,7 @@ class Config:
     checkpoint_secs: float = _field(10.0, "Seconds between checkpoints.", above=0, may_change=True)
     peer_timeout_secs: int = _field(
         60,
-        "Of several workers (TF_CONFIG): seconds to wait for one that does not start, or answer.",
+        "With several workers (TF_CONFIG): seconds to wait for another to start, or to answer.",
         at_least=1,
         at_most=86400,
         **_PLACE,

@@ -44,7 +44,7 @@ class StoppedError(PipelineError):
 
 
 class DivergedError(PipelineError):
-    """The loss or a value of the model became infinite or NaN."""
+    """Training diverged: the loss or a variable is not finite, or the loss has risen too far."""
 
     exit_code = 3
 

@@ -54,8 +54,8 @@ class Outcome(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The training loss, by which outcomes are ordered."""
-        return self.result.evaluation.train["loss"] if self.result else math.inf
+        """The validation or else training loss, by which outcomes are ordered."""
+        return self.result.evaluation.decisive if self.result else math.inf
 
 
 def combinations() -> list[config_lib.Config]:
@@ -215,7 +215,7 @@ def _print_table(outcomes: list[Outcome]) -> None:
 
 
 def _write_table(outcomes: list[Outcome]) -> None:
-    """Writes the same to sweep.csv, with the settings that differ in columns of their own."""
+    """Writes sweep.csv: of each run the settings that differ, the outcome, losses and metrics."""
     settings = [outcome.config.compared for outcome in outcomes]
     every = dict.fromkeys(name for each in settings for name in each)
     names = [name for name in every if len({str(each.get(name)) for each in settings}) > 1]

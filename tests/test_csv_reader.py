@@ -105,7 +105,7 @@ def _bad_files() -> Iterator[Any]:
         yield pytest.param(content, ["line 3", "'b'", repr(cell)], id=f"cell {cell!r}")
     for cell in ("", " ", "NaN", "NA", "n/a", "null", "None", "?"):
         content = f"{_GOOD}{_GOOD[6:]}".replace("5", cell)
-        words = ["line 3, column 'b': is missing", "2 rows in all", "--missing=drop"]
+        words = ["line 3, column 'b': the value is missing", "values: 2;", "--missing=drop"]
         yield pytest.param(content, words, id=f"missing {cell!r}")
     yield pytest.param(
         "city,b,kind\nOslo,2,flat\nBonn,x,house\n",
@@ -146,7 +146,7 @@ def test_bad_file_costs_one_line_that_says_where(
         pytest.param("a,b,y\n1,2,x\n4,5\n", ["line 3", "2 cells", "3"], id="short row"),
         pytest.param("a,b,y\n1,2,3\n4,5,6,7\n", ["line 3", "4 cells", "3"], id="long row"),
         pytest.param("a,b,y\n1,2,x\nz,5,x\n", ["line 3", "'a'", "'z'"], id="cell"),
-        pytest.param("a,b,y\n1,2,x\n4,nan,x\n", ["line 3", "'b'", "is missing"], id="NaN"),
+        pytest.param("a,b,y\n1,2,x\n4,nan,x\n", ["line 3", "'b'", "value is missing"], id="NaN"),
     ],
 )
 def test_some_columns_are_checked_as_strictly(

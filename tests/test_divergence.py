@@ -78,7 +78,8 @@ def test_a_loss_that_rises_and_stays_finite_ends_training(tmp_path: pathlib.Path
         with pytest.raises(hooks.Divergence) as caught:
             recording.after(rows)
     message = divergence.message(caught.value, recording.config, recording.evaluator)
-    assert message.startswith("the loss has risen to 5e+18 at step 27; the best was ")
+    start = "the loss has risen to 5e+18 at step 27; the best validation loss was "
+    assert message.startswith(start)
     assert _steps(tmp_path) == list(range(27))
     validation = helpers.scalars(tmp_path / "validation")
     for tag in ("loss", "evaluation/loss"):
@@ -98,8 +99,8 @@ def test_a_single_batch_may_have_a_very_large_loss(tmp_path: pathlib.Path) -> No
 def test_message_names_the_step_and_the_best_one_before(tmp_path: pathlib.Path) -> None:
     _, message = _message(tmp_path, learning_rate=0.9)
     expected = (
-        r"the loss is not finite at step 27; the best was (\d\.\d{5}) at step 26; the largest "
-        r"stable learning rate for these data is [\d.]+; received --learning_rate=0.9"
+        r"the loss is not finite at step 27; the best validation loss was (\d\.\d{5}) at step 26; "
+        r"the largest stable learning rate for these data is [\d.]+; received --learning_rate=0.9"
     )
     found = re.fullmatch(expected, message)
     assert found
@@ -148,7 +149,8 @@ def test_only_plain_least_squares_has_a_largest_learning_rate(
         recording.after(rows)
         assert divergence.warning(recording.config, recording.evaluator) == ""
         message = divergence.message(end, recording.config, recording.evaluator)
-    assert re.search(r"the best was [\d.]+ at step \d+; received --learning_rate=0.9$", message)
+    end_of_line = r"best validation loss was [\d.]+ at step \d+; received --learning_rate=0.9$"
+    assert re.search(end_of_line, message)
 
 
 def test_divergence_at_the_start_has_no_best_step(tmp_path: pathlib.Path) -> None:

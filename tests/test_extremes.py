@@ -48,7 +48,7 @@ _ENDS: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
     "--x_max=1e38 --true_w=1": ({"x_max": 1e38, "true_w": 1.0}, _DIVERGES),
     "--initial_w=3e38": ({"initial_w": 3e38}, _DIVERGES),
     "--initial_b=-3e38": ({"initial_b": -3e38}, _DIVERGES),
-    "--learning_rate=3e38": ({"learning_rate": 3e38}, (3, "the best was ")),
+    "--learning_rate=3e38": ({"learning_rate": 3e38}, (3, "the best validation loss was ")),
     "--learning_rate=5e-324": ({"learning_rate": 5e-324}, _TRAINS),
 }
 _ALSO_FIT = (

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from pipeline import config as config_lib
+from pipeline import sweep
 from pipeline.data import datasets as datasets_lib
+from pipeline.run import trainer
+from pipeline.training import evaluation
 from tests import helpers
 
 _HOT = ("--learning_rate=0.9,0.1", "--batch_size=50,0", "--epochs=300", "--run_name=s")
@@ -137,3 +140,12 @@ def test_a_stopped_sweep_is_finished_by_the_command_it_names(tmp_path: pathlib.P
     exports = _exports(directory)
     assert len(exports) == 2
     assert written.items() <= exports.items()
+
+
+@pytest.mark.parametrize(("validation", "expected"), [({"loss": 2.0}, 2.0), ({}, 1.0)])
+def test_outcomes_are_ordered_by_the_validation_loss(
+    validation: dict[str, float], expected: float
+) -> None:
+    """Or else by the training loss, as the best epoch of a run is chosen."""
+    result = trainer.Result(evaluation.Evaluation({"loss": 1.0}, validation), "")
+    assert sweep.Outcome(config_lib.Config(), result).loss == expected

@@ -201,7 +201,7 @@ _BAD = [
     ("nowhere.csv", {}, "nowhere.csv: there is no such file"),
     ("part-*.csv", {}, "part-*.csv: there is no such file"),
     ("h.csv", {}, "the column 'city' ('Oslo') is text; name it in --categorical, or choose others"),
-    ("h.csv", {"categorical": "city"}, "line 5, column 'rooms': is missing, with values of 1 rows"),
+    ("h.csv", {"categorical": "city"}, "line 5, column 'rooms': the value is missing; rows "),
     ("h.csv", {"categorical": "town"}, "has no column 'town' (--categorical)"),
     (
         "h.csv",
@@ -209,7 +209,7 @@ _BAD = [
         "--categorical names 'city', which is none of the features",
     ),
     ("h.csv,n.csv", {}, "n.csv: its columns ['area', 'rooms', 'price'] are not those of h.csv"),
-    ("mine.py:missing", {}, "row 2, column 'a': is missing, with 1 of the rows 1 to 3"),
+    ("mine.py:missing", {}, "row 2, column 'a': the value is missing; rows with "),
     ("mine.py:text", {}, "the column 'a' ('x') is text"),
     ("mine.py:ragged", {}, "must return columns of one length by their names; received {'a': [2]"),
     ("mine.py:nothing", {}, "mine.py:nothing: making the data raised TypeError"),

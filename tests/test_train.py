@@ -149,7 +149,7 @@ def test_divergence_ends_with_3_and_a_stable_learning_rate(tmp_path: pathlib.Pat
     result = helpers.call("train", *flags, cwd=tmp_path)
     assert result.returncode == 3
     (line,) = result.stderr.splitlines()
-    found = re.search(r"the loss has risen to (\S+) at step (\d+); the best was 9.95328 at", line)
+    found = re.search(r"loss has risen to (\S+) at step (\d+); .* loss was 9.95328 at", line)
     assert found
     assert line.endswith(" -m pipeline.watch logs/hot")
     x, _ = _train_columns()

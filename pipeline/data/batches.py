@@ -28,13 +28,13 @@ class Block(NamedTuple):
     """The batches of consecutive steps.
 
     With one full batch, a block holds it once (R = 1) for all of its steps; with mini-batches,
-    step i of the block takes batch i. In the last batch of an epoch, fewer than B examples may
-    count. Of several workers, each has its B examples of a batch.
+    step i of the block takes batch i. The last batch of an epoch may be padded. Of several workers,
+    each has its own B examples of a batch.
     """
 
     x: tf.Tensor  # [R, B, D] float32
     y: tf.Tensor  # [R, B] float32
-    size: tf.Tensor  # [R] int32, the examples of all workers that count
+    size: tf.Tensor  # [R] int32, the examples of a batch over all workers, without the padding
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def batch(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -100,8 +100,8 @@ class Csv(tables.Table):
                 numeric.update(column for column in numbers if column not in lacking)
         if missing and not drops_missing:
             return errors.InputError(
-                f"{first}: is missing, with values of {missing:,} rows in all; leave such rows out "
-                "with --missing=drop"
+                f"{first}: the value is missing; rows with missing values: {missing:,}; leave them "
+                "out with --missing=drop"
             )
         return None
 

@@ -161,9 +161,10 @@ class Columns(Table):
             place = f"{self.name}: row {row + i + 1}, column {names[j]!r}"
             if not is_missing[i, j]:
                 raise errors.InputError(f"{place}: expected a finite number; received inf")
+            count = int(is_missing.any(axis=1).sum())
             raise errors.InputError(
-                f"{place}: is missing, with {int(is_missing.any(axis=1).sum()):,} of the rows "
-                f"{row + 1:,} to {row + len(table):,}; leave such rows out with --missing=drop"
+                f"{place}: the value is missing; rows with missing values among the rows "
+                f"{row + 1:,} to {row + len(table):,}: {count:,}; leave them out with --missing=drop"
             )
 
 

@@ -14,7 +14,8 @@ from absl import logging
 from pipeline import errors, files
 from pipeline.data import scale as scale_lib
 from pipeline.run import run_state, signals
-from pipeline.training import hooks, metrics, optimizers, task
+from pipeline.training import hooks, metrics, optimizers
+from pipeline.training import task as task_lib
 
 _KEPT = 3
 _MODEL, _SUFFIX = "model/", "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -32,7 +33,7 @@ class Checkpoints:
     def __init__(
         self,
         directory: pathlib.Path,
-        trained: task.Task,
+        task: task_lib.Task,
         optimizer: optimizers.Optimizer,
         scale: scale_lib.Scale | None = None,
     ):
@@ -41,17 +42,17 @@ class Checkpoints:
         Beside them lies the scale of the data that the model is for, to be read by `scale_of`.
         """
         self._directory = directory
-        self._variables = [*trained.variables.values(), *getattr(optimizer, "variables", ())]
+        self._variables = [*task.variables.values(), *getattr(optimizer, "variables", ())]
         self._state = tf.Variable("", trainable=False)
         self._checkpoint = tf.train.Checkpoint(
-            model=dict(trained.variables),
+            model=dict(task.variables),
             optimizer=optimizer,
             run_state=self._state,
             scale=tf.Variable(np.array(scale or np.zeros((2, 0))), trainable=False),
         )
         self._saved = -1
 
-    def save(self, state: run_state.RunState, best_variables: task.Arrays | None) -> None:
+    def save(self, state: run_state.RunState, best_variables: task_lib.Arrays | None) -> None:
         """Saves the model and the optimizer as they are at state.step, with the state.
 
         A model that is not finite, or a step that is saved already, is not saved. best_variables
@@ -68,7 +69,7 @@ class Checkpoints:
         for path in older[_KEPT:]:  # newer ones are damaged
             _remove(path)
 
-    def save_best(self, step: int, variables: task.Arrays | None) -> None:
+    def save_best(self, step: int, variables: task_lib.Arrays | None) -> None:
         """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
         name = f"best-{step}"
         if variables is None:
@@ -80,7 +81,7 @@ class Checkpoints:
             if path.name != name:
                 _remove(path)
 
-    def best(self, step: int) -> task.Arrays:
+    def best(self, step: int) -> task_lib.Arrays:
         """The model of the best epoch, which ended at a step.
 
         Raises:

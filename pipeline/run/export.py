@@ -14,7 +14,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.data import scale as scale_lib
 from pipeline.reporting import results
 from pipeline.run import export_formats, exported, serving, versions
-from pipeline.training import task
+from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples on which a reloaded model must agree with the live one
 _MANY, _LARGE = 1000, 1e4
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 def publish(
-    trained: task.Task,
+    task: task_lib.Task,
     datasets: datasets_lib.Datasets,
     version: pathlib.Path,
     description: Mapping[str, Any],
@@ -34,7 +34,7 @@ def publish(
     """Writes the model, with the names in the data, as a version of an export directory.
 
     Args:
-      trained: The task, of which the model is exported.
+      task: The task, of which the model is exported.
       datasets: Their names and their scale become a part of the export; some examples are tried.
       version: The directory to make.
       description: What versions.description gives.
@@ -52,28 +52,28 @@ def publish(
     )
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        x = _save(trained, unfinished, datasets, units)
+        x = _save(task, unfinished, datasets, units)
         (unfinished / versions.DESCRIPTION.parent).mkdir()
         results.write_json(unfinished / versions.DESCRIPTION, description)
         serving.write_warm_up(unfinished, x)
         saved, sample = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
         given = (datasets.scale.inputs(sample) if datasets.scale else sample).astype(saved.dtype)
-        _compare("the SavedModel", saved.predict, _live(trained, datasets), [given])
+        _compare("the SavedModel", saved.predict, _live(task, datasets), [given])
         for name in formats:
             predict = export_formats.write(name, saved)
             _compare(f"--export_formats={name}", predict, saved.predict, _unusual(given))
 
 
 def try_formats(
-    trained: task.Task, datasets: datasets_lib.Datasets, formats: Sequence[str]
+    task: task_lib.Task, datasets: datasets_lib.Datasets, formats: Sequence[str]
 ) -> None:
     """Raises what `publish` would, before there is anything to lose; leaves nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        publish(trained, datasets, pathlib.Path(folder, "1"), {}, formats=formats)
+        publish(task, datasets, pathlib.Path(folder, "1"), {}, formats=formats)
 
 
 def _save(
-    trained: task.Task,
+    task: task_lib.Task,
     path: pathlib.Path,
     datasets: datasets_lib.Datasets,
     units: scale_lib.Scale | None,
@@ -84,7 +84,7 @@ def _save(
     would save the same, but for Keras models only.
     """
     served, scale = tf.Module(), _InGraph(datasets.scale)
-    served.variables_by_name = dict(trained.variables)
+    served.variables_by_name = dict(task.variables)
     served.features = tf.Variable(datasets.features, trainable=False)
     served.label = tf.Variable(datasets.label, trainable=False)
     served.scale = scale
@@ -97,14 +97,14 @@ def _save(
     def serve(x: tf.Tensor) -> tf.Tensor:
         x = tf.ensure_shape(x, [None] if has_one_feature else [None, count])  # signatures do not
         standardized = scale.standardized(x[:, None] if has_one_feature else x)
-        return scale.labels(trained.predict(standardized))
+        return scale.labels(task.predict(standardized))
 
     predict = tf.function(lambda x: {"y": serve(x)}, [x], autograph=False)
     served.serve = serve  # as in the exports of Keras: loaded.serve(x), and TFSMLayer(path)
-    served.shown = dict(trained.variables)
+    served.shown = dict(task.variables)
     if units:
-        (numbers,) = units.to_units(trained.numbers().numpy()[None])
-        served.shown = {n: tf.Variable(v) for n, v in trained.by_variable(numbers).items()}
+        (numbers,) = units.to_units(task.numbers().numpy()[None])
+        served.shown = {n: tf.Variable(v) for n, v in task.by_variable(numbers).items()}
     # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
     signatures = {"serving_default": predict, exported.VARIABLES: _giving(served.shown)}
     tf.saved_model.save(served, str(path), signatures=signatures)
@@ -154,11 +154,11 @@ class _InGraph(tf.Module):  # type: ignore[misc]
         return (tf.cast(y, self.dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
 
 
-def _live(trained: task.Task, datasets: datasets_lib.Datasets) -> Callable[[Array], Array]:
+def _live(task: task_lib.Task, datasets: datasets_lib.Datasets) -> Callable[[Array], Array]:
     """What predicts y from x [N, D] in the units of the data, with the model in memory."""
     # As a graph, too: the rounding of 16-bit layers depends on that.
     x = tf.TensorSpec([None, len(datasets.features)], tf.float32)
-    predict = tf.function(trained.predict, [x], autograph=False)
+    predict = tf.function(task.predict, [x], autograph=False)
 
     def live(x: Array) -> Array:
         scale = datasets.scale

@@ -8,11 +8,11 @@ import numpy as np
 from pipeline import errors
 from pipeline.data import scale as scale_lib
 from pipeline.run import checkpoints, exported, run_dir, versions
-from pipeline.training import task
+from pipeline.training import task as task_lib
 
 
 def initialize(
-    trained: task.Task, source: str, *, scale: scale_lib.Scale | None, is_linear: bool
+    task: task_lib.Task, source: str, *, scale: scale_lib.Scale | None, is_linear: bool
 ) -> None:
     """Sets the variables to those of the run's directory, checkpoint or export that is named.
 
@@ -29,22 +29,22 @@ def initialize(
         run = run_dir.RunDir(path)
         place = run.checkpoints if run.flags.exists() else path
         arrays, its_scale = checkpoints.variables(place), checkpoints.scale_of(place)
-    _check(trained, source, arrays)
-    trained.assign(arrays)
+    _check(task, source, arrays)
+    task.assign(arrays)
     if is_linear:
-        numbers = trained.numbers().numpy()[None].astype(np.float64)
+        numbers = task.numbers().numpy()[None].astype(np.float64)
         numbers = its_scale.to_units(numbers) if its_scale else numbers
         numbers = scale.from_units(numbers) if scale else numbers
-        trained.assign(trained.by_variable(numbers[0]))
+        task.assign(task.by_variable(numbers[0]))
 
 
-def _check(trained: task.Task, source: str, arrays: task.Arrays) -> None:
+def _check(task: task_lib.Task, source: str, arrays: task_lib.Arrays) -> None:
     """Raises errors.InputError if arrays are not what the variables of a task can be."""
     has, needs = (
         ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
-        for variables in (arrays, trained.variables)
+        for variables in (arrays, task.variables)
     )
-    has_other_features = arrays.keys() == trained.variables.keys()
+    has_other_features = arrays.keys() == task.variables.keys()
     what_to_do = "; give --data and --features as for its training" * has_other_features
     errors.require(
         has == needs,
@@ -52,7 +52,7 @@ def _check(trained: task.Task, source: str, arrays: task.Arrays) -> None:
         f"the model for these examples has {textwrap.shorten(needs, 100)}{what_to_do}",
     )
     for name, array in arrays.items():
-        needed = trained.variables[name].dtype.as_numpy_dtype
+        needed = task.variables[name].dtype.as_numpy_dtype
         is_finite = np.asarray(array).dtype == needed and np.isfinite(array).all()
         errors.require(
             is_finite, f"--initialize_from={source}: {name} is not finite as {needed.__name__}"

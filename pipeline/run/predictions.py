@@ -162,7 +162,7 @@ class _Inputs:
             return wrong
         for column in (*self._columns.numbers, *self._columns.texts):
             if csv_text.is_missing(cells[column]):
-                return f", column {header.names[column]!r}: is missing"
+                return f", column {header.names[column]!r}: the value is missing"
         for column in self._columns.numbers:
             if not csv_text.is_number(cells[column]):
                 return header.wrong_number(column, cells[column])

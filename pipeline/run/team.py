@@ -25,7 +25,8 @@ from pipeline.data import fingerprint
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.run import signals
-from pipeline.training import compilation, custom_loop, hooks, loops, metrics, task, train_step
+from pipeline.training import compilation, custom_loop, hooks, loops, metrics, train_step
+from pipeline.training import task as task_lib
 
 _FOREVER = 2**40  # steps
 _PATHS = ("data", "initialize_from", "model", "loss")  # may lie elsewhere on another machine
@@ -60,7 +61,7 @@ class Team:
         self.total: workers.Total = communicator.sum if communicator else workers.alone
 
     def check(
-        self, config: config_lib.Config, datasets: datasets_lib.Datasets, trained: task.Task
+        self, config: config_lib.Config, datasets: datasets_lib.Datasets, task: task_lib.Task
     ) -> None:
         """Checks that the workers can train this together.
 
@@ -69,7 +70,7 @@ class Team:
         """
         if self._communicator is None:
             return
-        problem = _unfit(trained)
+        problem = _unfit(task)
         own = _settings(config, datasets) | {"the model": zlib.crc32(problem.encode())}
         is_chief = datasets.worker.is_chief
         numbers = np.array(list(own.values()), np.int64)
@@ -105,11 +106,11 @@ class Team:
         """The sum of float32 numbers [N] over all workers."""
         return self._communicator.total(numbers) if self._communicator else numbers
 
-    def part(self, batch_size: int) -> task.Part | None:
+    def part(self, batch_size: int) -> task_lib.Part | None:
         """What a worker's part of a batch belongs to."""
         if self._communicator is None:
             return None
-        return task.Part(batch_size, self._communicator.worker.count)
+        return task_lib.Part(batch_size, self._communicator.worker.count)
 
     def loop(self, name: str) -> Callable[..., None]:
         """The training loop of that name, for all workers together."""
@@ -163,7 +164,7 @@ class Team:
 
 
 def note(
-    trained: task.Task, batches: batches_lib.Batches, part: task.Part, mode: compilation.Mode
+    task: task_lib.Task, batches: batches_lib.Batches, part: task_lib.Part, mode: compilation.Mode
 ) -> str:
     """Says where a step is so short that its message takes longer than what it saves, or ''."""
     batch = next(iter(batches.singly(0, 1)))
@@ -174,7 +175,7 @@ def note(
         return min(timeit.repeat(lambda: run(*batch).numpy(), number=1, repeat=5))
 
     def work(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return train_step.addend(trained, x, y, part)
+        return train_step.addend(task, x, y, part)
 
     alone = part.num_workers * max(0.0, seconds(work) - seconds(lambda x, y: x[0, :1] + y[:1]))
     if mode is compilation.Mode.EAGER or alone > _LEAST_SECONDS:
@@ -185,15 +186,15 @@ def note(
     )
 
 
-def _unfit(trained: task.Task) -> str:
+def _unfit(task: task_lib.Task) -> str:
     """Says why several workers can't train a model together, or ''."""
-    others = sorted(trained.variables.keys() - trained.trainable.keys())
+    others = sorted(task.variables.keys() - task.trainable.keys())
     if others:
         return (
             f"several workers can't train a model with variables that change without a gradient: "
             f"{', '.join(others)} (of batch normalization, dropout and the like)"
         )
-    odd = [name for name, v in trained.trainable.items() if v.dtype != tf.float32]
+    odd = [name for name, v in task.trainable.items() if v.dtype != tf.float32]
     return f"several workers train float32 variables only; {', '.join(odd)}" if odd else ""
 
 

@@ -35,9 +35,9 @@ from pipeline.training import (
     metrics,
     optimizers,
     regression,
-    task,
     train_step,
 )
+from pipeline.training import task as task_lib
 
 _MOST_NUMBERS = 20  # in a command that is printed
 _COLLINEAR = 30  # condition number
@@ -194,7 +194,7 @@ class _Trainer:
     def _take_from_chief(self) -> None:
         """Gives all workers the chief's variables, bit for bit."""
         own = [*self._task.variables.values(), *self._optimizer.variables]
-        self.team.from_chief(map(task.inner_variable, own))
+        self.team.from_chief(map(task_lib.inner_variable, own))
 
     def _loop(self, first_step: int, hook: hooks.Hook, clock: clock_lib.Clock) -> None:
         self.team.loop(self._config.loop)(
@@ -375,8 +375,9 @@ class _Trainer:
         step, model = self._exported_step(), self._task.model
         if step != self._last_step:
             self._task.assign(self._checkpoints.best(step))
-            epoch, loss = step // self._evaluator.steps_per_epoch, self._evaluator.best.loss
-            printing.say(f"Exporting the best model, of epoch {epoch:,} with loss={loss:.5f}")
+            epoch = step // self._evaluator.steps_per_epoch
+            loss = f"{final.decisive_name.replace('_', ' ')}={self._evaluator.best.loss:.5f}"
+            printing.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
         if isinstance(model, tf.keras.Model):
             self._save_weights(model)
         version = versions.following(self.run_dir.export, *self.run_dir.exports_before())
@@ -403,12 +404,11 @@ class _Trainer:
     def _description(self, step: int, final: evaluation.Evaluation) -> dict[str, Any]:
         """What the export says of the model of a step, and of where it came from."""
         best, data = self._evaluator.best, self._datasets
-        decisive = "validation_loss" if final.validation else "loss"
         return {
             "run": self.run_dir.path.name,
             "step": step,
             "last_step": self._last_step,
-            "losses": final.named if step == self._last_step else {decisive: best.loss},
+            "losses": final.named if step == self._last_step else {final.decisive_name: best.loss},
             "features": list(data.features),
             "label": data.label,
             "examples": {"training": data.num_train, "validation": data.num_validation},

@@ -6,7 +6,8 @@ import numpy as np
 
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares
-from pipeline.training import passes, task
+from pipeline.training import passes
+from pipeline.training import task as task_lib
 
 _TOLERANCE = 1e-3  # relative, of a pass in float32 against the closed form
 _SMALLEST = 1e-34  # mean loss; of a smaller one, float32 loses more than that
@@ -25,12 +26,12 @@ class ClosedForm(NamedTuple):
 
     @classmethod
     def of(
-        cls, trained: task.Task, datasets: datasets_lib.Datasets, passes_: passes.Passes
+        cls, task: task_lib.Task, datasets: datasets_lib.Datasets, passes_: passes.Passes
     ) -> "ClosedForm":
         """Takes that of the datasets, unless passes of the model show that it is something else."""
-        if not trained.is_linear_regression:
+        if not task.is_linear_regression:
             return cls(None, None)
-        if trained.num_trainable != len(datasets.features) + 1:
+        if task.num_trainable != len(datasets.features) + 1:
             return cls(None, None, _OTHER_TASK)
         train, validation = datasets.least_squares
         if train is None or (validation is None and datasets.num_validation):
@@ -40,15 +41,15 @@ class ClosedForm(NamedTuple):
                 f"{len(datasets.features):,} features of {datasets.num_train:,} examples take too "
                 "long to solve for",
             )
-        solved = train.penalized(trained.l2)
-        if why_not := _why_not(solved, trained, datasets.evaluated, passes_):
+        solved = train.penalized(task.l2)
+        if why_not := _why_not(solved, task, datasets.evaluated, passes_):
             return cls(None, None, why_not)
-        return cls(solved, validation and validation.penalized(trained.l2))
+        return cls(solved, validation and validation.penalized(task.l2))
 
 
 def _why_not(
     solved: least_squares.LeastSquares,
-    trained: task.Task,
+    task: task_lib.Task,
     examples: datasets_lib.Examples,
     passes_: passes.Passes,
 ) -> str:
@@ -66,9 +67,9 @@ def _why_not(
         return _NOT_FLOAT32
     probes = probes.astype(np.float32)
     found = []
-    with trained.unchanged():
+    with task.unchanged():
         for probe in probes:
-            trained.assign(trained.by_variable(probe))
+            task.assign(task.by_variable(probe))
             found.append(passes_.loss(examples, is_compiled=False))
     if not (np.isfinite(found).all() and min(found) > _SMALLEST):
         return _NOT_FLOAT32

@@ -10,7 +10,8 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
 from pipeline.data import batches as batches_lib
-from pipeline.training import optimizers, task, train_step
+from pipeline.training import optimizers, train_step
+from pipeline.training import task as task_lib
 
 # On CPUs the code that XLA makes for these operations is slower than TensorFlow's kernels, by
 # factors of 3 (random numbers, convolution over one dimension) to 20 (over two dimensions).
@@ -38,7 +39,7 @@ class Compilation(NamedTuple):
 
 def prepare(
     config: config_lib.Config,
-    trained: task.Task,
+    task: task_lib.Task,
     optimizer: optimizers.Optimizer,
     batches: batches_lib.Batches,
 ) -> tuple[Any, Compilation]:
@@ -55,18 +56,18 @@ def prepare(
         return None, Compilation(Mode.EAGER)
     functions = user_code.of_task(config).values()
     with user_code.blamed("tracing the training step", *functions):
-        traced = train_step.trace(trained, optimizer, num_features=batches.num_features)
+        traced = train_step.trace(task, optimizer, num_features=batches.num_features)
         graph = traced.as_graph_def()
-        _check_variables(traced, trained, optimizer)
+        _check_variables(traced, task, optimizer)
         _check_repeatable(graph)
     on_cpu = not tf.config.list_physical_devices("GPU")
     is_auto = config.jit_compile == "auto" and on_cpu
     if config.jit_compile == "false" or (is_auto and config.loop == "fit"):  # as Keras decides
         return graph, Compilation(Mode.GRAPH)
     batch_size = batches.batch_size // batches.worker.count
-    reason = _slower_in_xla(graph, batch_size * trained.num_trainable) if is_auto else ""
+    reason = _slower_in_xla(graph, batch_size * task.num_trainable) if is_auto else ""
     if not reason and any(function.is_own for function in functions):
-        reason = _try_xla(trained, optimizer, *next(iter(batches.singly(0, 1))))
+        reason = _try_xla(task, optimizer, *next(iter(batches.singly(0, 1))))
     return graph, Compilation(Mode.GRAPH if reason else Mode.XLA, reason)
 
 
@@ -80,9 +81,9 @@ def _slower_in_xla(graph: Any, multiplications: int) -> str:
     return "XLA is slower at steps of this size on this machine" if is_large else ""
 
 
-def _check_variables(traced: Any, trained: task.Task, optimizer: optimizers.Optimizer) -> None:
+def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Optimizer) -> None:
     """Raises InputError if a traced step uses variables that no checkpoint would hold."""
-    known = [*trained.variables.values(), *map(task.inner_variable, optimizer.variables)]
+    known = [*task.variables.values(), *map(task_lib.inner_variable, optimizer.variables)]
     unknown = {id(v): v.name for v in traced.variables} | {id(v): "" for v in known}
     names = sorted(filter(None, unknown.values()))
     errors.require(
@@ -111,7 +112,7 @@ def _operations(graph: Any) -> Iterator[str]:
 
 
 def _try_xla(
-    trained: task.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
+    task: task_lib.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
 ) -> str:
     """Compiles the step on a batch x [B, D] and y [B] with XLA, without running it.
 
@@ -120,7 +121,7 @@ def _try_xla(
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def step() -> None:
-        train_step.train(trained, optimizer, x, y)
+        train_step.train(task, optimizer, x, y)
 
     @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
     def run(steps: tf.Tensor) -> tf.Tensor:

@@ -10,11 +10,12 @@ import tensorflow as tf
 from pipeline.data import batches as batches_lib
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.training import clock as clock_lib
-from pipeline.training import compilation, hooks, metrics, optimizers, task, train_step
+from pipeline.training import compilation, hooks, metrics, optimizers, train_step
+from pipeline.training import task as task_lib
 
 
 def make_training_loop(
-    trained: task.Task,
+    task: task_lib.Task,
     batches: batches_lib.Batches,
     optimizer: optimizers.Optimizer,
     mode: compilation.Mode,
@@ -26,9 +27,9 @@ def make_training_loop(
     that is cut anywhere has the same bits.
     """
     if communicator is None:
-        step = _make_step(trained, batches, optimizer)
+        step = _make_step(task, batches, optimizer)
     else:
-        step = _make_shared_step(trained, batches, optimizer, mode, communicator)
+        step = _make_shared_step(task, batches, optimizer, mode, communicator)
 
     def training_loop(
         block: batches_lib.Block, first: tf.Tensor, steps: tf.Tensor
@@ -55,16 +56,19 @@ def make_training_loop(
 
 
 def _make_step(
-    trained: task.Task, batches: batches_lib.Batches, optimizer: optimizers.Optimizer
+    task: task_lib.Task, batches: batches_lib.Batches, optimizer: optimizers.Optimizer
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """Makes the function that makes update i of a block and returns its row of StepMetrics."""
-    update = functools.partial(train_step.train, trained, optimizer)
+    """Makes the function that makes update i of a block, and returns the state before it.
+
+    That is the watched values [M], the loss and the gradient norm.
+    """
+    update = functools.partial(train_step.train, task, optimizer)
     short = batches.short_size
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def step(block: batches_lib.Block, i: tf.Tensor) -> tuple[tf.Tensor, ...]:
         x, y, size = block.batch(i)
-        values = trained.values()
+        values = task.values()
         if not short:
             return values, *update(x, y)
         is_short = size < batches.batch_size
@@ -75,7 +79,7 @@ def _make_step(
 
 
 def _make_shared_step(
-    trained: task.Task,
+    task: task_lib.Task,
     batches: batches_lib.Batches,
     optimizer: optimizers.Optimizer,
     mode: compilation.Mode,
@@ -87,10 +91,10 @@ def _make_shared_step(
     """
 
     def addend(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
-        return train_step.addend(trained, x, y, task.Part(batch_size, batches.worker.count))
+        return train_step.addend(task, x, y, task_lib.Part(batch_size, batches.worker.count))
 
     def update(total: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return trained.values(), *train_step.update(trained, optimizer, total)
+        return task.values(), *train_step.update(task, optimizer, total)
 
     if mode is not compilation.Mode.EAGER:
         is_xla = mode is compilation.Mode.XLA
@@ -116,7 +120,7 @@ def _make_shared_step(
 
 
 def train(
-    trained: task.Task,
+    task: task_lib.Task,
     batches: batches_lib.Batches,
     *,
     optimizer: optimizers.Optimizer,
@@ -132,7 +136,7 @@ def train(
     Workers that train together call this with the same arguments, but for their part of the
     batches, and with hooks that stop at the same steps.
     """
-    training_loop = make_training_loop(trained, batches, optimizer, mode, communicator)
+    training_loop = make_training_loop(task, batches, optimizer, mode, communicator)
     step, none = first_step, tf.constant(0)
     for block in batches.blocks(first_step, last_step):
         if step == first_step and mode is not compilation.Mode.EAGER:

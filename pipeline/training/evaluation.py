@@ -12,7 +12,8 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
-from pipeline.training import closed_form, hooks, metrics, passes, regression, task
+from pipeline.training import closed_form, hooks, metrics, passes, regression
+from pipeline.training import task as task_lib
 
 _MOST_STOPS = 1000  # epochs of a run that training stops at to be evaluated
 _RISEN = 1e6
@@ -36,6 +37,11 @@ class Evaluation(NamedTuple):
     def decisive(self) -> float:
         """The loss that says how good the model is: over the validation examples, if any."""
         return (self.validation or self.train)["loss"]
+
+    @property
+    def decisive_name(self) -> str:
+        """Its name in `named`."""
+        return "validation_loss" if self.validation else "loss"
 
 
 class EpochMetrics(NamedTuple):
@@ -84,7 +90,7 @@ class Evaluator:
 
     def __init__(
         self,
-        evaluated: task.Task,
+        task: task_lib.Task,
         datasets: datasets_lib.Datasets,
         config: config_lib.Config,
         total: workers.Total = workers.alone,
@@ -96,29 +102,29 @@ class Evaluator:
         Raises:
           errors.InputError: a metric is not for this model.
         """
-        self.task, self.datasets = evaluated, datasets
+        self.task, self.datasets = task, datasets
         num_features = datasets.train.x.shape[1]
         self.steps_per_epoch = config_lib.steps_per_epoch(datasets.num_train, config.batch_size)
         epochs_between = metrics.stride(config.epochs, _MOST_STOPS)
         self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
         self._passes = passes.Passes(
-            evaluated, config, num_features=num_features, scale=datasets.scale, total=total
+            task, config, num_features=num_features, scale=datasets.scale, total=total
         )
-        self.closed_form = closed_form.ClosedForm.of(evaluated, datasets, self._passes)
-        is_line = evaluated.num_trainable == len(datasets.features) + 1
+        self.closed_form = closed_form.ClosedForm.of(task, datasets, self._passes)
+        is_line = task.num_trainable == len(datasets.features) + 1
         has_units = config.is_linear and is_line and not self.closed_form.why_not
         self.units = datasets.scale if has_units else None
         self.reference = self.closed_form.train
-        if self.units and self.reference and evaluated.watches_all:
+        if self.units and self.reference and task.watches_all:
             self.reference = self.units.in_units(self.reference)
         self._has_fits = datasets.label_variances is not None
         self._total = total
         self._has_metrics = bool(config.metric_names)
-        is_in_rows = self.closed_form.train is not None and evaluated.watches_all
+        is_in_rows = self.closed_form.train is not None and task.watches_all
         self._stops = not is_in_rows or self._has_metrics or bool(self._patience)
         self.best = Best()
-        self.best_variables: task.Arrays | None = None
+        self.best_variables: task_lib.Arrays | None = None
         self.start_loss = math.nan
         self.report: Callable[[EpochMetrics], object] = id
         self.before_passes: Callable[[], object] = lambda: None
@@ -162,7 +168,7 @@ class Evaluator:
         """Watched values [K, M] as they are shown, W and b in the units of the data."""
         if self.units is None or not self.task.watches_all:
             return values
-        return task.as_float32(self.units.to_units(values))
+        return task_lib.as_float32(self.units.to_units(values))
 
     def next_stop(self, step: int) -> float:
         """The next step to be evaluated at."""

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from pipeline.data import batches as batches_lib
 from pipeline.training import clock as clock_lib
-from pipeline.training import compilation, hooks, metrics, norms, optimizers, task
+from pipeline.training import compilation, hooks, metrics, norms, optimizers
+from pipeline.training import task as task_lib
 
 _STEPS_PER_EXECUTION = 256  # steps in one call of Keras' compiled function
 
@@ -21,22 +22,22 @@ class _StepRecords:
     before the update, and a metric after it, with the predictions from before.
     """
 
-    def __init__(self, trained: task.Task, *, capacity: int):
-        self._trained = trained
-        shapes = [capacity, len(trained.names)], [capacity], [capacity]
+    def __init__(self, task: task_lib.Task, *, capacity: int):
+        self._task = task
+        shapes = [capacity, len(task.names)], [capacity], [capacity]
         self._columns = [tf.Variable(tf.zeros(shape), trainable=False) for shape in shapes]
         self._penalty = tf.Variable(0.0, trainable=False)
         self._count = tf.Variable(0, trainable=False)
 
     def before_update(self, gradients: list[tf.Tensor]) -> None:
         """Keeps what is known before the update with these gradients."""
-        self._penalty.assign(self._trained.penalty())
-        self._set(0, self._trained.values())
+        self._penalty.assign(self._task.penalty())
+        self._set(0, self._task.values())
         self._set(2, norms.global_norm(gradients))
 
     def after_update(self, y: tf.Tensor, prediction: tf.Tensor) -> None:
         """Keeps the loss of the batch y [b], with the predictions [b] from before the update."""
-        each = self._trained.losses_of(y, prediction)
+        each = self._task.losses_of(y, prediction)
         self._set(1, tf.reduce_mean(each) + self._penalty)
         self._count.assign_add(1)
 
@@ -116,17 +117,15 @@ class _Emit(tf.keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _compile(
-    trained: task.Task, optimizer: optimizers.Optimizer, mode: compilation.Mode, *, capacity: int
+    task: task_lib.Task, optimizer: optimizers.Optimizer, mode: compilation.Mode, *, capacity: int
 ) -> _StepRecords:
     """Prepares the model for fit, with up to `capacity` steps in a call, and keeps records."""
-    records = _StepRecords(trained, capacity=capacity)
+    records = _StepRecords(task, capacity=capacity)
     _keep_before_update(optimizer, records)
-    trained.model.compile(
+    task.model.compile(
         optimizer=optimizer,
         # Of the losses of the examples, Keras takes the mean over the batch.
-        loss=lambda y, prediction: (
-            trained.losses_of(*_as_task(y, prediction)) + trained.weight_penalty()
-        ),
+        loss=lambda y, prediction: task.losses_of(*_as_task(y, prediction)) + task.weight_penalty(),
         metrics=[_AfterUpdate(records)],
         run_eagerly=mode is compilation.Mode.EAGER,
         steps_per_execution=capacity,
@@ -137,7 +136,7 @@ def _compile(
 
 
 def train(
-    trained: task.Task,
+    task: task_lib.Task,
     batches: batches_lib.Batches,
     *,
     optimizer: optimizers.Optimizer,
@@ -157,11 +156,11 @@ def train(
     # Fewer where a step is slow, so that training can stop and save between them.
     capacity = min(_STEPS_PER_EXECUTION, batches.block_steps)
     records = _compile(
-        trained, optimizer, mode, capacity=1 if mode is compilation.Mode.EAGER else capacity
+        task, optimizer, mode, capacity=1 if mode is compilation.Mode.EAGER else capacity
     )
     emit = _Emit(records, hook, clock, first_step=first_step)
     while emit.step < last_step:
         hook.before(emit.step)
         stop = int(min(last_step, hook.next_stop(emit.step)))
         data = batches.singly(emit.step, stop)
-        trained.model.fit(data, callbacks=[emit], shuffle=False, verbose=0)
+        task.model.fit(data, callbacks=[emit], shuffle=False, verbose=0)

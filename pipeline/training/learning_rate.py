@@ -7,7 +7,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline.training import evaluation, task
+from pipeline.training import evaluation
+from pipeline.training import task as task_lib
 
 _OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
 _LENGTH = 0.1  # of the first step where the curvature may grow
@@ -19,12 +20,12 @@ _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
 def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
     """The learning rate of a config, or a good one where it leaves that open.
 
-    For plain gradient descent that is half of the largest that is stable at the start: 1 over the
-    largest eigenvalue of the Hessian of the loss (Goodfellow, Bengio and Courville, Deep Learning,
-    section 4.3.1). With mini-batches it is that of the steepest one that there can be, of the
-    examples that are farthest from the mean. But for squared errors and cross-entropies, the
-    curvature may grow (that of the absolute error is 0, but for a peak), so the first step is no
-    longer than 0.1.
+    For plain gradient descent that is 1 / the largest eigenvalue of the Hessian of the loss at the
+    start, half of the largest stable rate (Goodfellow, Bengio and Courville, Deep Learning, section
+    4.3.1). With mini-batches, the Hessian is that of a batch of the examples with the largest |x|.
+    The curvature of other losses than squared errors and cross-entropies may grow while the model
+    trains (the absolute error has none but at its kink): then the rate also keeps the first step
+    no longer than 0.1.
     """
     if config.learning_rate is not None:
         return config.learning_rate
@@ -49,21 +50,21 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
 
 
 def _curvature(
-    trained: task.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
+    task: task_lib.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
 ) -> tuple[float, float]:
     """The largest eigenvalue, by size, of the Hessian of the loss, and the gradient's length.
 
     By power iteration, with products of the Hessian and a vector (Pearlmutter, Fast exact
     multiplication by the Hessian, 1994).
     """
-    variables = trained.model.trainable_variables
+    variables = task.model.trainable_variables
     inputs, labels = tf.constant(x), tf.constant(y)
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def product(*vectors: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
-                loss = trained.batch_loss(inputs, labels)
+                loss = task.batch_loss(inputs, labels)
             gradients = inner.gradient(loss, variables, unconnected_gradients="zero")
             along = tf.add_n(
                 [tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)]
@@ -74,9 +75,9 @@ def _curvature(
     random = np.random.default_rng(0)
     vectors = [tf.constant(random.standard_normal(v.shape), v.dtype) for v in variables]
     norm = tf.linalg.global_norm(vectors)
-    with trained.unchanged():
+    with task.unchanged():
         with tf.GradientTape() as tape:
-            loss = trained.batch_loss(inputs, labels)
+            loss = task.batch_loss(inputs, labels)
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         slope = float(tf.linalg.global_norm(list(map(tf.convert_to_tensor, gradients))))
         try:

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from pipeline.data import batches as batches_lib
 from pipeline.training import clock as clock_lib
-from pipeline.training import compilation, custom_loop, hooks, keras_loop, optimizers, task
+from pipeline.training import compilation, custom_loop, hooks, keras_loop, optimizers
+from pipeline.training import task as task_lib
 
 
 class Loop(Protocol):
@@ -12,7 +13,7 @@ class Loop(Protocol):
 
     def __call__(
         self,
-        trained: task.Task,
+        task: task_lib.Task,
         batches: batches_lib.Batches,
         *,
         optimizer: optimizers.Optimizer,

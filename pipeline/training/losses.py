@@ -48,7 +48,7 @@ _OF_PROBABILITIES = ("binary_crossentropy", "BinaryCrossentropy", "auc", "AUC")
 
 
 def check_range(flag: str, name: str, y: Array, prediction: Array) -> None:
-    """Raises InputError where labels [N] or predictions are not what is computed of them.
+    """Raises InputError for labels [N], or predictions ([N] or [N, C]), that it is not defined for.
 
     Keras clips them or gives NaN, without a word. `name` is that of a loss or a metric of Keras.
     """

@@ -9,18 +9,19 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
 from pipeline.data import datasets as datasets_lib
-from pipeline.training import losses, task
+from pipeline.training import losses
+from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples that the functions are tried on
 
 
-def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task.Task:
+def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task_lib.Task:
     """Makes the model and its loss, and tries them on a few examples.
 
     Its initial values are a function of --seed, and its names the same in every process.
 
     Raises:
-      errors.InputError: a function of the user's fails, or returns what can't be trained.
+      errors.InputError: a function of the user's fails, or returns what can't be task.
     """
     tf.keras.utils.clear_session()
     tf.keras.utils.set_random_seed(config.seed)
@@ -28,7 +29,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     x, y = (array[:_SAMPLE] for array in datasets.train)
     model = _make_model(functions["model"], config, x)
     loss = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
-    made = task.Task(
+    made = task_lib.Task(
         model,
         loss,
         features=datasets.features,
@@ -60,7 +61,7 @@ def _label_scale(config: config_lib.Config, datasets: datasets_lib.Datasets) -> 
 def _start(
     config: config_lib.Config, datasets: datasets_lib.Datasets
 ) -> npt.NDArray[np.floating[Any]]:
-    """The numbers [D + 1] that a linear model starts from."""
+    """W and b [D + 1] that a linear model starts from, of standardized data if there is a scale."""
     W, b = config.initial_w, config.initial_b
     start = np.append(np.full(len(datasets.features), W or 0.0), b or 0.0)
     if datasets.scale is None:
@@ -110,7 +111,9 @@ def _make_model(
     return model
 
 
-def _check_model(function: user_code.Function, made: task.Task, x: npt.NDArray[np.float32]) -> None:
+def _check_model(
+    function: user_code.Function, made: task_lib.Task, x: npt.NDArray[np.float32]
+) -> None:
     """Checks that predictions without training are the same each time, and change nothing."""
     before = made.arrays()
     with user_code.blamed("calling the model", function):

@@ -12,7 +12,7 @@ from pipeline import errors
 from pipeline.data import datasets
 from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
-from pipeline.training import task
+from pipeline.training import task as task_lib
 
 _CHUNK = 2**20  # elements of x in one call
 
@@ -22,7 +22,7 @@ class Passes:
 
     def __init__(
         self,
-        evaluated: task.Task,
+        task: task_lib.Task,
         config: config_lib.Config,
         *,
         num_features: int,
@@ -36,11 +36,11 @@ class Passes:
         Raises:
           errors.InputError: Keras has no such metric.
         """
-        self._task, self._total = evaluated, total
+        self._task, self._total = task, total
         self._mean, self._stddev = (float(each[-1]) for each in scale or [[0.0], [1.0]])
         self._metrics: dict[str, tf.keras.metrics.Metric] = {}
         for name in config.metric_names:
-            self._metrics[name] = _metric(name, evaluated, num_features)
+            self._metrics[name] = _metric(name, task, num_features)
         x = tf.TensorSpec([None, num_features], tf.float32)
         y = tf.TensorSpec([None], tf.float32)
         run = (
@@ -51,9 +51,9 @@ class Passes:
         self._compiled: Callable[..., tf.Tensor] = run
 
     def loss(self, examples: datasets.Examples, *, is_compiled: bool = True) -> float:
-        """The mean loss over the examples, of each worker its own.
+        """The mean loss over the examples of all workers, each of which passes its own.
 
-        It may be not compiled, which a single pass is not worth.
+        With is_compiled=False eagerly, as to compile it is not worth it for a single pass.
         """
         run = self._compiled if is_compiled else self._look_at
         rows = max(1, _CHUNK // examples.x.shape[1])
@@ -84,9 +84,9 @@ class Passes:
         return y * self._stddev + self._mean
 
 
-def _metric(name: str, evaluated: task.Task, num_features: int) -> Any:
+def _metric(name: str, task: task_lib.Task, num_features: int) -> Any:
     """A metric of Keras, tried once; 'accuracy' is the one for the model's outputs."""
-    prediction = evaluated.predict(tf.zeros([2, num_features]))
+    prediction = task.predict(tf.zeros([2, num_features]))
     if name in ("accuracy", "acc"):
         has_classes = prediction.shape.rank == 2
         found = "sparse_categorical_accuracy" if has_classes else "binary_accuracy"

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
-from pipeline.training import task
+from pipeline.training import task as task_lib
 
 _CHUNK = 2**20  # elements of x in one call
 
@@ -23,7 +23,7 @@ class Fit(NamedTuple):
 
 
 def fits(
-    trained: task.Task, datasets: datasets_lib.Datasets, total: workers.Total
+    task: task_lib.Task, datasets: datasets_lib.Datasets, total: workers.Total
 ) -> dict[str, Fit]:
     """The fit to the training and the validation examples of a model with one output.
 
@@ -37,7 +37,7 @@ def fits(
         if part is None:
             continue
         own = np.zeros(3)
-        for residuals in _residuals(trained, part):
+        for residuals in _residuals(task, part):
             own += np.array([residuals @ residuals, np.abs(residuals).sum(), len(residuals)])
         squares, absolutes, count = total(own).tolist()
         mean = squares / count
@@ -47,9 +47,9 @@ def fits(
 
 
 def _residuals(
-    trained: task.Task, examples: datasets_lib.Examples
+    task: task_lib.Task, examples: datasets_lib.Examples
 ) -> Iterator[np.ndarray[tuple[int], np.dtype[np.float64]]]:
     rows = max(1, _CHUNK // examples.x.shape[1])
     for first in range(0, len(examples.y), rows):
         x, y = (array[first : first + rows] for array in examples)
-        yield y.astype(np.float64) - trained.predict(tf.constant(x)).numpy()
+        yield y.astype(np.float64) - task.predict(tf.constant(x)).numpy()

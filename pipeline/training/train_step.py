@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from pipeline import errors
-from pipeline.training import norms, optimizers, task
+from pipeline.training import norms, optimizers
+from pipeline.training import task as task_lib
 
 
 class StepResult(NamedTuple):
@@ -17,78 +18,80 @@ class StepResult(NamedTuple):
 
 
 def train(
-    trained: task.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
+    task: task_lib.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
 ) -> StepResult:
     """Updates the model once, in place, on the batch x [B, D] and y [B], both float32."""
-    variables = trained.model.trainable_variables
+    variables = task.model.trainable_variables
     with tf.name_scope("loss_and_gradients"):
         with tf.GradientTape() as tape:
-            loss = trained.batch_loss(x, y)
-        gradients = _dense(trained, tape.gradient(loss, variables))
+            loss = task.batch_loss(x, y)
+        gradients = _dense(task, tape.gradient(loss, variables))
     with tf.name_scope("update"):
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
     with tf.name_scope("gradient_norm"):
         return StepResult(loss, norms.global_norm(gradients))
 
 
-def addend(trained: task.Task, x: tf.Tensor, y: tf.Tensor, part: task.Part | None) -> tf.Tensor:
+def addend(
+    task: task_lib.Task, x: tf.Tensor, y: tf.Tensor, part: task_lib.Part | None
+) -> tf.Tensor:
     """The loss of a worker's part of a batch, or of a whole one, and its gradients, as a vector.
 
     The sum over the workers is that of the whole batch.
     """
     with tf.GradientTape() as tape:
-        loss = trained.batch_loss(x, y, part)
-    gradients = _dense(trained, tape.gradient(loss, trained.model.trainable_variables))
+        loss = task.batch_loss(x, y, part)
+    gradients = _dense(task, tape.gradient(loss, task.model.trainable_variables))
     return tf.concat([tf.reshape(each, [-1]) for each in (loss, *gradients)], axis=0)
 
 
-def update(trained: task.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> StepResult:
+def update(task: task_lib.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> StepResult:
     """Updates the model once, in place, by the sum of the workers' addends."""
-    loss, gradients = _loss_and_gradients(trained, total)
-    optimizer.apply_gradients(zip(gradients, trained.model.trainable_variables, strict=True))
+    loss, gradients = _loss_and_gradients(task, total)
+    optimizer.apply_gradients(zip(gradients, task.model.trainable_variables, strict=True))
     return StepResult(loss, norms.global_norm(gradients))
 
 
 def evaluate(
-    trained: task.Task,
+    task: task_lib.Task,
     x: tf.Tensor,
     y: tf.Tensor,
-    part: task.Part | None = None,
+    part: task_lib.Part | None = None,
     total: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
 ) -> StepResult:
     """What the next step would tell of the batch x [B, D] and y [B], without an update.
 
     Of a worker's part of a batch, `total` adds up the vectors of all workers.
     """
-    with trained.unchanged():
-        loss, gradients = _loss_and_gradients(trained, total(addend(trained, x, y, part)))
+    with task.unchanged():
+        loss, gradients = _loss_and_gradients(task, total(addend(task, x, y, part)))
     return StepResult(loss, norms.global_norm(gradients))
 
 
-def _loss_and_gradients(trained: task.Task, total: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def _loss_and_gradients(task: task_lib.Task, total: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """The inverse of `addend`."""
-    variables = trained.model.trainable_variables
+    variables = task.model.trainable_variables
     loss, *flat = tf.split(total, [1, *(v.shape.num_elements() for v in variables)])
     return loss[0], [tf.reshape(g, v.shape) for g, v in zip(flat, variables, strict=True)]
 
 
-def trace(trained: task.Task, optimizer: optimizers.Optimizer, *, num_features: int) -> Any:
+def trace(task: task_lib.Task, optimizer: optimizers.Optimizer, *, num_features: int) -> Any:
     """The FuncGraph of the training step: what it uses, and TensorBoard's Graphs dashboard.
 
     There the variables have their own names: those of the model as in its curves, with a box for
     each layer, those of a Keras optimizer in a box of their own.
     """
-    named = [(name.replace(".", "/"), variable) for name, variable in trained.variables.items()]
+    named = [(name.replace(".", "/"), variable) for name, variable in task.variables.items()]
     for v in optimizer.variables:
-        named.append((getattr(v, "path", "step"), task.inner_variable(v)))
+        named.append((getattr(v, "path", "step"), task_lib.inner_variable(v)))
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def train_step(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:
         for name, variable in named:  # whose first uses would name them otherwise
             tf.compat.v1.get_default_graph().capture(variable.handle, name=_node_name(name))
         with tf.name_scope("values"):
-            values = trained.values()
-        return values, *train(trained, optimizer, x, y)
+            values = task.values()
+        return values, *train(task, optimizer, x, y)
 
     x = tf.TensorSpec([None, num_features], tf.float32, "x")
     y = tf.TensorSpec([None], tf.float32, "y")
@@ -100,12 +103,12 @@ def _node_name(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c == "/") else "_" for c in name).strip("_")
 
 
-def _dense(trained: task.Task, gradients: list[Any]) -> list[tf.Tensor]:
+def _dense(task: task_lib.Task, gradients: list[Any]) -> list[tf.Tensor]:
     """The gradients as tensors; those of looked-up rows come as pairs of rows and index."""
-    names = [n for n, g in zip(trained.trainable, gradients, strict=True) if g is None]
+    names = [n for n, g in zip(task.trainable, gradients, strict=True) if g is None]
     errors.require(
         not names,
-        f"the loss does not depend on {', '.join(names)}: use what the model has, or let it be "
-        "no trainable variable",
+        f"the loss does not depend on {', '.join(names)}: use it where the model is called, or "
+        "make it non-trainable (trainable=False)",
     )
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
