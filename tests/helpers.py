@@ -249,12 +249,12 @@ def linear(
 def show(
     images: image_logger.ImageLogger, trained: task_lib.Task, rows: metrics.StepMetrics
 ) -> None:
-    """Shows an image logger the model at its stops among some rows, and then the rows.
+    """Shows an image logger the model at its pauses among some rows, and then the rows.
 
-    As a loop does, though without training; at the end the model is at the last stop.
+    As a loop does, though without training; at the end the model is at the last pause.
     """
     for step in rows.step.tolist():
-        if images.next_stop(step - 1) == step:
+        if images.next_pause(step - 1) == step:
             (values,) = rows.values[rows.step == step]
             trained.assign(trained.by_variable(values))
             images.before(step)
@@ -296,7 +296,7 @@ class Recording:
         self._records = divergence.RecordUntilDivergence(self.evaluator, self.recorder)
 
     def after(self, rows: metrics.StepMetrics, *, seconds: float = 0.001) -> None:
-        """Records rows that took so long, and the ends of epochs; stops for the images."""
+        """Records rows that took so long, and the ends of epochs; pauses for the images."""
         if len(rows.step):
             since = self.clock.now() - seconds
             self.clock.trained(int(rows.step[0]), rows.end, since=since)

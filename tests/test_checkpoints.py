@@ -411,7 +411,7 @@ def test_checkpoint_bears_the_step_after_the_last_row() -> None:
     with signals.StopRequest() as stop:
         every = hooks.Every(steps=10, step=15)
         hook = checkpoints.SaveCheckpoints(saved.append, every, stop, "train")
-        assert [hook.next_stop(step) for step in (15, 19, 20)] == [20, 20, 30]
+        assert [hook.next_pause(step) for step in (15, 19, 20)] == [20, 20, 30]
         for first, end in ((15, 17), (17, 20), (20, 29), (29, 45), (45, 49)):
             hook.after(_rows(first, end))
     assert saved == [20, 45]

@@ -23,7 +23,7 @@ class _Evaluated(hooks.Hook):
     def __init__(self, evaluator: evaluation.Evaluator):
         self._evaluator = evaluator
         self.rows = metrics.empty(len(evaluator.task.names))
-        self.next_stop, self.before = evaluator.next_stop, evaluator.before  # type: ignore[method-assign]
+        self.next_pause, self.before = evaluator.next_pause, evaluator.before  # type: ignore[method-assign]
 
     def after(self, rows: metrics.StepMetrics) -> None:
         """Evaluates the ends of epochs among the rows by the closed form."""
@@ -466,7 +466,7 @@ def test_closed_form_covers_every_epoch_of_a_long_run() -> None:
     datasets = _datasets(_TRAIN, _VALIDATION)
     evaluator, reported, rows = _train(_linear(), datasets, epochs=5000)
     np.testing.assert_array_equal(reported.step, range(5001))
-    assert evaluator.next_stop(0) == math.inf  # and training need not stop for it
+    assert evaluator.next_pause(0) == math.inf  # and training need not pause for it
     _assert_reported_is_right(reported, rows, datasets, 1e-9)
 
 
@@ -664,15 +664,15 @@ def test_metrics_are_those_of_all_examples(is_linear_regression: bool, run_eager
             assert part == pytest.approx(expected, rel=1e-4)
 
 
-def test_training_stops_at_each_epoch_for_metrics_or_norms() -> None:
+def test_training_pauses_at_each_epoch_for_metrics_or_norms() -> None:
     """Where the rows do not have what is reported."""
-    assert _symmetric().next_stop(0) == math.inf
+    assert _symmetric().next_pause(0) == math.inf
     for settings in ({"metrics": "mae"}, {"early_stopping_patience": 1}):
-        stopping = _symmetric(**settings)
-        assert [stopping.next_stop(step) for step in (0, 9, 10)] == [10, 10, 20]
+        pausing = _symmetric(**settings)
+        assert [pausing.next_pause(step) for step in (0, 9, 10)] == [10, 10, 20]
     many = _evaluator(_linear(num_features=20), _datasets(_examples(100, 20)))
     assert many.closed_form.train is not None
-    assert many.next_stop(0) == 1
+    assert many.next_pause(0) == 1
 
 
 _W = [3.0, 2.0, 2.5, 2.0, 1.0, 1.5, 2.0, 0.5]  # at the ends of epochs; the loss is its square

@@ -18,13 +18,13 @@ class _Clock:
 
 
 class _Log(hooks.Hook):
-    """Writes down under its name what it is called with; stops at the steps given."""
+    """Writes down under its name what it is called with; pauses at the steps given."""
 
-    def __init__(self, name: str, calls: list[tuple[str, str, int]], *stops: int):
-        self._name, self._calls, self._stops = name, calls, stops
+    def __init__(self, name: str, calls: list[tuple[str, str, int]], *pauses: int):
+        self._name, self._calls, self._pauses = name, calls, pauses
 
-    def next_stop(self, step: int) -> float:
-        return min((stop for stop in self._stops if stop > step), default=math.inf)
+    def next_pause(self, step: int) -> float:
+        return min((pause for pause in self._pauses if pause > step), default=math.inf)
 
     def before(self, step: int) -> None:
         self._calls.append((self._name, "before", step))
@@ -79,10 +79,10 @@ def test_the_step_it_counts_from_is_not_due_again() -> None:
     assert every.is_due(30)
 
 
-def test_next_stop_is_the_next_step_that_is_due() -> None:
+def test_next_pause_is_the_next_step_that_is_due() -> None:
     every = hooks.Every(steps=10, step=3)
-    assert [every.next_stop(step) for step in (0, 3, 9, 10, 11, 20)] == [10, 10, 10, 20, 20, 30]
-    assert hooks.Every(seconds=10).next_stop(3) == math.inf
+    assert [every.next_pause(step) for step in (0, 3, 9, 10, 11, 20)] == [10, 10, 10, 20, 20, 30]
+    assert hooks.Every(seconds=10).next_pause(3) == math.inf
 
 
 def test_neither_steps_nor_seconds_is_never_due() -> None:
@@ -90,20 +90,20 @@ def test_neither_steps_nor_seconds_is_never_due() -> None:
     every = hooks.Every(clock=clock)
     clock.now = 1e300
     assert not every.is_due(10**15)
-    assert every.next_stop(0) == math.inf
+    assert every.next_pause(0) == math.inf
 
 
-def test_a_plain_hook_asks_for_no_stop() -> None:
+def test_a_plain_hook_asks_for_no_pause() -> None:
     hook = hooks.Hook()
-    assert hook.next_stop(0) == math.inf
+    assert hook.next_pause(0) == math.inf
     hook.before(0)
     hook.after(metrics.empty(2))
 
 
-def test_several_hooks_stop_at_the_earliest_of_their_stops() -> None:
+def test_several_hooks_pause_at_the_earliest_of_their_pauses() -> None:
     both = hooks.Hooks([_Log("a", [], 4, 6), hooks.Hook(), _Log("b", [], 5)])
-    assert [both.next_stop(step) for step in (0, 4, 5, 6)] == [4, 5, 6, math.inf]
-    assert hooks.Hooks([]).next_stop(0) == math.inf
+    assert [both.next_pause(step) for step in (0, 4, 5, 6)] == [4, 5, 6, math.inf]
+    assert hooks.Hooks([]).next_pause(0) == math.inf
 
 
 def test_several_hooks_are_called_in_their_order() -> None:

@@ -52,7 +52,7 @@ class _Images:
         )
 
     def show(self, rows: metrics.StepMetrics) -> None:
-        """Shows the logger the model at the stops among some rows, and the rows."""
+        """Shows the logger the model at the pauses among some rows, and the rows."""
         helpers.show(self.logger, self.task, rows)
 
     def finish(self, rows: metrics.StepMetrics) -> None:
@@ -125,8 +125,8 @@ def test_fits_are_drawn_at_powers_of_four(tmp_path: pathlib.Path) -> None:
         for first in range(0, 70, 7):
             images.show(helpers.line(first, first + 7))
         images.logger.flush()
-        stops = [images.logger.next_stop(step) for step in (0, 1, 3, 4, 63, 64)]
-    assert stops == [1, 4, 4, 16, 64, 256]
+        pauses = [images.logger.next_pause(step) for step in (0, 1, 3, 4, 63, 64)]
+    assert pauses == [1, 4, 4, 16, 64, 256]
     assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4, 16, 64]}
 
 
@@ -309,7 +309,7 @@ def test_a_model_of_several_outputs_has_no_residuals(
 
 @pytest.mark.parametrize("W", [np.nan, np.inf, 3e38])
 def test_a_fit_that_is_not_finite_ends_nothing(tmp_path: pathlib.Path, W: float) -> None:
-    """Training ends by itself after the stop; the residuals have no histogram."""
+    """Training ends by itself after the pause; the residuals have no histogram."""
     with _images(tmp_path) as images:
         images.logger.before(1)
         images.task.assign({"W": [W]})

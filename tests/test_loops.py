@@ -31,16 +31,16 @@ USUAL = {"custom": Mode.XLA, "fit": Mode.GRAPH}  # where there is no GPU
 
 
 class Recorded(hooks.Hook):
-    """Keeps what it is called with, and stops at some steps."""
+    """Keeps what it is called with, and pauses at some steps."""
 
-    def __init__(self, watched: task.Task, *stops: int):
-        self._task, self._stops = watched, stops
+    def __init__(self, watched: task.Task, *pauses: int):
+        self._task, self._pauses = watched, pauses
         self.states: dict[int, list[float]] = {}  # the model's values when before was called
         self.rows = metrics.empty(len(watched.names))
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         """The next of the steps."""
-        return min((stop for stop in self._stops if stop > step), default=math.inf)
+        return min((pause for pause in self._pauses if pause > step), default=math.inf)
 
     def before(self, step: int) -> None:
         """Keeps the state of the model, once for each step."""
@@ -86,7 +86,7 @@ def train(
     batch_size: int = 0,
     optimizer: str = "sgd",
     mode: compilation.Mode | None = None,
-    stops: tuple[int, ...] = (),
+    pauses: tuple[int, ...] = (),
     **settings: Any,
 ) -> Trained:
     """Trains from the first to the last of `steps`."""
@@ -102,7 +102,7 @@ def train(
     batches = batches_lib.Batches(examples, config)
     variables = trained.model.trainable_variables
     made = optimizers.create(config, variables, last_step=steps[1])
-    hook = Recorded(trained, *stops)
+    hook = Recorded(trained, *pauses)
     loops.LOOPS[loop](
         trained,
         batches,
@@ -209,9 +209,9 @@ def test_no_update_is_made_where_none_is_left(kind: str, loop: str) -> None:
     assert trained.states == {}
 
 
-def assert_states_are_those_of_the_rows(trained: Trained, stops: tuple[int, ...]) -> None:
-    """At every stop before step 40, to the bit."""
-    assert set(trained.states) >= {0, *(stop for stop in stops if stop < 40)}
+def assert_states_are_those_of_the_rows(trained: Trained, pauses: tuple[int, ...]) -> None:
+    """At every pause before step 40, to the bit."""
+    assert set(trained.states) >= {0, *(pause for pause in pauses if pause < 40)}
     assert max(trained.states) < 40  # no update follows step 40
     for step, values in trained.states.items():
         assert trained.rows.values[step].tolist() == values
@@ -220,27 +220,27 @@ def assert_states_are_those_of_the_rows(trained: Trained, stops: tuple[int, ...]
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [0, 32])
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
-def test_before_is_called_at_every_stop_in_that_state(
+def test_before_is_called_at_every_pause_in_that_state(
     kind: str, loop: str, batch_size: int
 ) -> None:
-    """And the stops change no bit of the training."""
-    stops = (1, 2, 7, 31, 39, 50)
-    trained, unstopped = (
-        train(linear(kind), loop, sample(), steps=(0, 40), batch_size=batch_size, stops=some)
-        for some in (stops, ())
+    """And the pauses change no bit of the training."""
+    pauses = (1, 2, 7, 31, 39, 50)
+    trained, unpaused = (
+        train(linear(kind), loop, sample(), steps=(0, 40), batch_size=batch_size, pauses=some)
+        for some in (pauses, ())
     )
-    assert_states_are_those_of_the_rows(trained, stops)
-    assert_same_bits(trained.rows, unstopped.rows)
+    assert_states_are_those_of_the_rows(trained, pauses)
+    assert_same_bits(trained.rows, unpaused.rows)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
-def test_before_is_called_at_every_stop_when_eager(kind: str, loop: str) -> None:
-    stops = (1, 7, 31)
+def test_before_is_called_at_every_pause_when_eager(kind: str, loop: str) -> None:
+    pauses = (1, 7, 31)
     trained = train(
-        linear(kind), loop, sample(), steps=(0, 40), batch_size=32, stops=stops, mode=Mode.EAGER
+        linear(kind), loop, sample(), steps=(0, 40), batch_size=32, pauses=pauses, mode=Mode.EAGER
     )
-    assert_states_are_those_of_the_rows(trained, stops)
+    assert_states_are_those_of_the_rows(trained, pauses)
 
 
 @pytest.mark.slow
@@ -393,7 +393,7 @@ class _Slow(hooks.Hook):
         self.calls: list[float] = []
         self.rows: list[np.ndarray] = []  # when they began
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         return (step // 10 + 1) * 10
 
     def before(self, step: int) -> None:

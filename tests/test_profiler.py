@@ -41,7 +41,7 @@ def _rows(first: int, end: int) -> metrics.StepMetrics:
 def test_training_stops_where_the_profiler_starts_and_ends(
     tmp_path: pathlib.Path, steps: tuple[int, int] | None, step: int, expected: float
 ) -> None:
-    assert profiler.Profiler(steps, tmp_path).next_stop(step) == expected
+    assert profiler.Profiler(steps, tmp_path).next_pause(step) == expected
 
 
 @pytest.mark.parametrize(

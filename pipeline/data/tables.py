@@ -164,7 +164,7 @@ class Columns(Table):
             count = int(is_missing.any(axis=1).sum())
             raise errors.InputError(
                 f"{place}: the value is missing; rows with missing values among the rows "
-                f"{row + 1:,} to {row + len(table):,}: {count:,}; leave them out with --missing=drop"
+                f"{row + 1:,} to {row + len(table):,}: {count:,}; leave out with --missing=drop"
             )
 
 

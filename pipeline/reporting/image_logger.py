@@ -27,7 +27,7 @@ class _Fit(NamedTuple):
 class ImageLogger(hooks.Hook):
     """Draws the plots of one run.
 
-    Training stops at the steps 1, 4, 16, 64, ... to predict what the fit is drawn of, and at up to
+    Training pauses at the steps 1, 4, 16, 64, ... to predict what the fit is drawn of, and at up to
     16 even steps for the distribution of the residuals. Drawing takes as long as many thousand
     training steps, so it waits until some seconds have passed, or a checkpoint is saved.
     """
@@ -49,16 +49,16 @@ class ImageLogger(hooks.Hook):
         self._residuals: dict[int, evaluation.Floats] = {}  # that wait, by step
         self._counting = hooks.Every(steps=metrics.stride(last_step, _MOST_HISTOGRAMS))
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         """The next step to be drawn, or with a histogram."""
         drawn = float(_DRAWN[np.searchsorted(_DRAWN, step, side="right")])
-        return min(drawn, self._counting.next_stop(step))
+        return min(drawn, self._counting.next_pause(step))
 
     def before(self, step: int) -> None:
         """Predicts where a fit is to be drawn, or residuals are to be counted."""
         if step in _DRAWN:
             self._pending.append(self._predict(step))
-        if self._counting.next_stop(step - 1) == step:
+        if self._counting.next_pause(step - 1) == step:
             self._keep_residuals(step)
 
     def after(self, rows: metrics.StepMetrics) -> None:

@@ -12,7 +12,7 @@ from pipeline.training import hooks, metrics
 class Profiler(hooks.Hook):
     """Starts TensorFlow's profiler at one step and stops it at another.
 
-    A step of the Profile dashboard's overview is a call, which trains up to the next stop of a
+    A step of the Profile dashboard's overview is a call, which trains up to the next pause of a
     hook or the end of a block. The dashboard passes over it where TensorFlow's own kernels run
     the loop in the call (without XLA, and in Keras' fit), and says that no step was observed.
     """
@@ -26,7 +26,7 @@ class Profiler(hooks.Hook):
         self._directory, self._is_running = directory, False
         self._calls = contextlib.ExitStack()
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         """The next step after this one where the profiler starts or stops."""
         return min((s for s in (self._first, self._last) if s > step), default=math.inf)
 

@@ -141,9 +141,9 @@ class SaveCheckpoints(hooks.Hook):
         self._save, self._every = save, every
         self._stop, self._how_to_resume = stop, how_to_resume
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         """The next step after `step` with a checkpoint."""
-        return self._every.next_stop(step)
+        return self._every.next_pause(step)
 
     def after(self, rows: metrics.StepMetrics) -> None:
         """Saves if it is due; raises errors.StoppedError if a signal has come."""

@@ -11,12 +11,12 @@ class RecordUntilDivergence(hooks.Hook):
     """Evaluates and records what the loops emit, up to where training diverges."""
 
     def __init__(self, evaluator: evaluation.Evaluator, records: recorder.Recorder):
-        """Prepares to hand on rows and stops."""
+        """Prepares to hand on rows and pauses."""
         self._evaluator, self._recorder = evaluator, records
 
-    def next_stop(self, step: int) -> float:
-        """The next stop of the evaluator."""
-        return self._evaluator.next_stop(step)
+    def next_pause(self, step: int) -> float:
+        """The next pause of the evaluator."""
+        return self._evaluator.next_pause(step)
 
     def before(self, step: int) -> None:
         """Evaluates where it is due."""

@@ -119,7 +119,7 @@ class Team:
         return functools.partial(custom_loop.train, communicator=self._communicator)
 
     def leading(self, hook: hooks.Hook) -> hooks.Hook:
-        """The chief's hook, of which the others get to know where training stops."""
+        """The chief's hook, of which the others get to know where training pauses."""
         return _Leading(self, hook) if self._communicator else hook
 
     def tell(self, command: Command, amount: int = 0) -> None:
@@ -217,27 +217,27 @@ def _settings(config: config_lib.Config, datasets: datasets_lib.Datasets) -> dic
 
 
 class _Leading(hooks.Hook):
-    """The chief's hooks, of which the others get to know where training stops."""
+    """The chief's hooks, of which the others get to know where training pauses."""
 
     def __init__(self, team: Team, hook: hooks.Hook):
         """Prepares to call a hook."""
         self._team, self._hook = team, hook
         self.before, self.after = hook.before, hook.after  # type: ignore[method-assign]
 
-    def next_stop(self, step: int) -> float:
-        """The next stop of the hook; the loop asks for it when all else before it is done."""
-        stop = min(self._hook.next_stop(step), step + _FOREVER)
-        self._team.tell(Command.TRAIN, int(stop) - step)
-        return stop
+    def next_pause(self, step: int) -> float:
+        """The next pause of the hook; the loop asks for it when all else before it is done."""
+        pause = min(self._hook.next_pause(step), step + _FOREVER)
+        self._team.tell(Command.TRAIN, int(pause) - step)
+        return pause
 
 
 class Following(hooks.Hook):
-    """What another worker does at the stops of the chief."""
+    """What another worker does at the pauses of the chief."""
 
     def __init__(self, team: Team, work: Mapping[Command, Callable[[int], object]]):
         """Prepares to do what the chief says, up to the next TRAIN."""
         self._team, self._work = team, work
-        self._stop = 0
+        self._pause = 0
 
     def before(self, step: int) -> None:
         """Works until the chief trains on.
@@ -249,12 +249,12 @@ class Following(hooks.Hook):
         while command != Command.TRAIN:
             self._work[command](amount)
             command, amount = self._team.hear()
-        self._stop = step + amount
+        self._pause = step + amount
 
-    def next_stop(self, step: int) -> float:
-        """The chief's next stop."""
+    def next_pause(self, step: int) -> float:
+        """The chief's next pause."""
         del step
-        return self._stop
+        return self._pause
 
     def after(self, rows: metrics.StepMetrics) -> None:
         """Does nothing: the chief has the same rows."""

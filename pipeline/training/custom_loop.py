@@ -134,7 +134,7 @@ def train(
     """Trains from first_step to last_step; the arguments are those of loops.Loop.
 
     Workers that train together call this with the same arguments, but for their part of the
-    batches, and with hooks that stop at the same steps.
+    batches, and with hooks that pause at the same steps.
     """
     training_loop = make_training_loop(task, batches, optimizer, mode, communicator)
     step, none = first_step, tf.constant(0)
@@ -144,14 +144,14 @@ def train(
         block_start, block_end = step, min(step + batches.block_steps, last_step)
         while step < block_end:
             hook.before(step)
-            stop = int(min(block_end, hook.next_stop(step)))
-            first, steps = tf.constant(step - block_start), tf.constant(stop - step)
+            end = int(min(block_end, hook.next_pause(step)))
+            first, steps = tf.constant(step - block_start), tf.constant(end - step)
             since = clock.now()
             with communicator.reported() if communicator else contextlib.nullcontext():
                 arrays = training_loop(block, first, steps)
-                rows = [array.numpy()[: stop - step] for array in arrays]
+                rows = [array.numpy()[: end - step] for array in arrays]
             # What is between the messages of several workers is compiled when it is first used.
             is_measured = communicator is None or step > first_step
-            clock.trained(step, stop, since=since, is_measured=is_measured)
-            hook.after(metrics.StepMetrics(np.arange(step, stop), *rows))
-            step = stop
+            clock.trained(step, end, since=since, is_measured=is_measured)
+            hook.after(metrics.StepMetrics(np.arange(step, end), *rows))
+            step = end

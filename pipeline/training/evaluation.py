@@ -15,7 +15,7 @@ from pipeline.distributed import workers
 from pipeline.training import closed_form, hooks, metrics, passes, regression
 from pipeline.training import task as task_lib
 
-_MOST_STOPS = 1000  # epochs of a run that training stops at to be evaluated
+_MOST_PAUSES = 1000  # epochs of a run at which training pauses to be evaluated
 _RISEN = 1e6
 _MOST_LABELS = 10_000  # of which the loss of predicting 0 is taken
 
@@ -70,9 +70,9 @@ class Best(NamedTuple):
 class Evaluator:
     """Evaluates a model: whenever asked, and while it trains at the ends of epochs.
 
-    Training stops for it at up to 1,000 epochs of a run, evenly chosen. Where the closed form of
+    Training pauses for it at up to 1,000 epochs of a run, evenly chosen. Where the closed form of
     linear regression gives all that is asked for from the rows, it does so for every epoch, and
-    training does not stop.
+    training does not pause.
 
     Attributes:
       task, datasets: What is evaluated, and on what.
@@ -105,7 +105,7 @@ class Evaluator:
         self.task, self.datasets = task, datasets
         num_features = datasets.train.x.shape[1]
         self.steps_per_epoch = config_lib.steps_per_epoch(datasets.num_train, config.batch_size)
-        epochs_between = metrics.stride(config.epochs, _MOST_STOPS)
+        epochs_between = metrics.stride(config.epochs, _MOST_PAUSES)
         self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
         self._passes = passes.Passes(
@@ -122,7 +122,7 @@ class Evaluator:
         self._total = total
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and task.watches_all
-        self._stops = not is_in_rows or self._has_metrics or bool(self._patience)
+        self._pauses = not is_in_rows or self._has_metrics or bool(self._patience)
         self.best = Best()
         self.best_variables: task_lib.Arrays | None = None
         self.start_loss = math.nan
@@ -170,10 +170,10 @@ class Evaluator:
             return values
         return task_lib.as_float32(self.units.to_units(values))
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         """The next step to be evaluated at."""
         every = self.steps_between
-        return (step // every + 1) * every if self._stops else math.inf
+        return (step // every + 1) * every if self._pauses else math.inf
 
     def before(self, step: int) -> None:
         """Evaluates where it is due.
@@ -182,7 +182,7 @@ class Evaluator:
           hooks.EndOfTraining: patience has run out.
           hooks.Divergence: the loss has risen.
         """
-        if self._stops and step % self.steps_between == 0:
+        if self._pauses and step % self.steps_between == 0:
             evaluation = self.evaluate()
             self.check(step, evaluation)
             if self._is_exhausted(step, evaluation):
@@ -195,7 +195,7 @@ class Evaluator:
         """The rows before divergence, and the ends of epochs among them by the closed form."""
         rows = rows.until_divergence()
         ends = rows.every(self.steps_per_epoch)
-        if self._stops or not len(ends.step):
+        if self._pauses or not len(ends.step):
             return rows, None
         epochs = self._epochs(ends.step, ends.values, *self._by_closed_form(ends.values))
         if (risen := self._has_risen(epochs.train["loss"])).any():
@@ -212,7 +212,7 @@ class Evaluator:
             i = improved[-1]
             losses = (epochs.validation or epochs.train)["loss"]
             self.best = Best(int(epochs.step[i]), float(losses[i]))
-            of_row = not self._stops and self.task.by_variable(epochs.values[i])
+            of_row = not self._pauses and self.task.by_variable(epochs.values[i])
             self.best_variables = of_row or self.task.arrays()
         self.report(epochs)
 

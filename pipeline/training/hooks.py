@@ -26,16 +26,16 @@ class Divergence(Exception):  # noqa: N818
 class Hook:
     """Something that happens during training; this one does nothing.
 
-    Training goes on in calls of many steps. It stops at least where a hook asks for it.
+    One call trains many steps. It returns no later than at the next pause that a hook asks for.
     """
 
-    def next_stop(self, step: int) -> float:
-        """The next step after `step` at which training must stop for this hook."""
+    def next_pause(self, step: int) -> float:
+        """The next step after `step` at which training must pause for this hook."""
         del step
         return math.inf
 
     def before(self, step: int) -> None:
-        """Called at a stop: the model has `step` updates, and another one is to follow.
+        """Called at a pause: the model has `step` updates, and another one is to follow.
 
         May raise EndOfTraining or Divergence.
         """
@@ -53,9 +53,9 @@ class Hooks(Hook):
     def __init__(self, hooks: Sequence[Hook]):
         self._hooks = hooks
 
-    def next_stop(self, step: int) -> float:
-        """The earliest stop."""
-        return min((hook.next_stop(step) for hook in self._hooks), default=math.inf)
+    def next_pause(self, step: int) -> float:
+        """The earliest pause."""
+        return min((hook.next_pause(step) for hook in self._hooks), default=math.inf)
 
     def before(self, step: int) -> None:
         """Calls each hook."""
@@ -93,6 +93,6 @@ class Every:
         """Counts on from a step and from now."""
         self._step, self._time = step, self._clock()
 
-    def next_stop(self, step: int) -> float:
+    def next_pause(self, step: int) -> float:
         """The next step after `step` at which it is due for its number of steps."""
         return (step // self._steps + 1) * self._steps if self._steps else math.inf

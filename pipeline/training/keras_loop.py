@@ -148,12 +148,12 @@ def train(
 ) -> None:
     """Trains from first_step to last_step; the arguments are those of loops.Loop.
 
-    What Keras calls an epoch is here all that is left to train, up to the next stop: an epoch
+    What Keras calls an epoch is here all that is left to train, up to the next pause: an epoch
     of Keras costs as much as many steps, and it could not begin in the middle of one. Its own
     TensorBoard callback is left out: it counts calls instead of steps and writes means over the
     epoch, and its graph is empty.
     """
-    # Fewer where a step is slow, so that training can stop and save between them.
+    # Fewer where a step is slow, so that training can pause and save between them.
     capacity = min(_STEPS_PER_EXECUTION, batches.block_steps)
     records = _compile(
         task, optimizer, mode, capacity=1 if mode is compilation.Mode.EAGER else capacity
@@ -161,6 +161,6 @@ def train(
     emit = _Emit(records, hook, clock, first_step=first_step)
     while emit.step < last_step:
         hook.before(emit.step)
-        stop = int(min(last_step, hook.next_stop(emit.step)))
-        data = batches.singly(emit.step, stop)
+        end = int(min(last_step, hook.next_pause(emit.step)))
+        data = batches.singly(emit.step, end)
         task.model.fit(data, callbacks=[emit], shuffle=False, verbose=0)

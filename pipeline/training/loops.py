@@ -25,7 +25,7 @@ class Loop(Protocol):
     ) -> None:
         """Makes the updates first_step + 1 to last_step of a task's model, in place.
 
-        The hook's `before` is called at every stop that it asks for, its `after` gets one row for
+        The hook's `before` is called at every pause that it asks for, its `after` gets one row for
         each update, in order, and both may end training by raising. The clock is told of each call
         that trains, before the hook is.
         """
