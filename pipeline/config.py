@@ -12,7 +12,7 @@ from pipeline import errors
 _FLOAT32_MAX = float.fromhex("0x1.fffffep127")
 _INT32_MAX = 2**31 - 1
 _MOST_STEPS = 10**15  # exact in a float64, too
-_BOUNDS = ("above", "at_least", "at_most")  # the smallest and the largest value
+_BOUNDS = ("above", "at_least", "at_most")
 _OPTIONS: dict[str, Any] = {
     "may_change": False,  # on resume: the values of the training steps do not depend on it
     "may_sweep": True,  # pipeline.sweep takes several values, separated by commas
@@ -32,7 +32,7 @@ _OF_UNITS = ("mape", "meanabsolutepercentageerror", "msle", "meansquaredlogarith
 _FORMATS = ("litert", "onnx")
 _GUIDE = {"learning_rate": 0.1, "initial_w": 5.0, "initial_b": 0.0}
 _STEPS = {"at_least": 0, "at_most": _MOST_STEPS, "may_change": True}
-_PLACE = {"may_change": True, "may_sweep": False}
+_NOT_OF_STEPS = {"may_change": True, "may_sweep": False}  # the steps do not depend on it
 _OPTIMIZERS = (  # of Keras 3.15, but for those that wrap others
     *("sgd", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb"),
     *("lion", "muon", "nadam", "rmsprop", "schedulefreeadamw"),
@@ -69,8 +69,7 @@ class Config:
         "",
         "Names that tf.keras.metrics.get knows, separated by commas, such as mae,accuracy,auc; "
         "they are evaluated with the loss.",
-        may_change=True,
-        may_sweep=False,
+        **_NOT_OF_STEPS,
     )
     loop: str = _field(
         "custom",
@@ -227,10 +226,10 @@ class Config:
         True,
         "Show what training could reach, as flat lines in TensorBoard: the least-squares solution, "
         "and the true values of synthetic data.",
-        **_PLACE,
+        **_NOT_OF_STEPS,
     )
     profile_steps: str = _field(
-        "", "Profile from a first to a last step, such as 100,200.", **_PLACE
+        "", "Profile from a first to a last step, such as 100,200.", **_NOT_OF_STEPS
     )
     checkpoint_every: int = _field(
         0, "Steps between checkpoints, or 0 for --checkpoint_secs.", **_STEPS
@@ -241,38 +240,39 @@ class Config:
         "With several workers (TF_CONFIG): seconds to wait for another to start, or to answer.",
         at_least=1,
         at_most=86400,
-        **_PLACE,
+        **_NOT_OF_STEPS,
     )
     export: str = _field(
         "last",
         "Export the model of the last step, or that of the best evaluation. A finished run is "
         "exported once more, without training, where its newest export is the other.",
         choices=("last", "best"),
-        may_change=True,
-        may_sweep=False,
+        **_NOT_OF_STEPS,
     )
     export_formats: str = _field(
         "",
         "Formats to write beside the SavedModel, separated by commas: litert, onnx. They need the "
         "extra pipeline[export].",
-        may_change=True,
-        may_sweep=False,
+        **_NOT_OF_STEPS,
     )
     export_versions_to_keep: int = _field(
         0,
         "Remove all but so many versions of the export, the newest; 0 keeps all.",
         at_least=0,
-        may_change=True,
-        may_sweep=False,
+        **_NOT_OF_STEPS,
     )
-    logdir: str = _field("logs", "The directory that holds the directories of the runs.", **_PLACE)
+    logdir: str = _field(
+        "logs", "The directory that holds the directories of the runs.", **_NOT_OF_STEPS
+    )
     run_name: str = _field(
         "",
         "Name of the run's directory in --logdir; by default made from the time. An unfinished "
         "run of that name is resumed.",
-        **_PLACE,
+        **_NOT_OF_STEPS,
     )
-    overwrite: bool = _field(False, "Start anew, and rename an earlier run of that name.", **_PLACE)
+    overwrite: bool = _field(
+        False, "Start anew, and rename an earlier run of that name.", **_NOT_OF_STEPS
+    )
 
     def __post_init__(self) -> None:
         if self.is_synthetic and self.learning_rate is None:
@@ -418,13 +418,17 @@ class Config:
         """Whether the examples are drawn from a curve instead of read from a table."""
         return not self.data
 
+    def steps_per_epoch(self, num_examples: int) -> int:
+        """Batches that it takes to see every example once; --batch_size=0 makes it one."""
+        return -(-num_examples // (self.batch_size or num_examples))
+
     def last_step(self, num_examples: int) -> int:
         """The number of updates of the whole run.
 
         Raises:
           errors.InputError: there are too many steps, or too few for --profile_steps.
         """
-        last_step = self.epochs * steps_per_epoch(num_examples, self.batch_size)
+        last_step = self.epochs * self.steps_per_epoch(num_examples)
         errors.require(
             last_step <= _MOST_STEPS,
             f"--epochs={self.epochs} makes more steps than can be counted ({_MOST_STEPS:,})",
@@ -441,11 +445,6 @@ class Config:
         """The first and the last step to profile."""
         first, _, last = self.profile_steps.partition(",")
         return (int(first), int(last)) if last else None
-
-
-def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Batches that it takes to see every example once; batch_size 0 makes it one."""
-    return -(-num_examples // (batch_size or num_examples))
 
 
 def bounds(field: dataclasses.Field[Any]) -> str:

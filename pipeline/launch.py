@@ -27,7 +27,7 @@ from absl import flags
 from pipeline import cli, flagfile, printing
 from pipeline import config as config_lib
 from pipeline.distributed import workers
-from pipeline.run import run_dir
+from pipeline.run import run_dir, signals
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes to train with.", lower_bound=1)
 _RESTARTS = flags.DEFINE_integer(
@@ -44,7 +44,7 @@ class _Group:
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[str]] = []
         self.received: int | None = None  # the number of a signal
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in signals.SIGNALS:
             signal.signal(number, self._pass_on)
 
     def run(self, config: config_lib.Config, count: int, directory: pathlib.Path) -> list[int]:

@@ -23,7 +23,7 @@ from absl import flags
 
 from pipeline import cli, errors, files, printing, tf_runtime
 from pipeline.data import csv_text
-from pipeline.run import versions
+from pipeline.run import signals, versions
 
 if TYPE_CHECKING:
     from pipeline.run import predictions
@@ -100,7 +100,7 @@ def _stop_cleanly() -> None:
         del frame
         sys.exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals.SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
 

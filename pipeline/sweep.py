@@ -152,8 +152,7 @@ def _with_references_once(
     """
     owners: dict[int, tuple[Any, config_lib.Config]] = {}
     for config, (data, count) in zip(configs, loaded, strict=True):
-        has_them = config.is_linear and config.loss == config_lib.Config.loss
-        rank = has_them, config.last_step(count)
+        rank = config.is_linear_regression, config.last_step(count)
         if data not in owners or rank > owners[data][0]:
             owners[data] = rank, config
     chosen = {id(config) for _, config in owners.values()}

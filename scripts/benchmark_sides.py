@@ -68,7 +68,6 @@ def pipeline(
     from pipeline.data import batches as batches_lib
     from pipeline.data import datasets as datasets_lib
     from pipeline.reporting import recorder
-    from pipeline.run import divergence
     from pipeline.training import clock as clock_lib
     from pipeline.training import (
         compilation,
@@ -128,8 +127,7 @@ def pipeline(
                 event_files={},
             )
             evaluator.report = records.epochs
-            until_divergence = divergence.RecordUntilDivergence(evaluator, records)
-            recording = [until_divergence, records.progress, records.images]
+            recording = [evaluator, records, records.progress, records.images]
             loops.LOOPS[loop](
                 trained,
                 batches,

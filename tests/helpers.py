@@ -20,7 +20,6 @@ from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import image_logger
 from pipeline.reporting import recorder as recorder_lib
-from pipeline.run import divergence
 from pipeline.training import clock as clock_lib
 from pipeline.training import evaluation, learning_rate, losses, make_task, metrics
 from pipeline.training import task as task_lib
@@ -293,22 +292,21 @@ class Recording:
             event_files=event_files or {},
         )
         self.evaluator.report = self.recorder.epochs
-        self._records = divergence.RecordUntilDivergence(self.evaluator, self.recorder)
 
     def after(self, rows: metrics.StepMetrics, *, seconds: float = 0.001) -> None:
         """Records rows that took so long, and the ends of epochs; pauses for the images."""
         if len(rows.step):
             since = self.clock.now() - seconds
             self.clock.trained(int(rows.step[0]), rows.end, since=since)
-        self._records.after(rows)
+        self.recorder.after(rows)
         show(self.recorder.images, self.task, rows)
 
     def finish(self, last: metrics.StepMetrics) -> None:
         """Records the row of the last step as that of the trained model."""
         self.task.assign(self.task.by_variable(last.values[0]))
         final = self.evaluator.evaluate()
-        self.evaluator.receive(int(last.step[0]), final)
-        self.recorder.finish(last, final)
+        self.evaluator.report_evaluation(int(last.step[0]), final)
+        self.recorder.finish(last, final, {})
 
     def close(self) -> None:
         """Closes the event files."""

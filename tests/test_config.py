@@ -129,7 +129,7 @@ def test_profiled_gives_the_two_steps() -> None:
 def test_every_example_is_in_a_batch_of_each_epoch(
     num_examples: int, batch_size: int, steps: int
 ) -> None:
-    assert config_lib.steps_per_epoch(num_examples, batch_size) == steps
+    assert config_lib.Config(batch_size=batch_size).steps_per_epoch(num_examples) == steps
     config = config_lib.Config(batch_size=batch_size, epochs=7)
     assert config.last_step(num_examples) == 7 * steps
 

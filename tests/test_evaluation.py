@@ -32,8 +32,8 @@ class _Evaluated(hooks.Hook):
 
 
 def _take(evaluator: evaluation.Evaluator, rows: metrics.StepMetrics) -> None:
-    _, epochs = evaluator.ends(rows)
-    evaluator.take(epochs)
+    _, epochs = evaluator.evaluate_rows(rows)
+    evaluator.report_epochs(epochs)
 
 
 class _OfOnesOwn(tf.Module):
@@ -93,7 +93,9 @@ def _examples(
 def _datasets(
     train: datasets_lib.Examples, validation: datasets_lib.Examples | None = None
 ) -> datasets_lib.Datasets:
-    return datasets_lib.Datasets.of(train, validation, _NAMES[: train.x.shape[1]], "y")
+    solved = datasets_lib.solved(train), datasets_lib.solved(validation)
+    names = _NAMES[: train.x.shape[1]]
+    return datasets_lib.Datasets(train, validation, names, "y", least_squares=solved)
 
 
 def _linear(kind: str = "module", num_features: int = 1) -> task.Task:
@@ -126,7 +128,7 @@ def _losses(evaluator: evaluation.Evaluator) -> list[float]:
 
 def _report(evaluator: evaluation.Evaluator, step: int) -> None:
     """Evaluates the model as it is at the end of an epoch."""
-    evaluator.receive(step, evaluator.evaluate())
+    evaluator.report_evaluation(step, evaluator.evaluate())
 
 
 def _mean_squares(examples: datasets_lib.Examples, values: Any) -> float:
@@ -354,7 +356,9 @@ def test_the_closed_form_is_left_where_it_takes_too_long(
         datasets_lib.Examples(*(np.ones(shape, np.float32) for shape in ((count, columns), count)))
         for count in (train, validation)
     ]
-    datasets = datasets_lib.Datasets.of(parts[0], parts[1] if validation else None, names, "y")
+    examples = parts[0], parts[1] if validation else None
+    solved = datasets_lib.solved(examples[0]), datasets_lib.solved(examples[1])
+    datasets = datasets_lib.Datasets(*examples, names, "y", least_squares=solved)
     evaluator = _evaluator(helpers.linear(names), datasets)
     assert evaluator.closed_form.why_not == reason
     assert (evaluator.closed_form.train is None) == bool(reason)
@@ -573,8 +577,8 @@ def test_loss_a_million_times_that_of_start_and_0_has_risen(
     taken: list[int] = []
     evaluator.report = lambda ends: taken.extend(ends.step.tolist())
     if not by_passes:
-        good, ends = evaluator.ends(_rows([0, 1, 2, 3], [start, allowed, risen, start]))
-        evaluator.take(ends)
+        good, ends = evaluator.evaluate_rows(_rows([0, 1, 2, 3], [start, allowed, risen, start]))
+        evaluator.report_epochs(ends)
         assert (good.step.tolist(), taken) == ([0, 1], [0, 1])
         return
     for step, W in enumerate((start, allowed)):
@@ -591,7 +595,7 @@ def test_loss_a_million_times_that_of_start_and_0_has_risen(
 def test_no_loss_has_risen_where_start_and_labels_are_zero(W: float) -> None:
     """As a run with noise 0 that starts at its optimum; then nothing says what is large."""
     evaluator = _symmetric()
-    good, ends = evaluator.ends(_rows([0, 10, 20], [0.0, W, W]))
+    good, ends = evaluator.evaluate_rows(_rows([0, 10, 20], [0.0, W, W]))
     assert ends is not None
     assert good.step.tolist() == ends.step.tolist() == [0, 10, 20]
 
@@ -599,7 +603,7 @@ def test_no_loss_has_risen_where_start_and_labels_are_zero(W: float) -> None:
 def test_a_resumed_run_knows_its_loss_at_the_start() -> None:
     evaluator = _labelled(0)
     evaluator.start_loss = 9.0
-    good, _ = evaluator.ends(_rows([50, 51], [2999.0, 3001.0]))
+    good, _ = evaluator.evaluate_rows(_rows([50, 51], [2999.0, 3001.0]))
     assert good.step.tolist() == [50]
 
 

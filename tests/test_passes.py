@@ -125,7 +125,7 @@ def test_several_chunks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> 
     settings = {"model": "logistic", "loss": "binary_crossentropy", "metrics": "mae,accuracy,auc"}
     made, _ = _passes(examples, **settings)
     whole = made.evaluate(examples)
-    monkeypatch.setattr(passes, "_CHUNK", 100)
+    monkeypatch.setattr(datasets_lib, "_CHUNK", 100)
     assert made.evaluate(examples) == pytest.approx(whole, rel=1e-6)
 
 

@@ -78,8 +78,9 @@ def _publish(
     version: pathlib.Path, W: list[float], b: float, *, features: tuple[str, ...], label: str
 ) -> None:
     """Exports y = x·W + b, saying that it is of step 10."""
-    model = models.module(len(W), initial_b=b)
+    model = models.module(len(W))
     model.W.assign(W)
+    model.b.assign(b)
     trained = task.Task(model, losses.squared_error, features=features)
     examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label)

@@ -258,7 +258,10 @@ def test_a_file_has_least_squares_but_no_truth(
         recording.finish(rows.select(slice(1, 2)))
     scale = recording.datasets.scale
     assert scale
-    x, y = (scale.inputs(recording.datasets.train.x), scale.labels(recording.datasets.train.y))
+    x, y = (
+        scale.x_in_units(recording.datasets.train.x),
+        scale.y_in_units(recording.datasets.train.y),
+    )
     solution = np.linalg.lstsq(np.column_stack([x, np.ones(4)]), y, rcond=None)[0]
     curves = helpers.scalars(tmp_path / "least_squares")
     for i, tag in enumerate(("W/rooms", "W/area", "b")):

@@ -1,5 +1,6 @@
 """Tests of training on tables: in standardized units inside, in those of the data outside."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -63,7 +64,7 @@ def test_least_squares_has_the_certified_digits(
     solved = data.least_squares[0]
     assert solved
     if data.scale:
-        solved = data.scale.in_units(solved)
+        solved = data.scale.least_squares_in_units(solved)
     np.testing.assert_allclose(solved.solution, certified, rtol=1e-9)
 
 
@@ -165,6 +166,17 @@ def test_every_model_trains_with_the_defaults(folder: pathlib.Path, name: str, t
 
 
 @pytest.mark.slow
+def test_fits_stay_where_a_finished_run_is_exported_again(folder: pathlib.Path) -> None:
+    config = _config(folder, "houses", "again", epochs=3)
+    _, run = _trained(config)
+    first = json.loads((run / "result.json").read_text())
+    assert first["fits"].keys() == {"training, model", "training, least squares"}
+    _trained(dataclasses.replace(config, export_formats="onnx"))
+    second = json.loads((run / "result.json").read_text())
+    assert (second["export"], second["fits"]) == ("export/2", first["fits"])
+
+
+@pytest.mark.slow
 def test_a_label_of_0_and_1_stays_as_it_is(folder: pathlib.Path) -> None:
     settings = {"model": "logistic", "loss": "binary_crossentropy", "metrics": "accuracy,auc"}
     result, run = _trained(_config(folder, "dear", "dear", epochs=100, **settings))
@@ -246,7 +258,7 @@ def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
     assert data.scale
     x, y = (array.astype(np.float64) for array in data.train)
     W = np.linalg.solve(x.T @ x / len(x) + 0.3 * np.eye(3), x.T @ y / len(x))
-    (values,) = data.scale.to_units(np.append(W, 0)[None])
+    (values,) = data.scale.parameters_in_units(np.append(W, 0)[None])
     for directory in ("train", "least_squares"):
         curves = helpers.scalars(run / directory)
         for name, value in zip(("W/area", "W/rooms", "W/year", "b"), values, strict=True):

@@ -43,7 +43,7 @@ def _in_units(data: datasets_lib.Datasets) -> np.ndarray:
     """The training examples with their labels, in the units of the data."""
     x, y = data.train
     if data.scale:
-        x, y = data.scale.inputs(x), data.scale.labels(y)
+        x, y = data.scale.x_in_units(x), data.scale.y_in_units(y)
     return np.column_stack([x, y])
 
 
@@ -151,7 +151,7 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
     assert data.scale
     solved = data.least_squares[0]
     assert solved
-    (values,) = data.scale.to_units(solved.solution[None])
+    (values,) = data.scale.parameters_in_units(solved.solution[None])
     np.testing.assert_allclose(values, [1, 0, 1, 0], atol=1e-9)
 
 
@@ -210,6 +210,7 @@ _BAD = [
     ),
     ("h.csv,n.csv", {}, "n.csv: its columns ['area', 'rooms', 'price'] are not those of h.csv"),
     ("mine.py:missing", {}, "row 2, column 'a': the value is missing; rows with "),
+    ("mine.py:masked", {}, "row 1, column 'a': the value is missing; rows with "),
     ("mine.py:text", {}, "the column 'a' ('x') is text"),
     ("mine.py:ragged", {}, "must return columns of one length by their names; received {'a': [2]"),
     ("mine.py:nothing", {}, "mine.py:nothing: making the data raised TypeError"),
@@ -245,6 +246,11 @@ def test_a_bad_table_costs_one_line(
         tmp_path / "mine.py",
         "nan = float('nan')\n"
         "def missing():\n    return {'a': [1, nan, 3], 'y': [1, 2, 3]}\n"
+        "class NA:  # as that of pandas\n"
+        "    __eq__ = __ne__ = lambda self, other: self\n"
+        "    __bool__ = lambda self: 1 / 0\n"
+        "    __repr__ = lambda self: '<NA>'\n"
+        "def masked():\n    return {'a': [NA(), 2, 3], 'y': [1, 2, 3]}\n"
         "def text():\n    return {'a': ['x', 'y'], 'y': [1, 2]}\n"
         "def ragged():\n    return {'a': [1, 2], 'y': [1, 2, 3]}\n"
         "def nothing():\n    return None\n",

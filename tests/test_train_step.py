@@ -37,7 +37,7 @@ def test_update_is_by_the_gradient_of_the_batch(kind: str, num_features: int, co
     norm = np.linalg.norm([*by_W, by_b])
 
     expected = np.mean(residual**2), norm  # before the update
-    evaluated = train_step.evaluate(trained, tf.constant(x), tf.constant(y))
+    evaluated = train_step.before_update(trained, tf.constant(x), tf.constant(y))
     assert trained.by_variable(trained.values())["W"].tolist() == W.tolist()
     result = train_step.train(trained, _descent(0.25), tf.constant(x), tf.constant(y))
     for each in (evaluated, result):

@@ -137,7 +137,7 @@ def test_parts_of_each_batch_are_the_whole(count: int, batch_size: int) -> None:
         own = batches_lib.Batches(data.train, config, worker=data.worker, count=data.num_train)
         assert (own.batch_size, own.short_size) == (expected.batch_size, expected.short_size)
         parts.append(list(own.singly(0, steps)))
-        assert [len(y) for _, y in parts[-1]] == [own.part(own.size(k)) for k in range(steps)]
+        assert [len(y) for _, y in parts[-1]] == [own.own_size(own.size(k)) for k in range(steps)]
     for k, batch in enumerate(expected.singly(0, steps)):
         assert expected.size(k) == len(batch[1])
         for column, array in enumerate(batch):

@@ -77,7 +77,7 @@ class Batches:
         self._seed, self.worker = config.seed, worker
         self._count = count or len(examples.y)
         self.batch_size = min(config.batch_size or self._count, self._count)
-        self.steps_per_epoch = config_lib.steps_per_epoch(self._count, config.batch_size)
+        self.steps_per_epoch = config.steps_per_epoch(self._count)
         self.short_size = self._count % self.batch_size
         self._own, self._own_short = (
             worker.share(size) for size in (self.batch_size, self.short_size)
@@ -105,7 +105,7 @@ class Batches:
         is_short = self.short_size and (step + 1) % self.steps_per_epoch == 0
         return self.short_size if is_short else self.batch_size
 
-    def part(self, size: int) -> int:
+    def own_size(self, size: int) -> int:
         """How many examples of a batch of that size are this worker's."""
         return (self._own if size == self.batch_size else self._own_short).size
 

@@ -69,7 +69,7 @@ class Csv(tables.Table):
         if {len(row) for row in rows} != {len(self.header)}:
             return None
         asked = [*numbers, *texts]
-        whole = [row for row in rows if not any(csv_text.is_missing(row[c]) for c in asked)]
+        whole = [row for row in rows if not any(tables.is_missing(row[c]) for c in asked)]
         if not all(csv_text.is_number(row[column]) for row in whole for column in numbers):
             return None
         self.dropped += len(rows) - len(whole)
@@ -87,7 +87,7 @@ class Csv(tables.Table):
                 place = f"{self.name}: line {reader.line_num}"
                 if wrong := self._header.wrong_count(cells):
                     return errors.InputError(place + wrong)
-                lacking = [c for c in (*numbers, *texts) if csv_text.is_missing(cells[c])]
+                lacking = [c for c in (*numbers, *texts) if tables.is_missing(cells[c])]
                 missing += bool(lacking)
                 if lacking and not first:
                     first = f"{place}, column {self.header[lacking[0]]!r}"

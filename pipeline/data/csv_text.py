@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import math
@@ -35,23 +36,15 @@ class Columns(NamedTuple):
     texts: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
 class Header:
-    """The first line that is not empty; it tells how to read the others.
+    """The first line that is not empty; it tells how to read the others."""
 
-    Attributes:
-      file: What its file is called in messages.
-      line: The text of it.
-      names: The names of the columns.
-      separator: A comma, a semicolon, a tab or a bar.
-      count: How many lines there are up to its end.
-    """
-
-    def __init__(
-        self, file: str, line: str, names: list[str], *, separator: str = ",", count: int = 1
-    ):
-        """Takes names of any kind."""
-        self.file, self.line, self.names = file, line, names
-        self.separator, self.count = separator, count
+    file: str  # what its file is called in messages
+    line: str  # its text
+    names: list[str]  # of the columns
+    separator: str = ","  # or a semicolon, a tab or a bar
+    count: int = 1  # lines up to its end
 
     @classmethod
     def read(cls, file: TextIO, name: str) -> "Header":
@@ -72,7 +65,7 @@ class Header:
         separator = max(_SEPARATORS, key=lambda each: len(_cells(text, each)))
         names = [cell.strip() for cell in _cells(text, separator)]
         _check_names(names, name, separator)
-        return cls(name, text, names, separator=separator, count=count)
+        return cls(name, text, names, separator, count)
 
     def columns(self, numbers: Sequence[str], texts: Sequence[str] = ()) -> Columns:
         """The places of some columns; raises errors.InputError where there is none of a name."""
@@ -216,11 +209,6 @@ def is_number(cell: str) -> bool:
         return math.isfinite(float(cell))
     except ValueError:
         return False
-
-
-def is_missing(cell: str) -> bool:
-    """Whether a text stands for a missing value."""
-    return cell.strip().lower() in tables.MISSING
 
 
 def _check_names(names: list[str], file: str, separator: str) -> None:

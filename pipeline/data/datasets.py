@@ -4,6 +4,7 @@ So that a mistake in a table is reported before TensorFlow is imported.
 """
 
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ Array = npt.NDArray[np.float32]
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
 # Streams of random numbers that one seed gives.
 _TRAINING_NOISE, _VALIDATION_NOISE = range(2)
+_CHUNK = 2**20  # elements of x
 _ALONE = workers.Worker()
 
 Solved = least_squares.LeastSquares | None
@@ -30,6 +32,12 @@ class Examples(NamedTuple):
 
     x: Array  # [N, D]
     y: Array  # [N]
+
+    def chunks(self) -> Iterator["Examples"]:
+        """All of them in their order, about a million elements of x at a time."""
+        rows = max(1, _CHUNK // self.x.shape[1])
+        for first in range(0, len(self.y), rows):
+            yield Examples(*(array[first : first + rows] for array in self))
 
 
 class Truth(NamedTuple):
@@ -63,14 +71,6 @@ class Datasets(NamedTuple):
     least_squares: tuple[Solved, Solved] = (None, None)
     dropped: int = 0  # rows of a table that were left out, as values were missing
     label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
-
-    @classmethod
-    def of(
-        cls, train: Examples, validation: Examples | None, features: tuple[str, ...], label: str
-    ) -> "Datasets":
-        """Datasets of all examples, with least squares of both parts."""
-        solved = [part and _solved(part) for part in (train, validation)]
-        return cls(train, validation, features, label, least_squares=(solved[0], solved[1]))
 
     @property
     def num_train(self) -> int:
@@ -123,31 +123,27 @@ def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datase
     count = _SYNTHETIC_VALIDATION_EXAMPLES if given is None else given
     train = synthetic(config, config.num_examples, stream=_TRAINING_NOISE)
     validation = synthetic(config, count, stream=_VALIDATION_NOISE) if count else None
-    solved = [
-        part and _solved(part) if config.is_linear_regression else None
-        for part in (train, validation)
-    ]
+    # A worker needs the same part of one full batch each time.
+    is_full_batch = config.steps_per_epoch(config.num_examples) == 1
     return Datasets(
-        train=_part(train, worker) if _is_full_batch(config, config.num_examples) else train,
+        train=_part(train, worker) if is_full_batch else train,
         validation=validation and _part(validation, worker),
         features=("x",),
         label="y",
         truth=Truth(config.true_w, config.true_b, is_line=config.synthetic == "line"),
         worker=worker,
         counts=(config.num_examples, count),
-        least_squares=(solved[0], solved[1]),
+        least_squares=(
+            (solved(train), solved(validation)) if config.is_linear_regression else (None, None)
+        ),
     )
 
 
-def _solved(examples: Examples) -> Solved:
-    """Least squares of examples, unless they are too many."""
-    is_cheap = least_squares.is_cheap(*examples.x.shape)
-    return least_squares.LeastSquares.of(*examples) if is_cheap else None
-
-
-def _is_full_batch(config: config_lib.Config, count: int) -> bool:
-    """Whether all examples are one batch, so that a worker needs the same part of it each time."""
-    return config_lib.steps_per_epoch(count, config.batch_size) == 1
+def solved(examples: Examples | None) -> Solved:
+    """Least squares of examples; None without any, or where they are too many."""
+    if examples is None or not least_squares.is_cheap(*examples.x.shape):
+        return None
+    return least_squares.LeastSquares.of(*examples)
 
 
 def _part(examples: Examples, worker: workers.Worker) -> Examples:

@@ -30,21 +30,21 @@ class Scale(NamedTuple):
         is_coarse = largest * float32.eps > _COARSE * self.stddev
         return bool((is_coarse | (largest > float32.max) | (self.stddev < float32.tiny)).any())
 
-    def standardized(self, x: npt.NDArray[np.floating]) -> Float64:
+    def standardized_x(self, x: npt.NDArray[np.floating]) -> Float64:
         """Inputs [N, D] in units of the scale."""
         return np.asarray((x - self.mean[:-1]) / self.stddev[:-1])
 
-    def inputs(self, x: npt.NDArray[np.floating]) -> Float64:
+    def x_in_units(self, x: npt.NDArray[np.floating]) -> Float64:
         """Standardized inputs [N, D] in the units of the data."""
         return np.asarray(x * self.stddev[:-1] + self.mean[:-1])
 
-    def short_inputs(self, x: npt.NDArray[np.floating]) -> list[str]:
+    def short_x_in_units(self, x: npt.NDArray[np.floating]) -> list[str]:
         """A standardized input [D] in the units of the data, with a few digits each."""
         digits = 2 - np.floor(np.log10(self.stddev[:-1]))
-        columns = zip(self.inputs(x).tolist(), digits.tolist(), strict=True)
+        columns = zip(self.x_in_units(x).tolist(), digits.tolist(), strict=True)
         return [f"{round(number, int(count)) + 0.0:.15g}" for number, count in columns]
 
-    def labels(self, y: npt.NDArray[np.floating]) -> Float64:
+    def y_in_units(self, y: npt.NDArray[np.floating]) -> Float64:
         """Standardized labels or predictions, of any shape, in the units of the data."""
         return np.asarray(y * self.stddev[-1] + self.mean[-1])
 
@@ -54,28 +54,32 @@ class Scale(NamedTuple):
 
     # With standardized columns, y = mean_y + stddev_y * ((x - mean) / stddev · W + b).
 
-    def to_units(self, numbers: npt.ArrayLike) -> Float64:
+    def parameters_in_units(self, numbers: npt.ArrayLike) -> Float64:
         """K states [K, D + 1], each W and b of standardized data, in the units of the data."""
         result = np.asarray(numbers, np.float64) * self._slopes
         result[:, -1] += self.mean[-1] - result[:, :-1] @ self.mean[:-1]
         return result
 
-    def from_units(self, values: npt.ArrayLike) -> Float64:
-        """The inverse of to_units."""
+    def standardized_parameters(self, values: npt.ArrayLike) -> Float64:
+        """The inverse of parameters_in_units."""
         result = np.array(values, np.float64)
         result[:, -1] += result[:, :-1] @ self.mean[:-1] - self.mean[-1]
         return result / self._slopes
 
-    def in_units(self, solved: least_squares.LeastSquares) -> least_squares.LeastSquares:
+    def least_squares_in_units(
+        self, solved: least_squares.LeastSquares
+    ) -> least_squares.LeastSquares:
         """The loss of standardized data as a function of W and b in the units of the data."""
-        (solution,) = self.to_units(solved.solution[None])
+        (solution,) = self.parameters_in_units(solved.solution[None])
         root = solved.root / self._slopes
         root[:, :-1] += np.outer(root[:, -1], self.mean[:-1])
         return solved._replace(solution=solution, root=root)
 
-    def standardize(self, solved: least_squares.LeastSquares) -> least_squares.LeastSquares:
+    def standardized_least_squares(
+        self, solved: least_squares.LeastSquares
+    ) -> least_squares.LeastSquares:
         """Of a loss in the units of the data, that of standardized data, W and b."""
-        (solution,) = self.from_units(solved.solution[None])
+        (solution,) = self.standardized_parameters(solved.solution[None])
         root = solved.root.copy()
         root[:, :-1] -= np.outer(root[:, -1], self.mean[:-1])
         spread = self.stddev[-1]

@@ -216,7 +216,7 @@ class _Split:
     def is_full_batch(self, count: int) -> bool:
         """Whether all training examples of so many rows are one batch."""
         training = count - int(self._chosen(0, count).sum())
-        return config_lib.steps_per_epoch(training, self._config.batch_size) == 1
+        return self._config.steps_per_epoch(training) == 1
 
     def _chosen(self, first: int, count: int) -> npt.NDArray[np.bool_]:
         words = fingerprint.random_words(self._config.seed, first, count)
@@ -255,7 +255,11 @@ class _Collector:
         solved = self._triangle and self.moments.count and self._triangle.solve()
         variance = float(self.moments.stddev[-1] / scale.stddev[-1]) ** 2
         return Part(
-            x, y, self.moments.count, scale.standardize(solved) if solved else None, variance
+            x,
+            y,
+            self.moments.count,
+            scale.standardized_least_squares(solved) if solved else None,
+            variance,
         )
 
 

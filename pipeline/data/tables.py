@@ -17,7 +17,8 @@ Float64 = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.str_]
 
 ROWS = 2**16  # of a block, at most
-MISSING = ("", "na", "n/a", "nan", "null", "none", "?")  # in lower case, of a missing value
+# What stands for a missing value, in lower case; the last two as pandas writes them.
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "<na>", "nat")
 
 short = reprlib.Repr()
 short.maxlist, short.maxstring = 20, 200
@@ -134,11 +135,11 @@ class Columns(Table):
     def _as_numbers(self, column: npt.NDArray[Any], name: str) -> Float64:
         """A column as float64, with NaN where a value is missing."""
         if column.dtype.kind in "OUT":
-            given = [value for value in column if not _is_missing(value)]
+            given = [value for value in column if not is_missing(value)]
             texts = [value for value in given if isinstance(value, str)]
             if texts:
                 raise is_text(self.name, {name: str(texts[0])})
-            column = np.array([np.nan if _is_missing(value) else value for value in column])
+            column = np.array([np.nan if is_missing(value) else value for value in column])
         errors.require(
             column.dtype.kind in "biuf",
             f"{self.name}: column {name!r} must hold numbers; received {column.dtype}",
@@ -210,11 +211,12 @@ def is_text(name: str, columns: dict[str, str]) -> errors.InputError:
     )
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or value != value or str(value).strip().lower() in MISSING
+def is_missing(value: Any) -> bool:
+    """Whether a value, or its text, stands for a missing one."""
+    return str(value).strip().lower() in MISSING
 
 
 def _as_texts(column: npt.NDArray[Any]) -> Texts:
     if column.dtype.kind in "UT":
         return np.char.strip(column.astype(np.str_))
-    return np.array(["" if _is_missing(value) else str(value).strip() for value in column], np.str_)
+    return np.array(["" if is_missing(value) else str(value).strip() for value in column], np.str_)

@@ -108,13 +108,18 @@ class Communicator:
                 "with the same command: they go on from the last checkpoint"
             ) from error
 
+    def of_chief(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The chief's array, for all."""
+        own = np.asarray(numbers)
+        return self.sum(own if self.worker.is_chief else np.zeros_like(own))
+
     def from_chief(self, variables: Iterable[tf.Variable]) -> None:
         """Gives all workers the chief's values of variables, bit for bit."""
         held = list(variables)
         arrays = [variable.numpy() for variable in held]
         content = b"".join(array.tobytes() for array in arrays)
         bits = np.frombuffer(content + bytes(-len(content) % 8), np.int64)
-        content = self.sum(bits if self.worker.is_chief else np.zeros_like(bits)).tobytes()
+        content = self.of_chief(bits).tobytes()
         for variable, array in zip(held, arrays, strict=True):
             own, content = content[: array.nbytes], content[array.nbytes :]
             variable.assign(np.frombuffer(own, array.dtype).reshape(array.shape))

@@ -77,15 +77,16 @@ class Sample(NamedTuple):
         inputs = np.linspace(*ends, _CURVE)[:, None] if x.shape[1] == 1 else x
         inputs = inputs.astype(np.float32, copy=False)
         is_whole = datasets.num_train == len(chosen)
-        return cls(x, y, inputs, *datasets[2:5], is_whole, datasets.scale)
+        about = datasets.features, datasets.label, datasets.truth
+        return cls(x, y, inputs, *about, is_whole, datasets.scale)
 
     def in_units(self, y: Values) -> Values:
         """Labels or predictions in the units of the data."""
-        return self.scale.labels(y) if self.scale else y
+        return self.scale.y_in_units(y) if self.scale else y
 
     def column(self, i: int, x: Array) -> Values:
         """A feature of inputs [N, D] in the units of the data."""
-        return self.scale.inputs(x)[:, i] if self.scale else x[:, i]
+        return self.scale.x_in_units(x)[:, i] if self.scale else x[:, i]
 
 
 def png(figure: Figure) -> bytes:

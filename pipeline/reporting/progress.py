@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import TextIO
 
 import numpy as np
@@ -14,7 +13,6 @@ from pipeline.training import evaluation, hooks, metrics, regression
 _MOST_ROWS = 20
 _MOST_VALUES = 3  # of a variable
 _MOST_VARIABLES = 4
-_NOTHING: Mapping[str, float] = MappingProxyType({})
 _LARGE, _SMALL = 1e7, 5e-6
 
 
@@ -22,7 +20,7 @@ def report(
     names: tuple[str, ...],
     values: npt.ArrayLike,
     train: Mapping[str, float],
-    validation: Mapping[str, float] = _NOTHING,
+    validation: Mapping[str, float] | None = None,
 ) -> str:
     """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
 
@@ -36,18 +34,17 @@ def report(
     shown = list(variables.items())[:_MOST_VARIABLES]
     words = [f"{name} = {_elements(numbers)}" for name, numbers in shown]
     words += [f"{name}={number(value)}" for name, value in train.items()]
-    words += [f"validation {name}={number(value)}" for name, value in validation.items()]
+    words += [f"validation {name}={number(value)}" for name, value in (validation or {}).items()]
     return ", ".join(words)
 
 
 def table_of_fits(fits: Mapping[str, Mapping[str, regression.Fit]], label: str) -> Iterator[str]:
     """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
     rows = [
-        (f"{part}, {who}", fit)
+        (f"{part}, {who}", parts[part])
         for part in ("training", "validation")
         for who, parts in fits.items()
-        for name, fit in parts.items()
-        if name == part
+        if part in parts
     ]
     if rows:
         yield f"{f'Fit of {label}':30.30}{'RMSE':>14}{'MAE':>14}{'R²':>10}"

@@ -3,7 +3,6 @@
 import pathlib
 import platform
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ _MOST_HISTOGRAMS = 100  # of a variable
 _MOST_REFERENCES = 16  # points of a flat line
 _MOST_LISTED = 10  # features
 _TABLE = "metrics.csv"
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Recorder(hooks.Hook):
@@ -62,24 +60,21 @@ class Recorder(hooks.Hook):
         self.history = metrics.History(self._last_step, history)
         self._clock = clock
         self._rated = clock.steps, clock.seconds
-        self._open(directory, evaluator, dict(event_files))
+        self._open(directory, dict(event_files))
 
-    def _open(
-        self, directory: pathlib.Path, evaluator: evaluation.Evaluator, earlier: dict[str, int]
-    ) -> None:
+    def _open(self, directory: pathlib.Path, earlier: dict[str, int]) -> None:
         """Prepares all that is written to, beside what was written earlier."""
-        step = self.history.last.end if len(self.history.last.step) else 0
         self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
         self._writer = summary_writer.SummaryWriter(
             directory,
             names=self._names,
             metric_names=self._config.metric_names,
             clock=self._clock,
-            first_step=step,
+            first_step=self.history.last.end,
             earlier=earlier,
         )
         self.images = image_logger.ImageLogger(
-            evaluator, directory / "figures", self._writer, last_step=self._last_step
+            self._evaluator, directory / "figures", self._writer, last_step=self._last_step
         )
         self.progress = progress.Progress(
             self._names, steps_per_epoch=self._steps_per_epoch, last_step=self._last_step
@@ -103,12 +98,17 @@ class Recorder(hooks.Hook):
         self._writer.text("settings", self._settings(), step=step)
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Records the next rows."""
-        if len(rows.step):
-            rows = rows._replace(values=self._evaluator.shown(rows.values))
-            self.history.add(rows)
-            self._write_steps(rows)
-            self._write_rates(rows.end)
+        """Records the next rows; raises hooks.Divergence at the first one that is not good."""
+        good, epochs = self._evaluator.evaluate_rows(rows)
+        if len(good.step):
+            shown = good._replace(values=self._evaluator.shown(good.values))
+            self.history.add(shown)
+            self._write_steps(shown)
+            self._write_rates(shown.end)
+        self._evaluator.report_epochs(epochs)
+        if len(good.step) < len(rows.step):
+            first = len(good.step)
+            raise hooks.Divergence(int(rows.step[first]), float(rows.loss[first]))
 
     def epochs(self, ends: evaluation.EpochMetrics) -> None:
         """Records the next evaluated epochs."""
@@ -135,7 +135,7 @@ class Recorder(hooks.Hook):
         self,
         last: metrics.StepMetrics,
         final: evaluation.Evaluation,
-        fits: Mapping[str, Mapping[str, regression.Fit]] = _NOTHING,
+        fits: Mapping[str, Mapping[str, regression.Fit]],
     ) -> None:
         """Records the trained model: the row of the last step, its evaluation and its fits."""
         last = last._replace(values=self._evaluator.shown(last.values))
@@ -143,12 +143,9 @@ class Recorder(hooks.Hook):
         self._write_steps(last)
         self.images.finish(self.history.rows())
         own = fits.get("model", {})
-        named = {
-            f"{'validation_' * (part == 'validation')}{name}": number
-            for part, fit in own.items()
-            for name, number in fit._asdict().items()
-        }
-        self._end(last.step, final={**final.named, **named}, diverged=0)
+        parts = (own[part]._asdict() if part in own else {} for part in ("training", "validation"))
+        numbers = {**final.named, **evaluation.Evaluation(*parts).named}
+        self._end(last.step, final=numbers, diverged=0)
         if self._reference:
             values = self._task.values_at(self._reference.solution)
             report = progress.report(self._names, values, {"loss": self._reference.minimum})
@@ -177,12 +174,12 @@ class Recorder(hooks.Hook):
             title = "After it diverged"
             if self._task.watches_all:
                 numbers, units = rows.values[-1:], self._evaluator.units
-                (numbers,) = units.from_units(numbers) if units else numbers
+                (numbers,) = units.standardized_parameters(numbers) if units else numbers
                 self._task.assign(self._task.by_variable(numbers))
                 title = f"Step {rows.step[-1]:,}, before it diverged"
             self.images.finish(rows, title)
         self._end(rows.step[-1:], final={}, diverged=1)
-        self._writer.text("outcome", message, step=rows.end if len(rows.step) else 0)
+        self._writer.text("outcome", message, step=rows.end)
 
     def flush(self) -> dict[str, int]:
         """Draws and writes what waits; returns the sizes of the files in bytes."""

@@ -42,7 +42,7 @@ class Checkpoints:
         Beside them lies the scale of the data that the model is for, to be read by `scale_of`.
         """
         self._directory = directory
-        self._variables = [*task.variables.values(), *getattr(optimizer, "variables", ())]
+        self._variables = [*task.variables.values(), *optimizer.variables]
         self._state = tf.Variable("", trainable=False)
         self._checkpoint = tf.train.Checkpoint(
             model=dict(task.variables),
@@ -99,7 +99,7 @@ class Checkpoints:
           errors.RunError: there is none.
         """
         for path in _newest_first(self._directory):
-            if _read(path) and self._fits(path):
+            if _read(path) and self._try_to_restore(path):
                 self._saved = _step(path)
                 return run_state.RunState.from_bytes(self._state.numpy())
         raise errors.RunError(
@@ -107,7 +107,7 @@ class Checkpoints:
             "to start anew and keep it under another name: --overwrite"
         )
 
-    def _fits(self, path: pathlib.Path) -> bool:
+    def _try_to_restore(self, path: pathlib.Path) -> bool:
         """Restores an undamaged checkpoint, if it is of this model, this optimizer and a run."""
         try:
             with files.without_pattern(path) as prefix:

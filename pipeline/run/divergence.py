@@ -1,35 +1,10 @@
-"""Ends training where it diverges, and says what the person can do."""
+"""What a person can do about a run that diverges, or will."""
 
 import math
 
 from pipeline import config as config_lib
-from pipeline.reporting import progress, recorder
-from pipeline.training import evaluation, hooks, metrics
-
-
-class RecordUntilDivergence(hooks.Hook):
-    """Evaluates and records what the loops emit, up to where training diverges."""
-
-    def __init__(self, evaluator: evaluation.Evaluator, records: recorder.Recorder):
-        """Prepares to hand on rows and pauses."""
-        self._evaluator, self._recorder = evaluator, records
-
-    def next_pause(self, step: int) -> float:
-        """The next pause of the evaluator."""
-        return self._evaluator.next_pause(step)
-
-    def before(self, step: int) -> None:
-        """Evaluates where it is due."""
-        self._evaluator.before(step)
-
-    def after(self, rows: metrics.StepMetrics) -> None:
-        """Records the rows, and raises hooks.Divergence at the first one that is not good."""
-        good, epochs = self._evaluator.ends(rows)
-        self._recorder.after(good)
-        self._evaluator.take(epochs)
-        if len(good.step) < len(rows.step):
-            first = len(good.step)
-            raise hooks.Divergence(int(rows.step[first]), float(rows.loss[first]))
+from pipeline.reporting import progress
+from pipeline.training import evaluation, hooks
 
 
 def warning(config: config_lib.Config, evaluator: evaluation.Evaluator) -> str:

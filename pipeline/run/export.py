@@ -57,7 +57,9 @@ def publish(
         results.write_json(unfinished / versions.DESCRIPTION, description)
         serving.write_warm_up(unfinished, x)
         saved, sample = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
-        given = (datasets.scale.inputs(sample) if datasets.scale else sample).astype(saved.dtype)
+        given = (datasets.scale.x_in_units(sample) if datasets.scale else sample).astype(
+            saved.dtype
+        )
         _compare("the SavedModel", saved.predict, _live(task, datasets), [given])
         for name in formats:
             predict = export_formats.write(name, saved)
@@ -96,14 +98,14 @@ def _save(
     @tf.function(input_signature=[x], autograph=False)  # type: ignore[untyped-decorator]
     def serve(x: tf.Tensor) -> tf.Tensor:
         x = tf.ensure_shape(x, [None] if has_one_feature else [None, count])  # signatures do not
-        standardized = scale.standardized(x[:, None] if has_one_feature else x)
-        return scale.labels(task.predict(standardized))
+        standardized = scale.standardized_x(x[:, None] if has_one_feature else x)
+        return scale.y_in_units(task.predict(standardized))
 
     predict = tf.function(lambda x: {"y": serve(x)}, [x], autograph=False)
     served.serve = serve  # as in the exports of Keras: loaded.serve(x), and TFSMLayer(path)
     served.shown = dict(task.variables)
     if units:
-        (numbers,) = units.to_units(task.numbers().numpy()[None])
+        (numbers,) = units.parameters_in_units(task.numbers().numpy()[None])
         served.shown = {n: tf.Variable(v) for n, v in task.by_variable(numbers).items()}
     # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
     signatures = {"serving_default": predict, exported.VARIABLES: _giving(served.shown)}
@@ -140,14 +142,14 @@ class _InGraph(tf.Module):  # type: ignore[misc]
             parts = near, scale.mean - near, scale.stddev
             self._near, self._rest, self._stddev = (tf.Variable(p, dtype=self.dtype) for p in parts)
 
-    def standardized(self, x: tf.Tensor) -> tf.Tensor:
+    def standardized_x(self, x: tf.Tensor) -> tf.Tensor:
         """Inputs [N, D] as the model takes them."""
         if not self._is_used:
             return x
         moved = (x - self._near[:-1]) - self._rest[:-1]
         return tf.cast(moved / self._stddev[:-1], tf.float32)
 
-    def labels(self, y: tf.Tensor) -> tf.Tensor:
+    def y_in_units(self, y: tf.Tensor) -> tf.Tensor:
         """The model's predictions, of any shape, in the units of the data."""
         if not self._is_used:
             return y
@@ -164,7 +166,7 @@ def _live(task: task_lib.Task, datasets: datasets_lib.Datasets) -> Callable[[Arr
         scale = datasets.scale
         if scale is None:
             return np.asarray(predict(x))
-        return scale.labels(predict(scale.standardized(x).astype(np.float32)).numpy())
+        return scale.y_in_units(predict(scale.standardized_x(x).astype(np.float32)).numpy())
 
     return live
 

@@ -33,8 +33,8 @@ def initialize(
     task.assign(arrays)
     if is_linear:
         numbers = task.numbers().numpy()[None].astype(np.float64)
-        numbers = its_scale.to_units(numbers) if its_scale else numbers
-        numbers = scale.from_units(numbers) if scale else numbers
+        numbers = its_scale.parameters_in_units(numbers) if its_scale else numbers
+        numbers = scale.standardized_parameters(numbers) if scale else numbers
         task.assign(task.by_variable(numbers[0]))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import errors
-from pipeline.data import csv_text
+from pipeline.data import csv_text, tables
 from pipeline.run import exported
 
 Array = npt.NDArray[np.floating[Any]]
@@ -161,7 +161,7 @@ class _Inputs:
         if wrong := header.wrong_count(cells):
             return wrong
         for column in (*self._columns.numbers, *self._columns.texts):
-            if csv_text.is_missing(cells[column]):
+            if tables.is_missing(cells[column]):
                 return f", column {header.names[column]!r}: the value is missing"
         for column in self._columns.numbers:
             if not csv_text.is_number(cells[column]):

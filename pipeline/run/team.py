@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import enum
 import functools
-import signal
 import timeit
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,14 +24,13 @@ from pipeline.data import fingerprint
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.run import signals
-from pipeline.training import compilation, custom_loop, hooks, loops, metrics, train_step
+from pipeline.training import compilation, custom_loop, hooks, loops, train_step
 from pipeline.training import task as task_lib
 
 _FOREVER = 2**40  # steps
 _PATHS = ("data", "initialize_from", "model", "loss")  # may lie elsewhere on another machine
 _SHARED = ("epochs", "metrics", "early_stopping_patience")
 _LEAST_SECONDS = 1e-3  # of work in a step, from which on several workers may be faster
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Command(enum.IntEnum):
@@ -72,9 +70,8 @@ class Team:
             return
         problem = _unfit(task)
         own = _settings(config, datasets) | {"the model": zlib.crc32(problem.encode())}
-        is_chief = datasets.worker.is_chief
         numbers = np.array(list(own.values()), np.int64)
-        chief = self._communicator.sum(numbers if is_chief else np.zeros_like(numbers))
+        chief = self._communicator.of_chief(numbers)
         differing = self._communicator.sum((numbers != chief).astype(np.int64))
         different = [name for name, count in zip(own, differing, strict=True) if count]
         errors.require(not problem, problem)
@@ -95,22 +92,22 @@ class Team:
         """The chief's number, for all."""
         if self._communicator is None:
             return number
-        return float(self._communicator.sum([number * self._communicator.worker.is_chief])[0])
+        return float(self._communicator.of_chief([number])[0])
 
     def from_chief(self, variables: Iterable[tf.Variable]) -> None:
         """Gives all workers the chief's values of variables, bit for bit."""
         if self._communicator:
             self._communicator.from_chief(variables)
 
-    def total_of_tensor(self, numbers: tf.Tensor) -> tf.Tensor:
+    def sum_of_tensor(self, numbers: tf.Tensor) -> tf.Tensor:
         """The sum of float32 numbers [N] over all workers."""
         return self._communicator.total(numbers) if self._communicator else numbers
 
-    def part(self, batch_size: int) -> task_lib.Part | None:
-        """What a worker's part of a batch belongs to."""
+    def global_batch(self, batch_size: int) -> task_lib.GlobalBatch | None:
+        """The batch of that size that the workers share; None with one worker."""
         if self._communicator is None:
             return None
-        return task_lib.Part(batch_size, self._communicator.worker.count)
+        return task_lib.GlobalBatch(batch_size, self._communicator.worker.count)
 
     def loop(self, name: str) -> Callable[..., None]:
         """The training loop of that name, for all workers together."""
@@ -155,16 +152,19 @@ class Team:
 
     def _exchange(self, command: int, amount: int) -> tuple[int, int]:
         assert self._communicator
-        own = [int(self._stop.received == number) for number in _SIGNALS]
+        own = [int(self._stop.received == number) for number in signals.SIGNALS]
         command, amount, *told = self._communicator.sum([command, amount, *own]).tolist()
-        for number, count in zip(_SIGNALS, told, strict=True):
+        for number, count in zip(signals.SIGNALS, told, strict=True):
             if count:
                 self._stop.follow(number)
         return command, amount
 
 
 def note(
-    task: task_lib.Task, batches: batches_lib.Batches, part: task_lib.Part, mode: compilation.Mode
+    task: task_lib.Task,
+    batches: batches_lib.Batches,
+    whole: task_lib.GlobalBatch,
+    mode: compilation.Mode,
 ) -> str:
     """Says where a step is so short that its message takes longer than what it saves, or ''."""
     batch = next(iter(batches.singly(0, 1)))
@@ -175,14 +175,14 @@ def note(
         return min(timeit.repeat(lambda: run(*batch).numpy(), number=1, repeat=5))
 
     def work(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return train_step.addend(task, x, y, part)
+        return train_step.shared_loss_and_gradients(task, x, y, whole)
 
-    alone = part.num_workers * max(0.0, seconds(work) - seconds(lambda x, y: x[0, :1] + y[:1]))
+    alone = whole.num_workers * max(0.0, seconds(work) - seconds(lambda x, y: x[0, :1] + y[:1]))
     if mode is compilation.Mode.EAGER or alone > _LEAST_SECONDS:
         return ""
     return (
         f"one process would do a step in about {1e3 * alone:.1g} ms, less than a message between "
-        f"workers takes; it is faster than {part.num_workers} workers"
+        f"workers takes; it is faster than {whole.num_workers} workers"
     )
 
 
@@ -216,17 +216,17 @@ def _settings(config: config_lib.Config, datasets: datasets_lib.Datasets) -> dic
     return result
 
 
-class _Leading(hooks.Hook):
+class _Leading(hooks.Hooks):
     """The chief's hooks, of which the others get to know where training pauses."""
 
     def __init__(self, team: Team, hook: hooks.Hook):
         """Prepares to call a hook."""
-        self._team, self._hook = team, hook
-        self.before, self.after = hook.before, hook.after  # type: ignore[method-assign]
+        super().__init__([hook])
+        self._team = team
 
     def next_pause(self, step: int) -> float:
         """The next pause of the hook; the loop asks for it when all else before it is done."""
-        pause = min(self._hook.next_pause(step), step + _FOREVER)
+        pause = min(super().next_pause(step), step + _FOREVER)
         self._team.tell(Command.TRAIN, int(pause) - step)
         return pause
 
@@ -256,9 +256,6 @@ class Following(hooks.Hook):
         del step
         return self._pause
 
-    def after(self, rows: metrics.StepMetrics) -> None:
-        """Does nothing: the chief has the same rows."""
-
 
 class Ended(Exception):  # noqa: N818 (it is no error)
     """The chief has ended the run, with an exit code."""
@@ -270,7 +267,7 @@ class Ended(Exception):  # noqa: N818 (it is no error)
     def check(self, how_to_resume: str) -> None:
         """Raises what ends this worker as the chief ended, unless that was well."""
         code = self.exit_code
-        if code - 128 in _SIGNALS:
+        if code - 128 in signals.SIGNALS:
             raise errors.StoppedError(code - 128, how_to_resume)
         if code:
             kind = {2: errors.InputError, 3: errors.DivergedError}.get(code, errors.RunError)

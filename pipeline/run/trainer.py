@@ -153,7 +153,7 @@ class _Trainer:
             self._evaluator.best, self._evaluator.start_loss = state.best, state.start_loss
             if state.step == self._last_step or self._evaluator.is_exhausted(state.step):
                 final = self._evaluator.evaluate()
-                self._evaluator.receive(state.step, final)  # it may be the best
+                self._evaluator.report_evaluation(state.step, final)  # it may be the best
                 exported = versions.newest_steps(self.run_dir.export)
                 if exported and exported.last == state.step:
                     return self._finish_again(exported, final)
@@ -214,6 +214,7 @@ class _Trainer:
         result = self._result(final)
         self._last_step = exported.last
         if exported.model != self._exported_step() or self._lacks_formats():
+            self._measure_fits()
             self._export(final)
             self._say_what_next()
         self._remove_old_exports()
@@ -251,8 +252,8 @@ class _Trainer:
         mode, reason = self._compilation
         if reason:
             printing.say(f"Note: {reason}, so the steps run {mode.value}")
-        part = self.team.part(self._batches.batch_size)
-        if part and (note := team.note(self._task, self._batches, part, mode)):
+        whole = self.team.global_batch(self._batches.batch_size)
+        if whole and (note := team.note(self._task, self._batches, whole, mode)):
             printing.say(f"Note: {note}")
         if warning := divergence.warning(self._config, self._evaluator):
             printing.say(f"Warning: {warning}")
@@ -275,7 +276,6 @@ class _Trainer:
             event_files=state.event_files if state else {},
         )
         self._evaluator.report = self._recorder.epochs
-        self._records = divergence.RecordUntilDivergence(self._evaluator, self._recorder)
 
     def _begin(self, state: run_state.RunState | None) -> int:
         """Saves and records what is known before training; returns the first step."""
@@ -300,10 +300,11 @@ class _Trainer:
         stop = self._stop
         save = checkpoints.SaveCheckpoints(self._save, every, stop, self.command)
         profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
-        shows = [self._recorder.progress, self._recorder.images, profile]
+        records = self._recorder
+        each = [self._evaluator, records, records.progress, records.images, profile, save]
         with stop, contextlib.closing(profile):
             try:
-                hook = self.team.leading(hooks.Hooks([self._records, *shows, save]))
+                hook = self.team.leading(hooks.Hooks(each))
                 self._loop(first_step, hook, self._clock)
             except hooks.EndOfTraining as end:
                 self._save(end.step)
@@ -336,18 +337,21 @@ class _Trainer:
             raise hooks.Divergence(step, float(last.loss[0]))
         final = self._evaluator.evaluate()
         self._evaluator.check(step, final)
-        self._evaluator.receive(step, final)
-        self.team.tell(team.Command.FIT)
-        self._fits = self._evaluator.fits()
+        self._evaluator.report_evaluation(step, final)
+        self._measure_fits()
         self._recorder.finish(last, final, self._fits)
         self._checkpoints.save_best(self._evaluator.best.step, self._evaluator.best_variables)
         return final
 
+    def _measure_fits(self) -> None:
+        self.team.tell(team.Command.FIT)
+        self._fits = self._evaluator.fits()
+
     def _row(self, step: int) -> train_step.StepResult:
         """What the next update would tell."""
         x, y = next(iter(self._batches.singly(step, step + 1)))
-        part = self.team.part(self._batches.size(step))
-        return train_step.evaluate(self._task, x, y, part, self.team.total_of_tensor)
+        whole = self.team.global_batch(self._batches.size(step))
+        return train_step.before_update(self._task, x, y, whole, self.team.sum_of_tensor)
 
     def _diverged(self, end: hooks.Divergence) -> errors.DivergedError:
         """Records what happened, as far as it goes."""
@@ -422,7 +426,7 @@ class _Trainer:
         units, numbers = self._evaluator.units, self._task.numbers().numpy()[None]
         with files.replacing(self.run_dir.weights) as unfinished, self._task.unchanged():
             if units:
-                self._task.assign(self._task.by_variable(units.to_units(numbers)[0]))
+                self._task.assign(self._task.by_variable(units.parameters_in_units(numbers)[0]))
             size = sum(np.asarray(v).nbytes for v in self._task.variables.values())
             unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
             model.save_weights(unfinished)
@@ -431,11 +435,11 @@ class _Trainer:
         """Prints the commands that go on from here, ready to be copied."""
         path = str(self.run_dir.path)
         scale, last = self._datasets.scale, self._datasets.train.x[-1]
-        numbers = [f"{x:.3g}" for x in last] if scale is None else scale.short_inputs(last)
+        numbers = [f"{x:.3g}" for x in last] if scale is None else scale.short_x_in_units(last)
         example = f"--x={','.join(numbers)}"
         if len(self._datasets.features) > _MOST_NUMBERS:
             example = f"--input={self._config.data}"
-        predict = cli.command("predict", f"--export_dir={path}/export", example)
+        predict = cli.command("predict", f"--export_dir={self.run_dir.export}", example)
         printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
         repeat = cli.repeat_command(self.run_dir.flags)
         printing.say(f"Predict: {predict}\nRepeat:  {repeat}")

@@ -90,8 +90,9 @@ def _make_shared_step(
     One message a step: a second one would take as long as the first.
     """
 
-    def addend(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
-        return train_step.addend(task, x, y, task_lib.Part(batch_size, batches.worker.count))
+    def share(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
+        whole = task_lib.GlobalBatch(batch_size, batches.worker.count)
+        return train_step.shared_loss_and_gradients(task, x, y, whole)
 
     def update(total: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return task.values(), *train_step.update(task, optimizer, total)
@@ -99,11 +100,11 @@ def _make_shared_step(
     if mode is not compilation.Mode.EAGER:
         is_xla = mode is compilation.Mode.XLA
         make = functools.partial(tf.function, jit_compile=is_xla, autograph=False)
-        addend, update = make(addend), make(update)
+        share, update = make(share), make(update)
 
     def of_batch(x: tf.Tensor, y: tf.Tensor, batch_size: int) -> tf.Tensor:
-        size = batches.part(batch_size)
-        return addend(x[:size], y[:size], batch_size)
+        size = batches.own_size(batch_size)
+        return share(x[:size], y[:size], batch_size)
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def step(block: batches_lib.Block, i: tf.Tensor) -> tuple[tf.Tensor, ...]:

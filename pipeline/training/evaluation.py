@@ -67,12 +67,13 @@ class Best(NamedTuple):
     loss: float = math.inf
 
 
-class Evaluator:
+class Evaluator(hooks.Hook):
     """Evaluates a model: whenever asked, and while it trains at the ends of epochs.
 
     Training pauses for it at up to 1,000 epochs of a run, evenly chosen. Where the closed form of
     linear regression gives all that is asked for from the rows, it does so for every epoch, and
-    training does not pause.
+    training does not pause. So either `before` evaluates, or `evaluate_rows`, which the recorder
+    calls.
 
     Attributes:
       task, datasets: What is evaluated, and on what.
@@ -103,8 +104,8 @@ class Evaluator:
           errors.InputError: a metric is not for this model.
         """
         self.task, self.datasets = task, datasets
-        num_features = datasets.train.x.shape[1]
-        self.steps_per_epoch = config_lib.steps_per_epoch(datasets.num_train, config.batch_size)
+        num_features = len(datasets.features)
+        self.steps_per_epoch = config.steps_per_epoch(datasets.num_train)
         epochs_between = metrics.stride(config.epochs, _MOST_PAUSES)
         self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
@@ -112,13 +113,12 @@ class Evaluator:
             task, config, num_features=num_features, scale=datasets.scale, total=total
         )
         self.closed_form = closed_form.ClosedForm.of(task, datasets, self._passes)
-        is_line = task.num_trainable == len(datasets.features) + 1
+        is_line = task.num_trainable == num_features + 1
         has_units = config.is_linear and is_line and not self.closed_form.why_not
         self.units = datasets.scale if has_units else None
         self.reference = self.closed_form.train
         if self.units and self.reference and task.watches_all:
-            self.reference = self.units.in_units(self.reference)
-        self._has_fits = datasets.label_variances is not None
+            self.reference = self.units.least_squares_in_units(self.reference)
         self._total = total
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and task.watches_all
@@ -126,7 +126,7 @@ class Evaluator:
         self.best = Best()
         self.best_variables: task_lib.Arrays | None = None
         self.start_loss = math.nan
-        self.report: Callable[[EpochMetrics], object] = id
+        self.report: Callable[[EpochMetrics], object] = lambda _: None
         self.before_passes: Callable[[], object] = lambda: None
 
     def evaluate(self) -> Evaluation:
@@ -146,7 +146,8 @@ class Evaluator:
         """
         result: dict[str, dict[str, regression.Fit]] = {}
         some = self.datasets.train.x[:1]
-        if not self._has_fits or self.task.predict(tf.constant(some)).shape.rank != 1:
+        is_regression = self.datasets.label_variances is not None
+        if not is_regression or self.task.predict(tf.constant(some)).shape.rank != 1:
             return result
         result["model"] = regression.fits(self.task, self.datasets, self._total)
         if self.closed_form.train:
@@ -168,7 +169,7 @@ class Evaluator:
         """Watched values [K, M] as they are shown, W and b in the units of the data."""
         if self.units is None or not self.task.watches_all:
             return values
-        return task_lib.as_float32(self.units.to_units(values))
+        return task_lib.as_float32(self.units.parameters_in_units(values))
 
     def next_pause(self, step: int) -> float:
         """The next step to be evaluated at."""
@@ -189,10 +190,15 @@ class Evaluator:
                 # What concerns this step is recorded after its checkpoint.
                 raise hooks.EndOfTraining(step)
             if all(math.isfinite(part["loss"]) for part in evaluation if part):
-                self.receive(step, evaluation)  # else the next step ends training
+                self.report_evaluation(step, evaluation)  # else the next step ends training
 
-    def ends(self, rows: metrics.StepMetrics) -> tuple[metrics.StepMetrics, EpochMetrics | None]:
-        """The rows before divergence, and the ends of epochs among them by the closed form."""
+    def evaluate_rows(
+        self, rows: metrics.StepMetrics
+    ) -> tuple[metrics.StepMetrics, EpochMetrics | None]:
+        """The rows before divergence, and their ends of epochs, evaluated in closed form.
+
+        None where training pauses to evaluate, as `before` does then.
+        """
         rows = rows.until_divergence()
         ends = rows.every(self.steps_per_epoch)
         if self._pauses or not len(ends.step):
@@ -204,22 +210,24 @@ class Evaluator:
             epochs = epochs.select(epochs.step < end)
         return rows, epochs
 
-    def take(self, epochs: EpochMetrics | None) -> None:
-        """Takes and reports epochs, if there are any."""
+    def report_epochs(self, epochs: EpochMetrics | None) -> None:
+        """Reports evaluated epochs, if there are any, and keeps the best."""
         if epochs is None or not len(epochs.step):
             return
         if improved := np.flatnonzero(epochs.best_step == epochs.step).tolist():
             i = improved[-1]
             losses = (epochs.validation or epochs.train)["loss"]
             self.best = Best(int(epochs.step[i]), float(losses[i]))
-            of_row = not self._pauses and self.task.by_variable(epochs.values[i])
-            self.best_variables = of_row or self.task.arrays()
+            if self._pauses:  # the model is at the only epoch
+                self.best_variables = self.task.arrays()
+            else:
+                self.best_variables = self.task.by_variable(epochs.values[i])
         self.report(epochs)
 
-    def receive(self, step: int, evaluation: Evaluation) -> None:
-        """Takes and reports an evaluation of the model as it is now, at the end of an epoch."""
+    def report_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Reports an evaluation of the model as it is now, at the end of an epoch."""
         parts = ({k: np.array([v]) for k, v in part.items()} for part in evaluation)
-        self.take(self._epochs(np.array([step]), self.task.values().numpy()[None], *parts))
+        self.report_epochs(self._epochs(np.array([step]), self.task.values().numpy()[None], *parts))
 
     def check(self, step: int, evaluation: Evaluation) -> None:
         """Raises hooks.Divergence where the loss has risen."""
@@ -245,10 +253,10 @@ class Evaluator:
         no worse than predicting 0, so a run that starts there does not get so far unless it
         diverges; nor do optimizers that overshoot at first, as Adam does at large rates.
         """
-        least = _RISEN * abs(self.start_loss)
-        if not (losses > least).any():  # or the start is not known yet
-            return np.zeros(len(losses), bool)
-        limit = max(least, _RISEN * self._loss_of_zero)
+        risen = losses > _RISEN * abs(self.start_loss)
+        if not risen.any():  # or the start is not known yet
+            return risen
+        limit = _RISEN * max(abs(self.start_loss), self._loss_of_zero)
         return (losses > limit) & (limit > 0)
 
     @functools.cached_property

@@ -32,7 +32,7 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
     if config.optimizer != "sgd":
         return _OTHERS
     datasets, reference = evaluator.datasets, evaluator.closed_form.train
-    is_full_batch = config_lib.steps_per_epoch(datasets.num_train, config.batch_size) == 1
+    is_full_batch = config.steps_per_epoch(datasets.num_train) == 1
     if reference and is_full_batch:
         return reference.largest_stable_learning_rate() / 2
     x, y = datasets.train

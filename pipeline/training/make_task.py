@@ -67,7 +67,7 @@ def _start(
     if datasets.scale is None:
         return start
     start[-1] = datasets.scale.mean[-1] if b is None else b
-    numbers: npt.NDArray[np.floating[Any]] = datasets.scale.from_units(start[None])[0]
+    numbers: npt.NDArray[np.floating[Any]] = datasets.scale.standardized_parameters(start[None])[0]
     return numbers
 
 

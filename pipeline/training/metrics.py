@@ -20,8 +20,8 @@ class StepMetrics(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The step after the last row."""
-        return int(self.step[-1]) + 1
+        """The step after the last row; 0 of no rows."""
+        return int(self.step[-1]) + 1 if len(self.step) else 0
 
     def select(self, index: Any) -> "StepMetrics":
         """The rows that a numpy index (slice, mask, positions) selects."""

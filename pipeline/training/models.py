@@ -10,18 +10,14 @@ import tensorflow as tf
 _FEW_FEATURES = 8
 
 
-def module(
-    num_features: int = 1, *, initial_w: float = 5.0, initial_b: float = 0.0
-) -> "LinearModel":
+def module(num_features: int = 1) -> "LinearModel":
     """The guide's model y = x·W + b as a tf.Module."""
-    return LinearModel(num_features, initial_w, initial_b)
+    return LinearModel(num_features)
 
 
-def keras(
-    num_features: int = 1, *, initial_w: float = 5.0, initial_b: float = 0.0
-) -> "KerasLinearModel":
+def keras(num_features: int = 1) -> "KerasLinearModel":
     """The guide's model y = x·W + b as a keras.Model."""
-    return KerasLinearModel(num_features, initial_w, initial_b)
+    return KerasLinearModel(num_features)
 
 
 def polynomial(num_features: int) -> tf.keras.Model:
@@ -53,11 +49,11 @@ def logistic(num_features: int) -> tf.keras.Model:
 class LinearModel(tf.Module):  # type: ignore[misc]
     """y = x·W + b with plain TensorFlow variables: W [D], a weight for each feature, and b."""
 
-    def __init__(self, num_features: int, initial_w: float, initial_b: float):
-        """Starts with every weight at initial_w."""
+    def __init__(self, num_features: int):
+        """Starts as in the guide, with W = 5 and b = 0."""
         super().__init__()
-        self.W = tf.Variable(tf.fill([num_features], float(initial_w)), name="W")
-        self.b = tf.Variable(float(initial_b), name="b")
+        self.W = tf.Variable(tf.fill([num_features], 5.0), name="W")
+        self.b = tf.Variable(0.0, name="b")
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Predicts y [B] from x [B, D], or as in the guide from x [B] if D = 1."""
@@ -71,12 +67,12 @@ class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
     nothing), so both variables come from add_weight.
     """
 
-    def __init__(self, num_features: int, initial_w: float, initial_b: float):
-        """Starts with every weight at initial_w."""
+    def __init__(self, num_features: int):
+        """Starts as in the guide, with W = 5 and b = 0."""
         super().__init__()
         constant = tf.keras.initializers.Constant
-        self.W = self.add_weight(name="W", shape=(num_features,), initializer=constant(initial_w))
-        self.b = self.add_weight(name="b", shape=(), initializer=constant(initial_b))
+        self.W = self.add_weight(name="W", shape=(num_features,), initializer=constant(5.0))
+        self.b = self.add_weight(name="b", shape=(), initializer="zeros")
         self.built = True  # the weights exist: load_weights need not wait for a call
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

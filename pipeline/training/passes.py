@@ -14,8 +14,6 @@ from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
 from pipeline.training import task as task_lib
 
-_CHUNK = 2**20  # elements of x in one call
-
 
 class Passes:
     """Computes losses and metrics of a model as it is now, over any examples."""
@@ -41,24 +39,18 @@ class Passes:
         self._metrics: dict[str, tf.keras.metrics.Metric] = {}
         for name in config.metric_names:
             self._metrics[name] = _metric(name, task, num_features)
-        x = tf.TensorSpec([None, num_features], tf.float32)
-        y = tf.TensorSpec([None], tf.float32)
-        run = (
-            self._look_at
-            if config.run_eagerly
-            else tf.function(self._look_at, [x, y], autograph=False)
-        )
-        self._compiled: Callable[..., tf.Tensor] = run
+        self._compiled: Callable[..., tf.Tensor] = self._add_up
+        if not config.run_eagerly:
+            x, y = tf.TensorSpec([None, num_features]), tf.TensorSpec([None])
+            self._compiled = tf.function(self._add_up, [x, y], autograph=False)
 
     def loss(self, examples: datasets.Examples, *, is_compiled: bool = True) -> float:
         """The mean loss over the examples of all workers, each of which passes its own.
 
         With is_compiled=False eagerly, as to compile it is not worth it for a single pass.
         """
-        run = self._compiled if is_compiled else self._look_at
-        rows = max(1, _CHUNK // examples.x.shape[1])
-        chunks = (slice(first, first + rows) for first in range(0, len(examples.y), rows))
-        sums = (run(*(tf.constant(array[chunk]) for array in examples)) for chunk in chunks)
+        run = self._compiled if is_compiled else self._add_up
+        sums = (run(*map(tf.constant, chunk)) for chunk in examples.chunks())
         own = [math.fsum(map(float, sums)), len(examples.y)]
         loss, count = self._total(np.array(own, np.float64))
         return float(loss / count)
@@ -69,10 +61,10 @@ class Passes:
             metric.reset_state()
         loss = self.loss(examples)
         for metric in self._metrics.values():
-            _add_up(metric, self._total)
+            _add_up_workers(metric, self._total)
         return {"loss": loss, **{name: _number(metric) for name, metric in self._metrics.items()}}
 
-    def _look_at(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    def _add_up(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Returns the sum of the losses of examples x [N, D] and y [N], and updates the metrics."""
         prediction = self._task.predict(x)
         losses = self._task.losses_of(y, prediction) + self._task.penalty()
@@ -111,7 +103,7 @@ def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:
     metric.update_state(y[:, None], columns)
 
 
-def _add_up(metric: Any, total: workers.Total) -> None:
+def _add_up_workers(metric: Any, total: workers.Total) -> None:
     """Makes the state of a metric of Keras, which consists of sums, that of all workers."""
     if total is not workers.alone:
         for variable in metric.variables:

@@ -1,7 +1,6 @@
 """How well predictions fit labels, in the numbers of statistics."""
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +9,6 @@ import tensorflow as tf
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.training import task as task_lib
-
-_CHUNK = 2**20  # elements of x in one call
 
 
 class Fit(NamedTuple):
@@ -37,19 +34,11 @@ def fits(
         if part is None:
             continue
         own = np.zeros(3)
-        for residuals in _residuals(task, part):
+        for x, y in part.chunks():
+            residuals = y.astype(np.float64) - task.predict(tf.constant(x)).numpy()
             own += np.array([residuals @ residuals, np.abs(residuals).sum(), len(residuals)])
         squares, absolutes, count = total(own).tolist()
         mean = squares / count
         r2 = 1 - mean / variance if variance else math.nan
         result[name] = Fit(scale * math.sqrt(mean), scale * absolutes / count, r2)
     return result
-
-
-def _residuals(
-    task: task_lib.Task, examples: datasets_lib.Examples
-) -> Iterator[np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    rows = max(1, _CHUNK // examples.x.shape[1])
-    for first in range(0, len(examples.y), rows):
-        x, y = (array[first : first + rows] for array in examples)
-        yield y.astype(np.float64) - task.predict(tf.constant(x)).numpy()

@@ -18,10 +18,10 @@ _NO_WEIGHTS = ("b", "bias", "beta", "gamma")  # of biases and of normalization
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-class Part(NamedTuple):
-    """What a worker's part of a batch belongs to."""
+class GlobalBatch(NamedTuple):
+    """A batch that several workers share, of which each has a part."""
 
-    batch_size: int  # of all workers
+    size: int  # examples of all workers
     num_workers: int
 
 
@@ -54,7 +54,8 @@ class Task:
         """Puts a model whose variables exist and a loss together; `features` are D names.
 
         l2 times the sum of the squares of all weights, but not of biases, is added to the loss.
-        The loss gets labels and predictions times the second number of label_scale plus the first.
+        The loss gets labels and predictions in the units that label_scale, a mean and a standard
+        deviation, brings them to.
         """
         self.model, self.loss, self.l2 = model, loss, l2
         self._loss, self._label_scale = _with_autograph(loss), label_scale
@@ -109,15 +110,16 @@ class Task:
         squares = [tf.reduce_sum(tf.square(tf.cast(v, tf.float32))) for v in weights]
         return self.l2 * tf.add_n([*squares, tf.constant(0.0)])
 
-    def batch_loss(self, x: tf.Tensor, y: tf.Tensor, part: Part | None = None) -> tf.Tensor:
+    def batch_loss(self, x: tf.Tensor, y: tf.Tensor, whole: GlobalBatch | None = None) -> tf.Tensor:
         """The loss (scalar) of a batch x [B, D] and y [B] that is trained on.
 
-        Of a worker's part of a batch it is the addend: the sum over the workers is the loss.
+        Where they are a worker's part of a whole batch, its share of the loss of that: the sum over
+        the workers is the loss.
         """
         each = self.losses_of(y, self.predict(x, training=True))
-        if part is None:
+        if whole is None:
             return tf.reduce_mean(each) + self.penalty()
-        return tf.reduce_sum(each) / part.batch_size + self.penalty() / part.num_workers
+        return tf.reduce_sum(each) / whole.size + self.penalty() / whole.num_workers
 
     def values(self) -> tf.Tensor:
         """The watched values [M] float32 of the model as it is now."""

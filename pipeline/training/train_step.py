@@ -32,44 +32,61 @@ def train(
         return StepResult(loss, norms.global_norm(gradients))
 
 
-def addend(
-    task: task_lib.Task, x: tf.Tensor, y: tf.Tensor, part: task_lib.Part | None
-) -> tf.Tensor:
-    """The loss of a worker's part of a batch, or of a whole one, and its gradients, as a vector.
+def _dense(task: task_lib.Task, gradients: list[Any]) -> list[tf.Tensor]:
+    """The gradients as tensors; those of looked-up rows come as pairs of rows and index.
 
-    The sum over the workers is that of the whole batch.
+    Raises:
+      errors.InputError: the loss does not depend on a trainable variable.
+    """
+    names = [n for n, g in zip(task.trainable, gradients, strict=True) if g is None]
+    errors.require(
+        not names,
+        f"the loss does not depend on {', '.join(names)}: use it where the model is called, or "
+        "make it non-trainable (trainable=False)",
+    )
+    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+
+def shared_loss_and_gradients(
+    task: task_lib.Task, x: tf.Tensor, y: tf.Tensor, whole: task_lib.GlobalBatch | None
+) -> tf.Tensor:
+    """A worker's share of the loss and the gradients of a whole batch, of which it has x and y.
+
+    Returns [1 + P]: the loss, then all gradients as one vector. The sum over the workers is that
+    of the whole batch. Without one, x and y are the whole.
     """
     with tf.GradientTape() as tape:
-        loss = task.batch_loss(x, y, part)
+        loss = task.batch_loss(x, y, whole)
     gradients = _dense(task, tape.gradient(loss, task.model.trainable_variables))
     return tf.concat([tf.reshape(each, [-1]) for each in (loss, *gradients)], axis=0)
 
 
 def update(task: task_lib.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> StepResult:
-    """Updates the model once, in place, by the sum of the workers' addends."""
+    """Updates the model once, in place, by the sum [1 + P] of the workers' shares."""
     loss, gradients = _loss_and_gradients(task, total)
     optimizer.apply_gradients(zip(gradients, task.model.trainable_variables, strict=True))
     return StepResult(loss, norms.global_norm(gradients))
 
 
-def evaluate(
+def before_update(
     task: task_lib.Task,
     x: tf.Tensor,
     y: tf.Tensor,
-    part: task_lib.Part | None = None,
-    total: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+    whole: task_lib.GlobalBatch | None = None,
+    sum_of_workers: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
 ) -> StepResult:
-    """What the next step would tell of the batch x [B, D] and y [B], without an update.
+    """What `train` would return for the batch x [B, D] and y [B], without the update.
 
-    Of a worker's part of a batch, `total` adds up the vectors of all workers.
+    Where they are a worker's part of a whole batch, sum_of_workers adds up all workers' shares.
     """
     with task.unchanged():
-        loss, gradients = _loss_and_gradients(task, total(addend(task, x, y, part)))
+        share = shared_loss_and_gradients(task, x, y, whole)
+        loss, gradients = _loss_and_gradients(task, sum_of_workers(share))
     return StepResult(loss, norms.global_norm(gradients))
 
 
 def _loss_and_gradients(task: task_lib.Task, total: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """The inverse of `addend`."""
+    """Splits [1 + P] into the loss and a gradient for each trainable variable."""
     variables = task.model.trainable_variables
     loss, *flat = tf.split(total, [1, *(v.shape.num_elements() for v in variables)])
     return loss[0], [tf.reshape(g, v.shape) for g, v in zip(flat, variables, strict=True)]
@@ -101,14 +118,3 @@ def trace(task: task_lib.Task, optimizer: optimizers.Optimizer, *, num_features:
 def _node_name(name: str) -> str:
     """A name without the characters that TensorFlow forbids in a graph."""
     return "".join(c if c.isascii() and (c.isalnum() or c == "/") else "_" for c in name).strip("_")
-
-
-def _dense(task: task_lib.Task, gradients: list[Any]) -> list[tf.Tensor]:
-    """The gradients as tensors; those of looked-up rows come as pairs of rows and index."""
-    names = [n for n, g in zip(task.trainable, gradients, strict=True) if g is None]
-    errors.require(
-        not names,
-        f"the loss does not depend on {', '.join(names)}: use it where the model is called, or "
-        "make it non-trainable (trainable=False)",
-    )
-    return [tf.convert_to_tensor(gradient) for gradient in gradients]
