@@ -249,7 +249,7 @@ def test_the_choice_is_the_same_each_time(mine: pathlib.Path) -> None:
         (":without_generator", "uses variables that the model does not list as its own: "),
         (":dropout_in_module", "uses variables that the model does not list as its own: "),
         (":layer_in_module", "uses variables that the model does not list as its own: "),
-        (":unused", "the loss does not depend on forgotten: use what"),
+        (":unused", "the loss does not depend on forgotten: use it"),
         (":unused_layer", "the loss does not depend on dense_1.kernel, dense_1.bias: use"),
     ],
 )

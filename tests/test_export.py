@@ -28,7 +28,9 @@ def _task(model: Any, num_features: int = 1) -> task.Task:
 
 def _trained(kind: str = "module", num_features: int = 1) -> task.Task:
     """The task of a model with b = 0.25 and W = 2, or W = -0.5, 0.5, 1.5."""
-    model = getattr(models, kind)(num_features, initial_w=2.0, initial_b=0.25)
+    model = getattr(models, kind)(num_features)
+    model.W.assign([2.0] * num_features)
+    model.b.assign(0.25)
     if num_features > 1:
         model.W.assign(np.arange(num_features) - 0.5)
     return _task(model, num_features)
@@ -212,7 +214,7 @@ def test_the_export_predicts_as_after_training(tmp_path: pathlib.Path) -> None:
 def test_export_that_predicts_something_else_is_withheld(tmp_path: pathlib.Path) -> None:
     _publish(tmp_path / "1", _trained())
     with pytest.raises(errors.RunError, match=r"largest difference 0\.125\).*not exported"):
-        _publish(tmp_path / "2", _task(_Unfaithful(1, 0.0, 0.0)))
+        _publish(tmp_path / "2", _task(_Unfaithful(1)))
     assert list(tmp_path.iterdir()) == [tmp_path / "1"]
 
 

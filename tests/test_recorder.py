@@ -305,7 +305,7 @@ def test_the_end_records_the_final_losses(
         recording.after(helpers.line(0, 3))
         validation = {"loss": 0.75} if validation_examples else {}
         last = helpers.line(3, 4)
-        recording.recorder.finish(last, evaluation.Evaluation({"loss": 0.5}, validation))
+        recording.recorder.finish(last, evaluation.Evaluation({"loss": 0.5}, validation), {})
     curves = helpers.scalars(tmp_path / "final")
     assert (curves["final/loss"], curves["final/diverged"]) == ([(3, 0.5)], [(3, 0)])
     assert curves.get("final/validation_loss") == ([(3, 0.75)] if validation_examples else None)
@@ -328,7 +328,7 @@ def test_the_end_records_the_final_metrics(
     validation = {"loss": 0.75, "mae": 0.125, "r2_score": 8.0} if validation_examples else {}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.recorder.start(None)
-        recording.recorder.finish(helpers.line(3, 4), evaluation.Evaluation(train, validation))
+        recording.recorder.finish(helpers.line(3, 4), evaluation.Evaluation(train, validation), {})
     expected = {"final/diverged": 0} | {f"final/{name}": v for name, v in train.items()}
     expected |= {f"final/validation_{name}": number for name, number in validation.items()}
     assert helpers.scalars(tmp_path / "final") == {tag: [(3, v)] for tag, v in expected.items()}
@@ -377,7 +377,7 @@ def test_metrics_are_recorded_at_ends_of_epochs(
 
 def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path) -> None:
     """At up to 100 epochs, evenly chosen, and the last; of each variable that is trained."""
-    tf.keras.utils.clear_session()
+    tf.keras.utils.clear_session(free_memory=False)
     layers = [tf.keras.Input([1]), tf.keras.layers.Dense(20), tf.keras.layers.BatchNormalization()]
     model = tf.keras.Sequential([*layers, tf.keras.layers.Dense(1, name="last")])
     many = task.Task(model, losses.squared_error, features=("x",))

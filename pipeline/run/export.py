@@ -34,7 +34,7 @@ def publish(
     """Writes the model, with the names in the data, as a version of an export directory.
 
     Args:
-      task: The task, of which the model is exported.
+      task: Its model is exported.
       datasets: Their names and their scale become a part of the export; some examples are tried.
       version: The directory to make.
       description: What versions.description gives.
@@ -52,14 +52,12 @@ def publish(
     )
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        x = _save(task, unfinished, datasets, units)
+        request = _save(task, unfinished, datasets, units)
         (unfinished / versions.DESCRIPTION.parent).mkdir()
         results.write_json(unfinished / versions.DESCRIPTION, description)
-        serving.write_warm_up(unfinished, x)
-        saved, sample = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
-        given = (datasets.scale.x_in_units(sample) if datasets.scale else sample).astype(
-            saved.dtype
-        )
+        serving.write_warm_up(unfinished, request)
+        saved, x = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
+        given = (datasets.scale.x_in_units(x) if datasets.scale else x).astype(saved.dtype)
         _compare("the SavedModel", saved.predict, _live(task, datasets), [given])
         for name in formats:
             predict = export_formats.write(name, saved)

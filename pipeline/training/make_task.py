@@ -23,7 +23,9 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     Raises:
       errors.InputError: a function of the user's fails, or returns what can't be task.
     """
-    tf.keras.utils.clear_session()
+    if config.model != "module" or config.optimizer != "sgd":
+        # Keras numbers its names on, from one run of a process to the next.
+        tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.of_task(config)
     x, y = (array[:_SAMPLE] for array in datasets.train)
