@@ -209,7 +209,7 @@ def test_the_export_predicts_with_the_edited_model(edited: Edited, solution: str
 
 def test_a_print_in_an_eager_step_shows_each_loss(tmp_path: pathlib.Path) -> None:
     """Nothing traces the step, neither before nor after: every call of it is a training step."""
-    line = "            loss = trained.batch_loss(x, y)\n"
+    line = "            loss = task.batch_loss(x, y)\n"
     added = "            print('step', tf.executing_eagerly(), loss.shape, loss)\n"
     after = "        gradients = _dense("
     _copy(tmp_path, "training/train_step.py", line + after, line + added + after)

@@ -107,6 +107,8 @@ def test_other_readers_get_each_point_of_a_tag_as_a_tensor(runs: helpers.Runs, n
         }
         assert read[directory.name] == helpers.scalars(directory)
     for curve, count in (("train", 8), ("validation", 2), ("least_squares", 3), ("truth", 3)):
-        assert len(read[curve]) == count
-        for points in read[curve].values():
+        # On a slow machine training takes so long that it has a speed.
+        others = {tag: p for tag, p in read[curve].items() if not tag.startswith("speed/")}
+        assert len(others) == count
+        for points in others.values():
             assert [step for step, _ in points] == list(range(11))
