@@ -125,9 +125,8 @@ class Recorder(hooks.Hook):
         """Makes a step the last one of the run."""
         self._last_step = self.progress.last_step = step
         epochs = step // self._steps_per_epoch
-        kind = "validation loss" if self._datasets.num_validation else "loss"
         self.progress.line(
-            f"Ending early, after epoch {epochs:,}: no smaller {kind} in "
+            f"Ending early, after epoch {epochs:,}: no smaller {self._evaluator.decisive_loss} in "
             f"--early_stopping_patience={self._config.early_stopping_patience} evaluations"
         )
 

@@ -28,8 +28,7 @@ def message(
     if end.step == 0 or evaluator.best.step < 0:
         return f"{what}: the examples, or the model at its start, are too large for float32"
     best = progress.number(evaluator.best.loss)
-    kind = "validation loss" if evaluator.datasets.num_validation else "loss"
-    words = [what, f"the best {kind} was {best} at step {evaluator.best.step}"]
+    words = [what, f"the best {evaluator.decisive_loss} was {best} at step {evaluator.best.step}"]
     largest = _largest_rate(config, evaluator)
     if math.isfinite(largest):
         few = "" if evaluator.steps_per_epoch == 1 else ", for mini-batches it is less"

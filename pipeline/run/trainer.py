@@ -170,6 +170,7 @@ class _Trainer:
             except hooks.Divergence as end:
                 raise self._diverged(end) from None
         self._export(result.evaluation)
+        self._remove_old_exports()
         self._say_what_next()
         return result
 
@@ -301,10 +302,10 @@ class _Trainer:
         save = checkpoints.SaveCheckpoints(self._save, every, stop, self.command)
         profile = profiler.Profiler(config.profiled, self.run_dir.path / "train")
         records = self._recorder
-        each = [self._evaluator, records, records.progress, records.images, profile, save]
+        all_hooks = [self._evaluator, records, records.progress, records.images, profile, save]
         with stop, contextlib.closing(profile):
             try:
-                hook = self.team.leading(hooks.Hooks(each))
+                hook = self.team.leading(hooks.Hooks(all_hooks))
                 self._loop(first_step, hook, self._clock)
             except hooks.EndOfTraining as end:
                 self._save(end.step)
@@ -380,7 +381,7 @@ class _Trainer:
         if step != self._last_step:
             self._task.assign(self._checkpoints.best(step))
             epoch = step // self._evaluator.steps_per_epoch
-            loss = f"{final.decisive_name.replace('_', ' ')}={self._evaluator.best.loss:.5f}"
+            loss = f"{self._evaluator.decisive_loss}={self._evaluator.best.loss:.5f}"
             printing.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
         if isinstance(model, tf.keras.Model):
             self._save_weights(model)
@@ -400,7 +401,6 @@ class _Trainer:
             for part, fit in parts.items()
         }
         self._write_result("trained", export=exported, **final._asdict(), fits=fits)
-        self._remove_old_exports()
 
     def _remove_old_exports(self) -> None:
         versions.remove_old(self.run_dir.export, keep=self._config.export_versions_to_keep)
@@ -408,11 +408,12 @@ class _Trainer:
     def _description(self, step: int, final: evaluation.Evaluation) -> dict[str, Any]:
         """What the export says of the model of a step, and of where it came from."""
         best, data = self._evaluator.best, self._datasets
+        decisive = self._evaluator.decisive_loss.replace(" ", "_")
         return {
             "run": self.run_dir.path.name,
             "step": step,
             "last_step": self._last_step,
-            "losses": final.named if step == self._last_step else {final.decisive_name: best.loss},
+            "losses": final.named if step == self._last_step else {decisive: best.loss},
             "features": list(data.features),
             "label": data.label,
             "examples": {"training": data.num_train, "validation": data.num_validation},

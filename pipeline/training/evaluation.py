@@ -38,11 +38,6 @@ class Evaluation(NamedTuple):
         """The loss that says how good the model is: over the validation examples, if any."""
         return (self.validation or self.train)["loss"]
 
-    @property
-    def decisive_name(self) -> str:
-        """Its name in `named`."""
-        return "validation_loss" if self.validation else "loss"
-
 
 class EpochMetrics(NamedTuple):
     """The state of the model at the ends of K epochs; epoch 0 is the start."""
@@ -155,6 +150,11 @@ class Evaluator(hooks.Hook):
                 self.task.assign(self.task.by_variable(self.closed_form.train.solution))
                 result["least squares"] = regression.fits(self.task, self.datasets, self._total)
         return result
+
+    @property
+    def decisive_loss(self) -> str:
+        """What the loss of the best epoch is, in words."""
+        return "validation loss" if self.datasets.num_validation else "loss"
 
     @property
     def importance(self) -> dict[str, float]:

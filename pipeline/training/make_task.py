@@ -21,7 +21,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     Its initial values are a function of --seed, and its names the same in every process.
 
     Raises:
-      errors.InputError: a function of the user's fails, or returns what can't be task.
+      errors.InputError: a function of the user's fails, or returns what can't be trained.
     """
     if config.model != "module" or config.optimizer != "sgd":
         # Keras numbers its names on, from one run of a process to the next.

@@ -61,7 +61,7 @@ class Passes:
             metric.reset_state()
         loss = self.loss(examples)
         for metric in self._metrics.values():
-            _add_up_workers(metric, self._total)
+            _sum_over_workers(metric, self._total)
         return {"loss": loss, **{name: _number(metric) for name, metric in self._metrics.items()}}
 
     def _add_up(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -103,7 +103,7 @@ def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:
     metric.update_state(y[:, None], columns)
 
 
-def _add_up_workers(metric: Any, total: workers.Total) -> None:
+def _sum_over_workers(metric: Any, total: workers.Total) -> None:
     """Makes the state of a metric of Keras, which consists of sums, that of all workers."""
     if total is not workers.alone:
         for variable in metric.variables:

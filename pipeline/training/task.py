@@ -54,8 +54,8 @@ class Task:
         """Puts a model whose variables exist and a loss together; `features` are D names.
 
         l2 times the sum of the squares of all weights, but not of biases, is added to the loss.
-        The loss gets labels and predictions in the units that label_scale, a mean and a standard
-        deviation, brings them to.
+        The loss gets labels and predictions in the units of the data, of which label_scale is the
+        mean and the standard deviation.
         """
         self.model, self.loss, self.l2 = model, loss, l2
         self._loss, self._label_scale = _with_autograph(loss), label_scale
