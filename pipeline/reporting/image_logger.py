@@ -84,11 +84,12 @@ class ImageLogger(hooks.Hook):
         self._residuals = {s: array for s, array in self._residuals.items() if s < last_step}
         self._keep_residuals(last_step)
         self.flush()
-        line = self._sample.truth if reference and len(names) == 2 else None
+        has_w_and_b = reference and self._task.watches_all and len(names) == 2
+        line = self._sample.truth if has_w_and_b else None
         truth = np.array(line[:2]) if line and line.is_line else None
         self._save("parameters", last_step, plots.values(rows, names, truth=truth))
         self._save_fit("trained", last_step, title)
-        if reference and len(names) == 2:
+        if reference and has_w_and_b:
             path = plots.loss_surface(rows, names, reference, truth=truth)
             self._save("path", last_step, path)
         importance = self._evaluator.importance
