@@ -32,7 +32,8 @@ class Function:
 
     Attributes:
       flag: The flag with its value, for messages.
-      path: The file that defines it.
+      name: What it is called in the file that defines it.
+      path: That file.
       is_own: Whether the user wrote it.
     """
 
@@ -43,17 +44,17 @@ class Function:
           errors.InputError: there is no such file, or no such function in it.
         """
         self.flag = f"--{flag}={value}"
-        self._module, _, self._name = value.rpartition(":")
+        self._module, _, self.name = value.rpartition(":")
         self.is_own = bool(self._module)
         errors.require(
-            self._name.isidentifier(),
+            self.name.isidentifier(),
             f"{self.flag} must be a name, module:function, or path/to/file.py:function",
         )
         self.path = self._find()
-        _check_definition(self.path, self._name, self.flag)
+        _check_definition(self.path, self.name, self.flag)
 
     def __str__(self) -> str:
-        return f"{self._name} in {self.path}"
+        return f"{self.name} in {self.path}"
 
     def _find(self) -> pathlib.Path:
         if not self.is_own:
@@ -81,8 +82,8 @@ class Function:
         A module in a package keeps its name, so that it can import what lies beside it.
         """
         if self._module.endswith(".py") or self.path == pathlib.Path.cwd() / f"{self._module}.py":
-            return f"{self.path}:{self._name}"
-        return f"{self._module}:{self._name}" if self.is_own else self._name
+            return f"{self.path}:{self.name}"
+        return f"{self._module}:{self.name}" if self.is_own else self.name
 
     def load(self) -> Callable[..., Any]:
         """Imports the file and returns the function.
@@ -102,7 +103,7 @@ class Function:
                 assert spec.loader is not None
                 module = sys.modules[name] = importlib.util.module_from_spec(spec)
                 spec.loader.exec_module(module)
-        function = getattr(module, self._name, None)
+        function = getattr(module, self.name, None)
         errors.require(
             callable(function), f"{self.flag}: {self} is no function; received {function!r}"
         )

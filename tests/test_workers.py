@@ -13,6 +13,7 @@ from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import fingerprint
 from pipeline.distributed import workers
+from pipeline.run import team
 
 _TWO = ["a:1", "b:2"]
 
@@ -146,3 +147,33 @@ def test_parts_of_each_batch_are_the_whole(count: int, batch_size: int) -> None:
                 together = np.sort(together, axis=0)
                 array = np.sort(array, axis=0)
             np.testing.assert_array_equal(together, array)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differing"),
+    [
+        ({}, {"loss": "huber"}, ["--loss"]),
+        ({"loss": "huber"}, {"loss": "mae"}, ["--loss"]),
+        ({"model": "mlp"}, {"model": "polynomial"}, ["--model"]),
+        ({"loss": "mine.py:a"}, {"loss": "mine.py:b"}, ["--loss"]),
+        ({"model": "mine.py:a"}, {"model": "mine.py:b"}, ["--model"]),
+        ({"loss": "mine.py:a"}, {"loss": "theirs.py:a"}, ["--loss"]),
+        ({"loss": "mine.py:a"}, {"loss": "mae"}, ["--loss"]),
+        ({"loss": "mine.py:a"}, {"loss": "copies/mine.py:a"}, []),
+    ],
+)
+def test_workers_that_differ_are_told_so(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one: dict[str, Any],
+    other: dict[str, Any],
+    differing: list[str],
+) -> None:
+    """What must be the same has one number each, whichever the file's place is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copies").mkdir()
+    for name in ("mine.py", "copies/mine.py"):
+        pathlib.Path(name).write_text("def a(*args): ...\ndef b(*args): ...\n")
+    pathlib.Path("theirs.py").write_text("def a(*args): return args\n")
+    settings = [team.settings(config_lib.Config(**each)) for each in (one, other)]
+    assert [name for name in settings[0] if settings[0][name] != settings[1][name]] == differing

@@ -69,7 +69,7 @@ class Team:
         if self._communicator is None:
             return
         problem = _unfit(task)
-        own = _settings(config, datasets) | {"the model": zlib.crc32(problem.encode())}
+        own = _shared(config, datasets) | {"the model": zlib.crc32(problem.encode())}
         numbers = np.array(list(own.values()), np.int64)
         chief = self._communicator.of_chief(numbers)
         differing = self._communicator.sum((numbers != chief).astype(np.int64))
@@ -198,21 +198,33 @@ def _unfit(task: task_lib.Task) -> str:
     return f"several workers train float32 variables only; {', '.join(odd)}" if odd else ""
 
 
-def _settings(config: config_lib.Config, datasets: datasets_lib.Datasets) -> dict[str, int]:
+def _shared(config: config_lib.Config, datasets: datasets_lib.Datasets) -> dict[str, int]:
     """A number for each thing that must be the same for all workers."""
-    result = {}
-    for field in dataclasses.fields(config):
-        is_shared = not field.metadata["may_change"] or field.name in _SHARED
-        if is_shared and field.name not in _PATHS:
-            result[f"--{field.name}"] = zlib.crc32(str(getattr(config, field.name)).encode())
-    for flag, function in user_code.functions(config).items():
-        result[f"--{flag}"] = zlib.crc32(function.path.read_bytes())
+    result = settings(config)
     about = [*datasets.features, datasets.label, datasets.num_train, datasets.num_validation]
     result["the columns or the number of the examples"] = zlib.crc32(str(about).encode())
     if len(datasets.train.y) == datasets.num_train:
         result["the training examples"] = functools.reduce(
             lambda crc, array: zlib.crc32(array.data, crc), datasets.train, 0
         )
+    return result
+
+
+def settings(config: config_lib.Config) -> dict[str, int]:
+    """A number for each setting that must be the same for all workers.
+
+    Every config has the same settings, in the same order.
+    """
+    result = {}
+    for field in dataclasses.fields(config):
+        is_shared = not field.metadata["may_change"] or field.name in _SHARED
+        if is_shared and field.name not in _PATHS:
+            result[f"--{field.name}"] = zlib.crc32(str(getattr(config, field.name)).encode())
+    result["--loss"] = zlib.crc32(config.plain_loss.encode())  # a name, unless it is a function
+    result["--data"] = 0
+    for flag, function in user_code.functions(config).items():
+        code = function.path.read_bytes()
+        result[f"--{flag}"] = zlib.crc32(function.name.encode(), zlib.crc32(code))
     return result
 
 
