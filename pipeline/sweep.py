@@ -30,7 +30,7 @@ from pipeline.distributed import workers
 from pipeline.run import run_dir
 
 if TYPE_CHECKING:
-    from pipeline.run import trainer
+    from pipeline.run import finish
 
 # Names in the directories of runs, short enough for TensorBoard's side bar. What a method is
 # shows by its own name.
@@ -49,13 +49,13 @@ class Outcome(NamedTuple):
     """How one combination ended: with a result, or diverged with a message."""
 
     config: config_lib.Config
-    result: "trainer.Result | None"
+    result: "finish.Result | None"
     message: str = ""
 
     @property
     def loss(self) -> float:
         """The validation or else training loss, by which outcomes are ordered."""
-        return self.result.evaluation.decisive if self.result else math.inf
+        return self.result.evaluation.monitored if self.result else math.inf
 
 
 def combinations() -> list[config_lib.Config]:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     communicator = workers.import_tensorflow(worker, timeout_secs=config.peer_timeout_secs)
     from pipeline.run import trainer
 
-    (trainer.train if worker.is_chief else trainer.follow)(config, datasets, communicator)
+    trainer.train(config, datasets, communicator)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ So that a mistake in a table is reported before TensorFlow is imported.
 """
 
 import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,32 +11,19 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.data import fingerprint, least_squares, table_examples
+from pipeline.data import arrays, fingerprint, least_squares, sources, table_examples, tables
+from pipeline.data import batch as batch_lib
 from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
 
-Array = npt.NDArray[np.float32]
+Batch = batch_lib.Batch
 
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
 # Streams of random numbers that one seed gives.
 _TRAINING_NOISE, _VALIDATION_NOISE = range(2)
-_CHUNK = 2**20  # elements of x
 _ALONE = workers.Worker()
 
 Solved = least_squares.LeastSquares | None
-
-
-class Examples(NamedTuple):
-    """Inputs and labels, standardized where the datasets have a scale."""
-
-    x: Array  # [N, D]
-    y: Array  # [N]
-
-    def chunks(self) -> Iterator["Examples"]:
-        """All of them in their order, about a million elements of x at a time."""
-        rows = max(1, _CHUNK // self.x.shape[1])
-        for first in range(0, len(self.y), rows):
-            yield Examples(*(array[first : first + rows] for array in self))
 
 
 class Truth(NamedTuple):
@@ -53,17 +39,17 @@ class Truth(NamedTuple):
 
 
 class Datasets(NamedTuple):
-    """What a run is trained and evaluated on.
+    """The examples that a run is trained and evaluated on.
 
-    Of several workers, each holds the rows that it needs: its part of the validation examples,
-    and its part of the training examples where they are one full batch.
+    With several workers, each holds the rows that it needs: its part of the validation examples,
+    and its part of the training examples if they are one full batch.
     """
 
-    train: Examples
-    validation: Examples | None  # evaluated, but not trained on
-    features: tuple[str, ...]  # D names, in the order of the columns of x
-    label: str  # the name of y
-    truth: Truth | None = None  # None for a table
+    train: Batch  # of numpy arrays
+    validation: Batch | None  # evaluated, but not trained on
+    features: tuple[str, ...] = ()  # the names of the columns of x [N, D]; () for other examples
+    label: str = ""  # the name of y [N]
+    truth: Truth | None = None  # None for examples that were not drawn from a curve
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
     scale: scale_lib.Scale | None = None  # None where nothing is standardized
@@ -75,30 +61,32 @@ class Datasets(NamedTuple):
     @property
     def num_train(self) -> int:
         """The number of training examples of all workers."""
-        return self.counts[0] if self.counts else len(self.train.y)
+        return self.counts[0] if self.counts else self.train.num_examples
 
     @property
     def num_validation(self) -> int:
         """The number of validation examples of all workers."""
-        return self.counts[1] if self.counts else len(self.validation.y if self.validation else ())
+        if self.counts:
+            return self.counts[1]
+        return self.validation.num_examples if self.validation else 0
 
     @property
-    def evaluated(self) -> Examples:
+    def evaluated(self) -> Batch:
         """The part of the training examples that this worker evaluates."""
-        is_part = len(self.train.y) < self.num_train
-        return self.train if is_part else Examples(*map(self.worker.part, self.train))
+        is_part = self.train.num_examples < self.num_train
+        return self.train if is_part else self.train.map(self.worker.part)
 
     def fingerprint(self) -> int:
-        """This worker's addend of a number that changes when examples, names or their order do.
+        """This worker's term of a checksum of the examples, their names and their order.
 
-        The sum over the workers, modulo 2**48, is the same however many they are.
+        The sum over the workers, modulo 2**48, is the same for any number of workers.
         """
         names = zlib.crc32("\n".join([*self.features, self.label]).encode())
         scale = zlib.crc32(np.array(self.scale or 0.0).tobytes())
         result = names + scale if self.worker.is_chief else 0
         for factor, part in ((1, self.evaluated), (3, self.validation)):
             if part is not None:
-                result += factor * fingerprint.of(*part, self.worker)
+                result += factor * fingerprint.of(part, self.worker)
         return result % fingerprint.COUNT
 
 
@@ -109,7 +97,14 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
       errors.InputError: the table can't be used as it is, or a setting doesn't fit the
         number of examples.
     """
-    datasets = (_load_synthetic if config.is_synthetic else _load_table)(config, worker)
+    if config.is_synthetic:
+        datasets = _load_synthetic(config, worker)
+    else:
+        made = sources.open_table(config)
+        if isinstance(made, tables.Table):
+            datasets = _load_table(made, config, worker)
+        else:
+            datasets = _load_arrays(made, config, worker)
     config.last_step(datasets.num_train)  # raises where they do not fit
     errors.require(
         datasets.num_train >= worker.count,
@@ -139,18 +134,18 @@ def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datase
     )
 
 
-def solved(examples: Examples | None) -> Solved:
-    """Least squares of examples; None without any, or where they are too many."""
+def solved(examples: Batch | None) -> Solved:
+    """Least squares of examples; None without any, or if they are too many."""
     if examples is None or not least_squares.is_cheap(*examples.x.shape):
         return None
-    return least_squares.LeastSquares.of(*examples)
+    return least_squares.LeastSquares.of(examples.x, examples.y)
 
 
-def _part(examples: Examples, worker: workers.Worker) -> Examples:
-    return Examples(*(np.ascontiguousarray(worker.part(array)) for array in examples))
+def _part(examples: Batch, worker: workers.Worker) -> Batch:
+    return examples.map(lambda array: np.ascontiguousarray(worker.part(array)))
 
 
-def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples:
+def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Batch:
     """Draws y = true_w * x + true_b (or sin(pi*x) for x) + noise at `count` evenly spaced x.
 
     The same bits for the same seed and stream.
@@ -172,15 +167,42 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples
         "the synthetic y are too large for float32; give smaller numbers than "
         + " ".join(f"--{name}={getattr(config, name):g}" for name in names),
     )
-    return Examples(x[:, None], y)
+    return Batch(x[:, None], y)
 
 
-def _load_table(config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    loaded = table_examples.load(config, worker)
+def _load_arrays(
+    made: sources.Arrays, config: config_lib.Config, worker: workers.Worker
+) -> Datasets:
+    """Splits the arrays that a function returned; they are trained on as they are."""
+    for name in ("label", "features", "categorical", "missing", "standardize"):
+        value, default = getattr(config, name), getattr(config_lib.Config, name)
+        errors.require(
+            value == default or not value,
+            f"--{name}={value} is for tables; {made.name} returns arrays",
+        )
+    examples = arrays.examples(made.parts, made.name)
+    held_out = table_examples.Split(config, examples.num_examples).held_out(examples.num_examples)
+    train, validation = examples.rows(~held_out), examples.rows(held_out)
+    errors.require(
+        train.num_examples >= 2,
+        f"{config.data}: at least 2 examples must be left to train on; received "
+        f"{train.num_examples} of {examples.num_examples}",
+    )
+    is_full_batch = config.steps_per_epoch(train.num_examples) == 1
+    return Datasets(
+        train=_part(train, worker) if is_full_batch else train,
+        validation=_part(validation, worker) if validation.num_examples else None,
+        worker=worker,
+        counts=(train.num_examples, validation.num_examples),
+    )
+
+
+def _load_table(table: tables.Table, config: config_lib.Config, worker: workers.Worker) -> Datasets:
+    loaded = table_examples.load(table, config, worker)
     train, validation = loaded.train, loaded.validation
     return Datasets(
-        train=Examples(train.x, train.y),
-        validation=Examples(validation.x, validation.y) if validation.total else None,
+        train=Batch(train.x, train.y),
+        validation=Batch(validation.x, validation.y) if validation.total else None,
         features=loaded.features,
         label=loaded.label,
         worker=worker,

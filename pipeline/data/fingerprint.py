@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data import batch as batch_lib
 from pipeline.distributed import workers
 
 COUNT = 2**48  # of possible fingerprints
@@ -11,21 +12,31 @@ _CHUNK = 2**20  # numbers whose bits are mixed at a time
 _WORD = np.uint64
 
 
-def of(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32], worker: workers.Worker) -> int:
-    """A worker's addend of a number that changes when examples or their order do.
+def of(examples: batch_lib.Batch, worker: workers.Worker) -> int:
+    """This worker's term of an order-sensitive checksum of the examples.
 
-    Of each row of x [N, D] and y [N] it mixes the bits with its place among those of all workers.
-    The sum over the workers, modulo 2**48, is the same however many they are.
+    The bits of each row are mixed with its place among the rows of all workers. The sum of the
+    terms, modulo 2**48, is the same for any number of workers.
     """
-    words = mixed(np.arange(x.shape[1] + 2, dtype=_WORD)) | _WORD(1)
+    width = sum(_bits(array[:1]).shape[1] for array in examples.arrays)
+    words = mixed(np.arange(width + 1, dtype=_WORD)) | _WORD(1)
     result = 0
     rows = max(1, _CHUNK // len(words))
-    for first in range(0, len(y), rows):
-        part = np.column_stack([x[first : first + rows], y[first : first + rows]])
+    for first in range(0, examples.num_examples, rows):
+        piece = examples.rows(slice(first, first + rows))
+        part = np.concatenate([_bits(array) for array in piece.arrays], axis=1)
         place = worker.index + worker.count * np.arange(first, first + len(part), dtype=_WORD)
-        bits = mixed(place * words[-1] + part.view("<u4").astype(_WORD) @ words[:-1])
+        bits = mixed(place * words[-1] + part.astype(_WORD) @ words[:-1])
         result += int((bits >> _WORD(16)).sum(dtype=_WORD))
     return result % COUNT
+
+
+def _bits(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
+    """The bits of each row of an array [N, ...], as [N, W] words of 32 bits."""
+    content = np.ascontiguousarray(array).reshape(len(array), -1)
+    content = content.view(np.uint8).reshape(len(array), -1)
+    padded = np.pad(content, ((0, 0), (0, -content.shape[1] % 4)))
+    return padded.view("<u4")
 
 
 def random_words(seed: int, first: int, count: int) -> npt.NDArray[np.uint64]:

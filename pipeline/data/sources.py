@@ -2,21 +2,32 @@
 
 import glob
 import os
+from typing import Any, NamedTuple
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
 from pipeline.data import csv_reader, parquet_reader, tables
 
 
-def open_table(config: config_lib.Config) -> tables.Table:
-    """The table that --data names: files, or what a function returns.
+class Arrays(NamedTuple):
+    """What a function of the user's returns that is no table: x and y, perhaps weights."""
+
+    parts: tuple[Any, ...]
+    name: str  # the function, for messages
+
+
+def open_table(config: config_lib.Config) -> tables.Table | Arrays:
+    """What --data names: files, or what a function returns.
 
     Raises:
       errors.InputError: there is none, or its first line is no header.
     """
     functions = user_code.functions(config)
     if "data" in functions:
-        return tables.FromFunction(functions["data"])
+        made = tables.made_by(functions["data"])
+        if isinstance(made, tuple):
+            return Arrays(made, str(functions["data"]))
+        return tables.FromFunction(made, functions["data"])
     found: list[tables.Table] = []
     for path in _paths(config.data):
         of_kind = parquet_reader.Parquet if parquet_reader.is_parquet(path) else csv_reader.Csv

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, printing
-from pipeline.data import fingerprint, least_squares, sources, tables
+from pipeline.data import fingerprint, least_squares, tables
 from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
 
@@ -46,16 +46,16 @@ class Loaded(NamedTuple):
     dropped: int  # rows, as values were missing
 
 
-def load(config: config_lib.Config, worker: workers.Worker) -> Loaded:
+def load(table: tables.Table, config: config_lib.Config, worker: workers.Worker) -> Loaded:
     """Reads the table that --data names.
 
     Raises:
       errors.InputError: the table can't be used as it is.
     """
-    reader = _Reader(sources.open_table(config), config)
+    reader = _Reader(table, config)
     if config.validation_examples or worker.count > 1 or reader.texts:
         reader.look_ahead()
-    split = _Split(config, reader.count)
+    split = Split(config, reader.count)
     is_full_batch = worker.count > 1 and split.is_full_batch(reader.count)
     width = len(reader.features) + 1
     solves = config.is_linear_regression
@@ -187,7 +187,7 @@ class _Reader:
         live.close()
 
 
-class _Split:
+class Split:
     """Which rows are validation examples: a function of the seed, the row, and how many there are.
 
     With --validation_fraction, not of how many there are.

@@ -172,16 +172,14 @@ class Columns(Table):
 class FromFunction(Columns):
     """The columns that a function of the user's returns: a mapping of arrays, or a data frame."""
 
-    def __init__(self, function: user_code.Function):
-        """Calls the function.
+    def __init__(self, made: Any, function: user_code.Function):
+        """Takes what the function returned.
 
         Raises:
-          errors.InputError: it raises, or returns something else.
+          errors.InputError: that is something else.
         """
         self.name = str(function)
-        # The file may import TensorFlow, as for a model beside it.
-        with tf_runtime.importing(), user_code.blamed("making the data", function):
-            made = function.load()()
+        with user_code.blamed("making the data", function):
             names = list(made.columns) if hasattr(made, "columns") else list(made)
             self._columns = {str(name): np.asarray(made[name]) for name in names}
         self.header = list(self._columns)
@@ -198,6 +196,15 @@ class FromFunction(Columns):
             some = slice(first, first + ROWS)
             self.part_read = min(1.0, (first + ROWS) / count)
             yield {name: self._columns[name][some] for name in names or self.header[:1]}
+
+
+def made_by(function: user_code.Function) -> Any:
+    """What a function returns; raises errors.InputError where it raises.
+
+    Its file may import TensorFlow, as for a model beside it.
+    """
+    with tf_runtime.importing(), user_code.blamed("making the data", function):
+        return function.load()()
 
 
 def is_text(name: str, columns: dict[str, str]) -> errors.InputError:

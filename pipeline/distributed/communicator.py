@@ -1,7 +1,10 @@
 """Sums over all workers, on TensorFlow's collectives."""
 
 import contextlib
+import os
 import re
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,7 +14,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
-from pipeline import errors
+from pipeline import errors, printing
 from pipeline.distributed import workers
 
 # What TensorFlow raises where another worker is gone, does not answer, or never came.
@@ -41,7 +44,7 @@ class Communicator:
           errors.InputError: a worker sees several GPUs.
           errors.LostWorkerError: one does not come in time, or this one's port is taken.
         """
-        self.worker = worker
+        self.worker, self._timeout_secs = worker, timeout_secs
         service = context.context().configure_coordination_service
         service(
             service_type="standalone",
@@ -93,7 +96,7 @@ class Communicator:
           errors.LostWorkerError: another worker can't be reached.
         """
         own = np.asarray(numbers)
-        with self.reported():
+        with self.reported(), self._limited():
             total = self._sums[tf.as_dtype(own.dtype)](tf.constant(own.ravel())).numpy()
         return np.asarray(total).reshape(own.shape)
 
@@ -108,18 +111,56 @@ class Communicator:
                 "with the same command: they go on from the last checkpoint"
             ) from error
 
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Ends the process if another worker, alive or not, keeps it waiting for too long.
+
+        Nothing can interrupt TensorFlow, so another thread ends the process; nothing is lost but
+        the steps since the last checkpoint.
+        """
+        timer = threading.Timer(self._timeout_secs, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        printing.say(
+            f"train: worker {self.worker.index} waited --peer_timeout_secs={self._timeout_secs} "
+            "for a message of another worker; start all workers again with the same command: they "
+            "go on from the last checkpoint",
+            sys.stderr,
+        )
+        os._exit(errors.LostWorkerError.exit_code)
+
     def of_chief(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
         """The chief's array, for all."""
         own = np.asarray(numbers)
         return self.sum(own if self.worker.is_chief else np.zeros_like(own))
 
+    def wait_for_all(self) -> None:
+        """Waits until all workers have come here, however long that takes.
+
+        Raises:
+          errors.LostWorkerError: another worker can't be reached.
+        """
+        with self.reported():
+            self._sums[tf.int64](tf.constant([0], tf.int64)).numpy()
+
+    def bytes_of_chief(self, content: bytes) -> bytes:
+        """The chief's bytes, for all."""
+        (size,) = self.of_chief([len(content)]).tolist()
+        own = content if self.worker.is_chief else bytes(size)
+        numbers = np.frombuffer(own + bytes(-size % 8), np.int64)
+        return self.of_chief(numbers).tobytes()[:size]
+
     def from_chief(self, variables: Iterable[tf.Variable]) -> None:
         """Gives all workers the chief's values of variables, bit for bit."""
         held = list(variables)
         arrays = [variable.numpy() for variable in held]
-        content = b"".join(array.tobytes() for array in arrays)
-        bits = np.frombuffer(content + bytes(-len(content) % 8), np.int64)
-        content = self.of_chief(bits).tobytes()
+        content = self.bytes_of_chief(b"".join(array.tobytes() for array in arrays))
         for variable, array in zip(held, arrays, strict=True):
             own, content = content[: array.nbytes], content[array.nbytes :]
             variable.assign(np.frombuffer(own, array.dtype).reshape(array.shape))

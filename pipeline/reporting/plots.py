@@ -16,7 +16,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares
 from pipeline.data import scale as scale_lib
 from pipeline.reporting import progress
-from pipeline.training import metrics
+from pipeline.training import step_metrics
 
 matplotlib.rcdefaults()  # whatever a matplotlibrc in the current directory says
 _STYLES = rcsetup.cycler("linestyle", ["-", ":"])
@@ -75,10 +75,10 @@ class Sample(NamedTuple):
         x, y = datasets.train.x[chosen], datasets.train.y[chosen]
         ends = float(x.min()), float(x.max())
         inputs = np.linspace(*ends, _CURVE)[:, None] if x.shape[1] == 1 else x
-        inputs = inputs.astype(np.float32, copy=False)
+        shown: Array = inputs.astype(np.float32, copy=False)
         is_whole = datasets.num_train == len(chosen)
         about = datasets.features, datasets.label, datasets.truth
-        return cls(x, y, inputs, *about, is_whole, datasets.scale)
+        return cls(x, y, shown, *about, is_whole, datasets.scale)
 
     def in_units(self, y: Values) -> Values:
         """Labels or predictions in the units of the data."""
@@ -117,15 +117,15 @@ def data(sample: Sample) -> Figure:
     return figure
 
 
-def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figure:
+def predictions(sample: Sample, drawn: Array, *, loss: float, title: str) -> Figure:
     """Data, true curve and model over x; with several features, predicted against actual y.
 
-    predictions [P] or [P, C] are those of sample.inputs in the units of the data, the loss is that
-    of the sample.
+    `drawn`, [P] or [P, C], are the predictions of sample.inputs in the units of the data, the loss
+    is that of the sample.
     """
     of_some = "" if sample.is_whole else f" of {len(sample.y):,} examples"
     figure, axes = _axes(f"{title}, loss{of_some}={progress.number(loss)}")
-    outputs = predictions.reshape(len(predictions), -1).T[:_MOST_ELEMENTS]
+    outputs = drawn.reshape(len(drawn), -1).T[:_MOST_ELEMENTS]
     several, size, y_name = len(outputs) > 1, _size(sample), _short(sample.label)
     y = sample.in_units(sample.y)
     if sample.x.shape[1] == 1:
@@ -148,7 +148,9 @@ def fit(sample: Sample, predictions: Array, *, loss: float, title: str) -> Figur
     return figure
 
 
-def values(rows: metrics.StepMetrics, names: tuple[str, ...], *, truth: Values | None) -> Figure:
+def values(
+    rows: step_metrics.StepMetrics, names: tuple[str, ...], *, truth: Values | None
+) -> Figure:
     """The watched values over the steps, of a variable with many elements the first few.
 
     `names` are those of the M values, `truth` [M] their true values, if known.
@@ -180,7 +182,7 @@ def importance(sizes: Mapping[str, float]) -> Figure:
 
 
 def loss_surface(
-    rows: metrics.StepMetrics,
+    rows: step_metrics.StepMetrics,
     names: tuple[str, ...],
     reference: least_squares.LeastSquares,
     *,

@@ -6,7 +6,7 @@ import pathlib
 
 import tensorflow as tf
 
-from pipeline.training import hooks, metrics
+from pipeline.training import hooks, step_metrics
 
 
 class Profiler(hooks.Hook):
@@ -17,37 +17,43 @@ class Profiler(hooks.Hook):
     the loop in the call (without XLA, and in Keras' fit), and says that no step was observed.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, directory: pathlib.Path):
+    def __init__(self, steps: tuple[int, int] | None, directory: pathlib.Path, *, first_step: int):
         """Prepares to profile from the first to the last of two steps, if they are given.
 
-        The directory is the run in TensorBoard that the profile belongs to.
+        A run that is resumed between them, at first_step, profiles the rest. The directory is the
+        run in TensorBoard that the profile belongs to.
         """
-        self._first, self._last = map(float, steps or (math.inf, math.inf))
+        first, self._last = map(float, steps or (math.inf, math.inf))
+        self._first = max(first, first_step) if first_step < self._last else math.inf
         self._directory, self._is_running = directory, False
-        self._calls = contextlib.ExitStack()
+        self._call = contextlib.ExitStack()
 
     def next_pause(self, step: int) -> float:
         """The next step after this one where the profiler starts or stops."""
         return min((s for s in (self._first, self._last) if s > step), default=math.inf)
 
-    def before(self, step: int) -> None:
-        """Starts the profiler at the first step, or in a run resumed after it."""
-        if not self._is_running and self._first <= step < self._last:
+    def pause(self, step: int) -> None:
+        """Starts the profiler at the first step."""
+        if step == self._first:
             tf.profiler.experimental.start(str(self._directory))
             self._is_running = True
-        if self._is_running:
-            marker = tf.profiler.experimental.Trace("train", step_num=step, _r=1)  # 1: a step
-            self._calls.enter_context(marker)
+            self._mark(step)
 
-    def after(self, rows: metrics.StepMetrics) -> None:
+    def after(self, rows: step_metrics.StepMetrics) -> None:
         """Stops the profiler at the last step."""
-        self._calls.close()
-        if rows.end >= self._last:
+        self._call.close()
+        if rows.next_step >= self._last:
             self.close()
+        elif self._is_running:
+            self._mark(rows.next_step)
+
+    def _mark(self, step: int) -> None:
+        marker = tf.profiler.experimental.Trace("train", step_num=step, _r=1)  # 1: a step
+        self._call.enter_context(marker)
 
     def close(self) -> None:
         """Stops the profiler, if it is running, and writes the profile."""
         if self._is_running:
             self._is_running = False
-            self._calls.close()
+            self._call.close()
             tf.profiler.experimental.stop()

@@ -1,14 +1,15 @@
 """Training progress on the terminal: a table of epochs, and a line between its rows."""
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import printing
-from pipeline.training import evaluation, hooks, metrics, regression
+from pipeline.evaluation import linear, monitor
+from pipeline.training import hooks, step_metrics
 
 _MOST_ROWS = 20
 _MOST_VALUES = 3  # of a variable
@@ -36,20 +37,6 @@ def report(
     words += [f"{name}={number(value)}" for name, value in train.items()]
     words += [f"validation {name}={number(value)}" for name, value in (validation or {}).items()]
     return ", ".join(words)
-
-
-def table_of_fits(fits: Mapping[str, Mapping[str, regression.Fit]], label: str) -> Iterator[str]:
-    """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
-    rows = [
-        (f"{part}, {who}", parts[part])
-        for part in ("training", "validation")
-        for who, parts in fits.items()
-        if part in parts
-    ]
-    if rows:
-        yield f"{f'Fit of {label}':30.30}{'RMSE':>14}{'MAE':>14}{'R²':>10}"
-    for name, fit in rows:
-        yield f"  {name:28}{fit.rmse:14.6g}{fit.mae:14.6g}{fit.r2:10.4f}"
 
 
 def number(value: float) -> str:
@@ -85,37 +72,46 @@ class Progress(hooks.Hook):
         *,
         steps_per_epoch: int,
         last_step: int,
+        line: linear.Linear | None = None,
         out: TextIO | None = None,
     ):
-        """Prepares to print the values of these names up to the last epoch and step."""
-        self._names = names
+        """Prepares to print the watched values of these names up to the last epoch and step.
+
+        `line` brings those of a linear model into the units of the data.
+        """
+        self._names, self._line = names, line
         self._live = printing.LiveLine(out)
         self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
         self._num_epochs = last_step // steps_per_epoch
         self._every = -(-self._num_epochs // _MOST_ROWS)
+        self._printed = -1  # the epoch
         self._first: tuple[int, float] | None = None
 
-    def epochs(self, ends: evaluation.EpochMetrics) -> None:
-        """Prints the rows of the table that are among these epochs."""
-        epoch = ends.step // self._steps_per_epoch
-        is_last = ends.step == self.last_step
-        for i in np.flatnonzero((epoch % self._every == 0) | is_last):
-            one = ends.select(i)
-            text = report(self._names, one.values, one.train, one.validation)  # type: ignore[arg-type]
-            self.line(f"{self._label(int(epoch[i]))} {text}")
+    def after_pause(self, event: Any) -> None:
+        """Prints an evaluation, if it is a row of the table."""
+        if not isinstance(event, monitor.EpochEvaluation):
+            return
+        epoch = event.step // self._steps_per_epoch
+        if epoch // self._every > self._printed // self._every or event.step == self.last_step:
+            values = event.values[None]
+            values = self._line.watched_in_data_units(values) if self._line else values
+            text = report(self._names, values[0], *event.evaluation)
+            self.line(f"{self._label(epoch)} {text}")
+            self._printed = epoch
 
-    def after(self, rows: metrics.StepMetrics) -> None:
+    def after(self, rows: step_metrics.StepMetrics) -> None:
         """Shows that training is alive, where nothing else has for a while."""
         now = time.monotonic()
         if self._first is None:  # what went before was compilation
-            self._first = rows.end, now
+            self._first = rows.next_step, now
         first_step, started = self._first
         if not self._live.is_due() or now == started:
             return
-        speed = (rows.end - first_step) / (now - started)  # with all else that takes time
-        left = _duration((self.last_step - rows.end) / speed)
+        step, last = rows.next_step, self.last_step
+        speed = (step - first_step) / (now - started)  # with all else that takes time
+        left = _duration((last - step) / speed)
         self._live.show(
-            f"  step {rows.end:,} of {self.last_step:,} ({100 * rows.end // self.last_step}%), "
+            f"  step {step:,} of {last:,} ({100 * step // last}%), "
             f"{left} left, loss={number(float(rows.loss[-1]))}, {speed:,.0f} steps/s"
         )
 

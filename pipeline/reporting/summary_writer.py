@@ -19,7 +19,7 @@ from tensorboard.plugins.text import summary_v2 as text
 from pipeline import printing
 from pipeline.reporting import event_file
 from pipeline.training import clock as clock_lib
-from pipeline.training import metrics
+from pipeline.training import step_metrics
 
 # One tag has one meaning, whichever the loop, the model and the curve.
 _DESCRIPTIONS = {
@@ -78,16 +78,22 @@ class SummaryWriter:
         self._earlier = _cut_back(directory, written, earlier)
         self._files: dict[str, event_file.EventFile] = {}
 
-    def steps(self, rows: metrics.StepMetrics) -> None:
+    def steps(self, rows: step_metrics.StepMetrics) -> None:
         """Writes the watched values and the loss of some training steps."""
         columns = dict(zip(self._names, rows.values.T, strict=True))
         self.scalars(rows.step, columns | {"loss": rows.loss})
 
     def scalars(
-        self, steps: npt.ArrayLike, values: Mapping[str, npt.ArrayLike], *, curve: str = "train"
+        self,
+        steps: npt.ArrayLike,
+        values: Mapping[str, npt.ArrayLike],
+        *,
+        curve: str = "train",
+        times: npt.ArrayLike | None = None,
     ) -> None:
-        """Writes other values: steps is [K], each of values is [K]."""
-        self._file(curve).scalars(steps, values, self._clock.times(np.asarray(steps)))
+        """Writes other values: steps is [K], each of values is [K], by default at their times."""
+        at = self._clock.times(np.asarray(steps)) if times is None else times
+        self._file(curve).scalars(steps, values, at)
 
     def image(self, step: int, tag: str, png: bytes) -> None:
         """Writes an image."""

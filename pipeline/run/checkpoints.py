@@ -14,8 +14,8 @@ from absl import logging
 from pipeline import errors, files
 from pipeline.data import scale as scale_lib
 from pipeline.run import run_state, signals
-from pipeline.training import hooks, metrics, optimizers
-from pipeline.training import task as task_lib
+from pipeline.training import hooks, optimizers, step_metrics
+from pipeline.training import variables as variables_lib
 
 _KEPT = 3
 _MODEL, _SUFFIX = "model/", "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -33,7 +33,7 @@ class Checkpoints:
     def __init__(
         self,
         directory: pathlib.Path,
-        task: task_lib.Task,
+        variables: variables_lib.Variables,
         optimizer: optimizers.Optimizer,
         scale: scale_lib.Scale | None = None,
     ):
@@ -42,23 +42,23 @@ class Checkpoints:
         Beside them lies the scale of the data that the model is for, to be read by `scale_of`.
         """
         self._directory = directory
-        self._variables = [*task.variables.values(), *optimizer.variables]
+        self._variables = [*variables.by_name.values(), *optimizer.variables]
         self._state = tf.Variable("", trainable=False)
         self._checkpoint = tf.train.Checkpoint(
-            model=dict(task.variables),
+            model=dict(variables.by_name),
             optimizer=optimizer,
             run_state=self._state,
             scale=tf.Variable(np.array(scale or np.zeros((2, 0))), trainable=False),
         )
         self._saved = -1
 
-    def save(self, state: run_state.RunState, best_variables: task_lib.Arrays | None) -> None:
+    def save(self, state: run_state.RunState, best_variables: variables_lib.Arrays | None) -> None:
         """Saves the model and the optimizer as they are at state.step, with the state.
 
         A model that is not finite, or a step that is saved already, is not saved. best_variables
         is the model of the best epoch, None if that is saved already.
         """
-        is_finite = all(np.isfinite(np.asarray(v, np.float64)).all() for v in self._variables)
+        is_finite = all(map(_is_finite, self._variables))
         if state.step <= self._saved or not is_finite:
             return
         self.save_best(state.best.step, best_variables)
@@ -69,7 +69,7 @@ class Checkpoints:
         for path in older[_KEPT:]:  # newer ones are damaged
             _remove(path)
 
-    def save_best(self, step: int, variables: task_lib.Arrays | None) -> None:
+    def save_best(self, step: int, variables: variables_lib.Arrays | None) -> None:
         """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
         name = f"best-{step}"
         if variables is None:
@@ -81,7 +81,7 @@ class Checkpoints:
             if path.name != name:
                 _remove(path)
 
-    def best(self, step: int) -> task_lib.Arrays:
+    def best(self, step: int) -> variables_lib.Arrays:
         """The model of the best epoch, which ended at a step.
 
         Raises:
@@ -145,11 +145,11 @@ class SaveCheckpoints(hooks.Hook):
         """The next step after `step` with a checkpoint."""
         return self._every.next_pause(step)
 
-    def after(self, rows: metrics.StepMetrics) -> None:
+    def after(self, rows: step_metrics.StepMetrics) -> None:
         """Saves if it is due; raises errors.StoppedError if a signal has come."""
-        if self._stop or self._every.is_due(rows.end):
-            self._save(rows.end)
-            self._every.done(rows.end)
+        if self._stop or self._every.is_due(rows.next_step):
+            self._save(rows.next_step)
+            self._every.done(rows.next_step)
             # A signal that comes later than the save waits for the next one.
             self._stop.check(self._how_to_resume)
 
@@ -169,6 +169,11 @@ def scale_of(path: pathlib.Path) -> scale_lib.Scale | None:
     """The scale of the data of the same checkpoint; None where they are not standardized."""
     saved = _newest(path).get(f"scale{_SUFFIX}", np.zeros(0))
     return scale_lib.Scale(*saved) if saved.size else None
+
+
+def _is_finite(variable: Any) -> bool:
+    array: npt.NDArray[Any] = np.asarray(variable)
+    return array.dtype.kind not in "fV" or bool(np.isfinite(array.astype(np.float64)).all())
 
 
 def _newest(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:

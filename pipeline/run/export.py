@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline import errors, files
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import scale as scale_lib
+from pipeline.evaluation import linear
 from pipeline.reporting import results
 from pipeline.run import export_formats, exported, serving, versions
 from pipeline.training import task as task_lib
@@ -28,7 +29,7 @@ def publish(
     version: pathlib.Path,
     description: Mapping[str, Any],
     *,
-    units: scale_lib.Scale | None = None,
+    line: linear.Linear | None = None,
     formats: Sequence[str] = (),
 ) -> None:
     """Writes the model, with the names in the data, as a version of an export directory.
@@ -38,7 +39,7 @@ def publish(
       datasets: Their names and their scale become a part of the export; some examples are tried.
       version: The directory to make.
       description: What versions.description gives.
-      units: The scale in whose units the signature `variables` gives W and b.
+      line: What is known of a linear model, whose W and b are in the units of the data.
       formats: Names in export_formats.FORMATS, which are written beside the SavedModel.
 
     Raises:
@@ -52,7 +53,7 @@ def publish(
     )
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        request = _save(task, unfinished, datasets, units)
+        request = _save(task, unfinished, datasets, line)
         (unfinished / versions.DESCRIPTION.parent).mkdir()
         results.write_json(unfinished / versions.DESCRIPTION, description)
         serving.write_warm_up(unfinished, request)
@@ -76,7 +77,7 @@ def _save(
     task: task_lib.Task,
     path: pathlib.Path,
     datasets: datasets_lib.Datasets,
-    units: scale_lib.Scale | None,
+    line: linear.Linear | None,
 ) -> tf.TensorSpec:
     """Saves a module with the same signatures for both kinds of model; returns what x is.
 
@@ -84,7 +85,7 @@ def _save(
     would save the same, but for Keras models only.
     """
     served, scale = tf.Module(), _InGraph(datasets.scale)
-    served.variables_by_name = dict(task.variables)
+    served.variables_by_name = dict(task.variables.by_name)
     served.features = tf.Variable(datasets.features, trainable=False)
     served.label = tf.Variable(datasets.label, trainable=False)
     served.scale = scale
@@ -101,10 +102,10 @@ def _save(
 
     predict = tf.function(lambda x: {"y": serve(x)}, [x], autograph=False)
     served.serve = serve  # as in the exports of Keras: loaded.serve(x), and TFSMLayer(path)
-    served.shown = dict(task.variables)
-    if units:
-        (numbers,) = units.parameters_in_units(task.numbers().numpy()[None])
-        served.shown = {n: tf.Variable(v) for n, v in task.by_variable(numbers).items()}
+    served.shown = dict(task.variables.by_name)
+    if line:
+        (numbers,) = line.in_data_units(task.variables.numbers().numpy()[None])
+        served.shown = {n: tf.Variable(v) for n, v in task.variables.split(numbers).items()}
     # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
     signatures = {"serving_default": predict, exported.VARIABLES: _giving(served.shown)}
     tf.saved_model.save(served, str(path), signatures=signatures)

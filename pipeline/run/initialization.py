@@ -6,14 +6,13 @@ import textwrap
 import numpy as np
 
 from pipeline import errors
-from pipeline.data import scale as scale_lib
+from pipeline.evaluation import linear
 from pipeline.run import checkpoints, exported, run_dir, versions
 from pipeline.training import task as task_lib
+from pipeline.training import variables as variables_lib
 
 
-def initialize(
-    task: task_lib.Task, source: str, *, scale: scale_lib.Scale | None, is_linear: bool
-) -> None:
+def initialize(task: task_lib.Task, line: linear.Linear | None, source: str) -> None:
     """Sets the variables to those of the run's directory, checkpoint or export that is named.
 
     W and b of a linear model stay the same in the units of the data, whatever the scale of either
@@ -29,22 +28,22 @@ def initialize(
         run = run_dir.RunDir(path)
         place = run.checkpoints if run.flags.exists() else path
         arrays, its_scale = checkpoints.variables(place), checkpoints.scale_of(place)
-    _check(task, source, arrays)
-    task.assign(arrays)
-    if is_linear:
-        numbers = task.numbers().numpy()[None].astype(np.float64)
+    variables = task.variables
+    _check(variables, source, arrays)
+    variables.assign(arrays)
+    if line:
+        numbers = variables.numbers().numpy()[None].astype(np.float64)
         numbers = its_scale.parameters_in_units(numbers) if its_scale else numbers
-        numbers = scale.standardized_parameters(numbers) if scale else numbers
-        task.assign(task.by_variable(numbers[0]))
+        variables.assign(variables.split(line.from_data_units(numbers)[0]))
 
 
-def _check(task: task_lib.Task, source: str, arrays: task_lib.Arrays) -> None:
-    """Raises errors.InputError if arrays are not what the variables of a task can be."""
+def _check(variables: variables_lib.Variables, source: str, arrays: variables_lib.Arrays) -> None:
+    """Raises errors.InputError if arrays are not what these variables can be."""
     has, needs = (
-        ", ".join(f"{np.size(array)} {name}" for name, array in sorted(variables.items()))
-        for variables in (arrays, task.variables)
+        ", ".join(f"{np.size(array)} {name}" for name, array in sorted(named.items()))
+        for named in (arrays, variables.by_name)
     )
-    has_other_features = arrays.keys() == task.variables.keys()
+    has_other_features = arrays.keys() == variables.by_name.keys()
     what_to_do = "; give --data and --features as for its training" * has_other_features
     errors.require(
         has == needs,
@@ -52,7 +51,7 @@ def _check(task: task_lib.Task, source: str, arrays: task_lib.Arrays) -> None:
         f"the model for these examples has {textwrap.shorten(needs, 100)}{what_to_do}",
     )
     for name, array in arrays.items():
-        needed = task.variables[name].dtype.as_numpy_dtype
+        needed = variables.by_name[name].dtype.as_numpy_dtype
         is_finite = np.asarray(array).dtype == needed and np.isfinite(array).all()
         errors.require(
             is_finite, f"--initialize_from={source}: {name} is not finite as {needed.__name__}"

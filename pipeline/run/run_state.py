@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.training import evaluation, metrics
+from pipeline.evaluation import monitor
+from pipeline.training import step_metrics
 
 
 class RunState(NamedTuple):
@@ -16,12 +17,12 @@ class RunState(NamedTuple):
     step: int  # updates so far
     last_step: int  # the step at which the run will be complete
     fingerprint: int  # of the datasets
-    best: evaluation.Best
+    best: monitor.Best
     start_loss: float  # the training loss before training
     time: float  # wall time in seconds since the epoch
     seconds: float  # of training so far
     event_files: Mapping[str, int]  # sizes in bytes by the paths in the run's directory
-    history: metrics.StepMetrics  # a selection of the rows so far
+    history: step_metrics.StepMetrics  # a selection of the rows so far
 
     def to_bytes(self) -> bytes:
         """The content of an .npz file."""
@@ -35,6 +36,7 @@ class RunState(NamedTuple):
         """The state of which `to_bytes` made the content."""
         with np.load(io.BytesIO(content)) as arrays:
             others = json.loads(str(arrays["others"]))
-            history = metrics.StepMetrics(*(arrays[name] for name in metrics.StepMetrics._fields))
+            columns = (arrays[name] for name in step_metrics.StepMetrics._fields)
+            history = step_metrics.StepMetrics(*columns)
         state = cls._make([*others, history])
-        return state._replace(best=evaluation.Best(*state.best))
+        return state._replace(best=monitor.Best(*state.best))

@@ -16,11 +16,13 @@ class StopRequest:
     A second signal aborts the process immediately.
 
     Attributes:
-      received: The number of the signal.
+      received: The number of the signal that this process has received.
+      agreed: That which several processes have agreed to follow; None if they need not agree.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.agreed: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -34,17 +36,14 @@ class StopRequest:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        """Whether a signal has come."""
-        return self.received is not None
+        """Whether training is to stop."""
+        return bool(self.received if self.agreed is None else self.agreed)
 
     def check(self, how_to_resume: str) -> None:
-        """Raises errors.StoppedError if a signal has come."""
-        if self.received is not None:
-            raise errors.StoppedError(self.received, how_to_resume)
-
-    def follow(self, number: int) -> None:
-        """Takes a signal that another worker has got for one's own."""
-        self.received = self.received or number
+        """Raises errors.StoppedError if training is to stop."""
+        number = self.received if self.agreed is None else self.agreed
+        if number:
+            raise errors.StoppedError(number, how_to_resume)
 
     def _remember(self, number: int, frame: types.FrameType | None) -> None:
         del frame

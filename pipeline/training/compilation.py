@@ -6,20 +6,31 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
+from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.training import optimizers, train_step
 from pipeline.training import task as task_lib
+from pipeline.training import variables as variables_lib
 
 # On CPUs the code that XLA makes for these operations is slower than TensorFlow's kernels, by
 # factors of 3 (random numbers, convolution over one dimension) to 20 (over two dimensions).
 _SLOW_IN_XLA = {"Conv": "convolutions", "StatelessRandom": "random numbers, as for dropout,"}
 # And from about so many multiplications in a step, TensorFlow's matrix products are faster.
 _MOST_MULTIPLICATIONS = 5e8
-# Their numbers depend on what the process did before, so they can't be had again on resume.
-_NOT_REPEATABLE = re.compile("Random|Rng|StatefulUniform|StatefulStandardNormal|Multinomial")
+# Operations that keep something between calls, or look at something outside, and may be in a step:
+# variables, which checkpoints hold, tables of preprocessing layers, control flow, messages between
+# workers, and checks. All others could not be repeated by a resumed run.
+_ALLOWED = re.compile(
+    r"VarHandleOp|VarIsInitializedOp|VariableShape|ReadVariableOp|Assign\w*VariableOp|Resource\w+"
+    r"|DisableCopyOnRead|\w*(HashTable|LookupTable)\w*|Anonymous\w*Table\w*|If|While|Case"
+    r"|StatefulPartitionedCall|Collective\w+|Assert|CheckNumerics|Print\w*|NoOp|Placeholder"
+    r"|TensorArray\w+|TensorList\w+|Stack\w*"
+)
+_OFTEN = "random numbers of tf.random, or tf.py_function"
 
 
 class Mode(enum.Enum):
@@ -42,6 +53,7 @@ def prepare(
     task: task_lib.Task,
     optimizer: optimizers.Optimizer,
     batches: batches_lib.Batches,
+    step: train_step.Step,
 ) -> tuple[Any, Compilation]:
     """Traces the training step, and chooses how it is run.
 
@@ -56,7 +68,7 @@ def prepare(
         return None, Compilation(Mode.EAGER)
     functions = user_code.of_task(config).values()
     with user_code.blamed("tracing the training step", *functions):
-        traced = train_step.trace(task, optimizer, num_features=batches.num_features)
+        traced = train_step.trace(step, task, optimizer)
         graph = traced.as_graph_def()
         _check_variables(traced, task, optimizer)
         _check_repeatable(graph)
@@ -65,9 +77,10 @@ def prepare(
     if config.jit_compile == "false" or (is_auto and config.loop == "fit"):  # as Keras decides
         return graph, Compilation(Mode.GRAPH)
     batch_size = batches.batch_size // batches.worker.count
-    reason = _slower_in_xla(graph, batch_size * task.num_trainable) if is_auto else ""
+    work = batch_size * task.variables.num_trainable
+    reason = _slower_in_xla(graph, work) if is_auto else ""
     if not reason and any(function.is_own for function in functions):
-        reason = _try_xla(task, optimizer, *next(iter(batches.singly(0, 1))))
+        reason = _why_not_in_xla(step, batches.batch(0))
     return graph, Compilation(Mode.GRAPH if reason else Mode.XLA, reason)
 
 
@@ -76,15 +89,17 @@ def _slower_in_xla(graph: Any, multiplications: int) -> str:
     names = set(_operations(graph))
     for prefix, what in _SLOW_IN_XLA.items():
         if any(name.startswith(prefix) for name in names):
-            return f"XLA is slower at {what} on this machine"
+            return f"XLA is slower at {what} on CPUs"
     is_large = multiplications > _MOST_MULTIPLICATIONS
-    return "XLA is slower at steps of this size on this machine" if is_large else ""
+    return "XLA is slower at steps of this size on CPUs" if is_large else ""
 
 
 def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Optimizer) -> None:
     """Raises InputError if a traced step uses variables that no checkpoint would hold."""
-    known = [*task.variables.values(), *map(task_lib.inner_variable, optimizer.variables)]
-    unknown = {id(v): v.name for v in traced.variables} | {id(v): "" for v in known}
+    known = [*task.variables.by_name.values(), *optimizer.variables]
+    known += getattr(task.model, "metrics_variables", [])  # which start anew at each evaluation
+    unknown = {id(v): v.name for v in traced.variables}
+    unknown |= {id(variables_lib.inner(v)): "" for v in known}
     names = sorted(filter(None, unknown.values()))
     errors.require(
         not names,
@@ -95,13 +110,21 @@ def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Opt
 
 
 def _check_repeatable(graph: Any) -> None:
-    """Raises InputError if the step of a GraphDef draws random numbers that can't be repeated."""
-    found = sorted({name for name in _operations(graph) if _NOT_REPEATABLE.match(name)})
+    """Raises InputError if a resumed run could not repeat the step of a GraphDef."""
+    found = sorted(name for name in set(_operations(graph)) if _is_unrepeatable(name))
     errors.require(
         not found,
-        f"the model draws random numbers ({', '.join(found)}) that a resumed run could not repeat; "
-        "use keras.layers.Dropout, or keras.random with a keras.random.SeedGenerator",
+        f"the model uses {_OFTEN} ({', '.join(found)}): a resumed run could not reproduce them. "
+        "Use a Keras layer such as keras.layers.Dropout, keras.random with a "
+        "keras.random.SeedGenerator, or tf.random.stateless_normal",
     )
+
+
+def _is_unrepeatable(operation: str) -> bool:
+    """Whether an operation has a state of its own, as TensorFlow's registry says."""
+    definition = op_def_registry.get(operation)  # None for a function of the graph
+    is_stateful = definition is not None and definition.is_stateful
+    return is_stateful and not _ALLOWED.fullmatch(operation)
 
 
 def _operations(graph: Any) -> Iterator[str]:
@@ -111,22 +134,17 @@ def _operations(graph: Any) -> Iterator[str]:
         yield from (node.op for node in function.node_def)
 
 
-def _try_xla(
-    task: task_lib.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
-) -> str:
-    """Compiles the step on a batch x [B, D] and y [B] with XLA, without running it.
-
-    Returns in words what XLA can't do, or ''.
-    """
+def _why_not_in_xla(step: train_step.Step, batch: batch_lib.Batch) -> str:
+    """Compiles the step with XLA, without running it; returns in words what XLA can't do, or ''."""
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def step() -> None:
-        train_step.train(task, optimizer, x, y)
+    def run_step() -> None:
+        step(batch)
 
     @tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
     def run(steps: tf.Tensor) -> tf.Tensor:
         while steps > 0:
-            step()
+            run_step()
             steps -= 1
         return steps
 

@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from pipeline.training import metrics
+from pipeline.training import step_metrics
 
 
 class EndOfTraining(Exception):  # noqa: N818 (it is no error)
@@ -16,7 +17,7 @@ class EndOfTraining(Exception):  # noqa: N818 (it is no error)
 
 
 class Divergence(Exception):  # noqa: N818
-    """The loss at a step is not finite, or has risen beyond any doubt."""
+    """The loss at a step is not finite, or has become far larger than at the start."""
 
     def __init__(self, step: int, loss: float):
         super().__init__(step, loss)
@@ -26,21 +27,25 @@ class Divergence(Exception):  # noqa: N818
 class Hook:
     """Something that happens during training; this one does nothing.
 
-    One call trains many steps. It returns no later than at the next pause that a hook asks for.
+    One call trains many steps. It returns no later than at the next pause of any hook.
     """
 
     def next_pause(self, step: int) -> float:
-        """The next step after `step` at which training must pause for this hook."""
+        """The next step after `step` at which `pause` is to be called; a function of the step."""
         del step
         return math.inf
 
-    def before(self, step: int) -> None:
-        """Called at a pause: the model has `step` updates, and another one is to follow.
+    def pause(self, step: int) -> Any:
+        """Called when a pause is due: the model has `step` updates, and another one is to follow.
 
-        May raise EndOfTraining or Divergence.
+        What it returns is handed to `after_pause` of all hooks, unless it is None. May raise
+        EndOfTraining or Divergence.
         """
 
-    def after(self, rows: metrics.StepMetrics) -> None:
+    def after_pause(self, event: Any) -> None:
+        """Called with what a hook returned at a pause, such as an evaluation."""
+
+    def after(self, rows: step_metrics.StepMetrics) -> None:
         """Called with the metrics of the updates since the last call; may raise to end training.
 
         The model is at the step after the last row.
@@ -57,12 +62,19 @@ class Hooks(Hook):
         """The earliest pause."""
         return min((hook.next_pause(step) for hook in self._hooks), default=math.inf)
 
-    def before(self, step: int) -> None:
-        """Calls each hook."""
+    def pause(self, step: int) -> None:
+        """Calls the hooks that are due at this step."""
         for hook in self._hooks:
-            hook.before(step)
+            if hook.next_pause(step - 1) == step:
+                self.after_pause(hook.pause(step))
 
-    def after(self, rows: metrics.StepMetrics) -> None:
+    def after_pause(self, event: Any) -> None:
+        """Hands an event to each hook."""
+        if event is not None:
+            for hook in self._hooks:
+                hook.after_pause(event)
+
+    def after(self, rows: step_metrics.StepMetrics) -> None:
         """Calls each hook."""
         for hook in self._hooks:
             hook.after(rows)

@@ -1,13 +1,14 @@
 """The learning rate of --learning_rate=auto."""
 
+import math
 import re
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline.training import evaluation
+from pipeline.data import batch as batch_lib
+from pipeline.data import datasets as datasets_lib
 from pipeline.training import task as task_lib
 
 _OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
@@ -17,7 +18,13 @@ _ITERATIONS = 30
 _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
 
 
-def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
+def choose(
+    config: config_lib.Config,
+    task: task_lib.Task,
+    datasets: datasets_lib.Datasets,
+    *,
+    largest_stable: float = math.inf,
+) -> float:
     """The learning rate of a config, or a good one where it leaves that open.
 
     For plain gradient descent that is 1 / the largest eigenvalue of the Hessian of the loss at the
@@ -26,45 +33,48 @@ def choose(config: config_lib.Config, evaluator: evaluation.Evaluator) -> float:
     The curvature of other losses than squared errors and cross-entropies may grow while the model
     trains (the absolute error has none but at its kink): then the rate also keeps the first step
     no longer than 0.1.
+
+    Args:
+      config: Its settings.
+      task: At the start of training.
+      datasets: The training examples among them are taken.
+      largest_stable: The largest stable rate with a full batch, if it is known.
     """
     if config.learning_rate is not None:
         return config.learning_rate
-    if config.optimizer != "sgd":
+    if task.is_compiled or config.optimizer != "sgd":
         return _OTHERS
-    datasets, reference = evaluator.datasets, evaluator.closed_form.train
+    train = datasets.train
     is_full_batch = config.steps_per_epoch(datasets.num_train) == 1
-    if reference and is_full_batch:
-        return reference.largest_stable_learning_rate() / 2
-    x, y = datasets.train
-    most = min(config.batch_size or len(y), max(2, _MOST_NUMBERS // x.shape[1]))
-    if is_full_batch:
-        chosen = np.linspace(0, len(y) - 1, min(most, len(y)), dtype=np.int64)
+    if is_full_batch and largest_stable < math.inf:
+        return largest_stable / 2
+    count = train.num_examples
+    most = min(config.batch_size or count, max(2, _MOST_NUMBERS // train.numbers))
+    if is_full_batch or not train.is_table:
+        chosen = np.linspace(0, count - 1, min(most, count), dtype=np.int64)
     else:
-        lengths = np.einsum("nd,nd->n", x, x)
-        chosen = np.sort(np.argpartition(lengths, len(y) - most)[-most:])
-    curvature, slope = _curvature(evaluator.task, x[chosen], y[chosen])
+        lengths = np.einsum("nd,nd->n", train.x, train.x)
+        chosen = np.sort(np.argpartition(lengths, count - most)[-most:])
+    curvature, slope = _curvature(task, train.rows(chosen).map(tf.constant))
     rates = [1 / curvature if curvature > 0 else np.inf]
     if not re.fullmatch(_KEEPS_CURVATURE, config.plain_loss):
         rates.append(_LENGTH / slope if slope > 0 else np.inf)
     return float(f"{min(rates):.2g}") if 0 < min(rates) < np.inf else _OTHERS
 
 
-def _curvature(
-    task: task_lib.Task, x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
-) -> tuple[float, float]:
+def _curvature(task: task_lib.Task, batch: batch_lib.Batch) -> tuple[float, float]:
     """The largest eigenvalue, by size, of the Hessian of the loss, and the gradient's length.
 
     By power iteration, with products of the Hessian and a vector (Pearlmutter, Fast exact
     multiplication by the Hessian, 1994).
     """
     variables = task.model.trainable_variables
-    inputs, labels = tf.constant(x), tf.constant(y)
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def product(*vectors: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
-                loss = task.batch_loss(inputs, labels)
+                loss = task.loss(batch, training=True)
             gradients = inner.gradient(loss, variables, unconnected_gradients="zero")
             along = tf.add_n(
                 [tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)]
@@ -75,9 +85,9 @@ def _curvature(
     random = np.random.default_rng(0)
     vectors = [tf.constant(random.standard_normal(v.shape), v.dtype) for v in variables]
     norm = tf.linalg.global_norm(vectors)
-    with task.unchanged():
+    with task.variables.unchanged():
         with tf.GradientTape() as tape:
-            loss = task.batch_loss(inputs, labels)
+            loss = task.loss(batch, training=True)
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         slope = float(tf.linalg.global_norm(list(map(tf.convert_to_tensor, gradients))))
         try:

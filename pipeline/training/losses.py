@@ -1,29 +1,36 @@
-"""The loss that training minimises: of each example, and its mean over a batch."""
+"""The loss that training minimises, as a function of a batch and the model's outputs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import errors
+from pipeline.data import batch as batch_lib
 
-Array = npt.NDArray[np.float32]
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Array = npt.NDArray[Any]
+# Maps labels and predictions, [B] or [B, ...], to the loss of each example, [B] or [B, ...].
+ExampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+# Maps a batch and the model's outputs to the loss (scalar float32).
+Loss = Callable[[batch_lib.Batch, Any], tf.Tensor]
+
+_NO_WEIGHTS = ("b", "bias", "beta", "gamma")  # of biases and of normalization
 
 
 def squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     """The loss [B] of each example, (y - prediction)², from labels and predictions [B]."""
-    return tf.square(y - prediction)
+    return tf.square(tf.cast(y, prediction.dtype) - prediction)
 
 
-def by_name(name: str) -> Loss:
-    """The loss of that name: that of the guide, or one of Keras.
+def by_name(name: str) -> ExampleLoss:
+    """The loss of that name: the guide's squared error, or a loss of Keras.
 
     Raises:
-      errors.InputError: Keras has none.
+      errors.InputError: Keras has none of that name.
     """
-    if name == "mean_squared_error":
+    if name.replace("_", "").lower() in ("mse", "meansquarederror"):
         return squared_error
     try:
         found = tf.keras.losses.get(name)
@@ -32,7 +39,7 @@ def by_name(name: str) -> Loss:
             f"--loss={name} must be a name that tf.keras.losses.get knows, such as "
             "mean_absolute_error or huber, or a function of your own, such as mine:loss"
         ) from error
-    # The call of a Loss object takes the mean over the batch; its `call` does not.
+    # Calling a Loss object takes the mean over the batch; its `call` does not.
     of_keras = found.call if isinstance(found, tf.keras.losses.Loss) else found
 
     def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
@@ -44,13 +51,100 @@ def by_name(name: str) -> Loss:
     return loss
 
 
+def with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose `if` and `while` may depend on tensors when it is traced.
+
+    The code of this package does without; converting it takes longer than all else at the start
+    of a run. A nested tf.function would make XLA compile the loop anew at every call.
+    """
+    if function.__module__.startswith("pipeline."):
+        return function
+    autograph = tf.__internal__.autograph
+    converted = autograph.tf_convert(function, autograph.control_status_ctx())
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        run = function if tf.executing_eagerly() else converted
+        return run(*args, **kwargs)
+
+    return call
+
+
+def mean_loss(each: ExampleLoss, model: Any, *, l2: float = 0.0) -> Loss:
+    """The mean of the losses of the examples, times their weights, plus penalties.
+
+    Penalties are the losses that a Keras model adds in its last call, such as regularizers, and
+    l2 times the sum of the squares of all weights, but not of biases. As in Keras, the sum of the
+    weighted losses is divided by the number of examples.
+    """
+    each = with_autograph(each)
+
+    def loss(batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:
+        result = each(batch.y, matching(batch.y, outputs))
+        errors.require(
+            isinstance(result, tf.Tensor) and result.shape.rank,
+            "the loss must give one number for each of the examples; received "
+            f"{_described(result)}: do not take the mean in it",
+        )
+        result = tf.cast(result, tf.float32)
+        if result.shape.rank > 1:  # as Keras does, for sequences
+            result = tf.reduce_mean(result, axis=range(1, result.shape.rank))
+        if batch.weight is not None:
+            result *= tf.cast(batch.weight, tf.float32)
+        penalties = [*getattr(model, "losses", ()), *_l2_penalties(model, l2)]
+        total = tf.reduce_mean(result)
+        return tf.add_n([total, *(tf.cast(p, tf.float32) for p in penalties)])
+
+    return loss
+
+
+def compiled_loss(model: Any) -> Loss:
+    """What a compiled Keras model computes in its compute_loss."""
+
+    def loss(batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:
+        x, y, weight = batch
+        result = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weight)
+        return tf.cast(result, tf.float32)
+
+    return loss
+
+
+def matching(y: Any, outputs: Any) -> Any:
+    """The model's outputs in the form of the labels: float32, and [B] if the labels are [B]."""
+    if not isinstance(outputs, tf.Tensor):
+        return outputs
+    is_column = outputs.shape.rank == 2 and outputs.shape[1] == 1
+    if is_column and getattr(getattr(y, "shape", None), "rank", None) == 1:
+        outputs = outputs[:, 0]
+    return tf.cast(outputs, tf.float32) if outputs.dtype.is_floating else outputs
+
+
+def _l2_penalties(model: Any, l2: float) -> list[tf.Tensor]:
+    if not l2:
+        return []
+    weights = [v for v in model.trainable_variables if _last_name(v) not in _NO_WEIGHTS]
+    return [l2 * tf.reduce_sum(tf.square(tf.cast(weight, tf.float32))) for weight in weights]
+
+
+def _last_name(variable: Any) -> str:
+    name = getattr(variable, "path", variable.name)
+    return str(name).partition(":")[0].rpartition("/")[2]
+
+
+def _described(result: Any) -> str:
+    shape = getattr(result, "shape", None)
+    return type(result).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+
+
 _OF_PROBABILITIES = ("binary_crossentropy", "BinaryCrossentropy", "auc", "AUC")
 
 
 def check_range(flag: str, name: str, y: Array, prediction: Array) -> None:
-    """Raises InputError for labels [N], or predictions ([N] or [N, C]), that it is not defined for.
+    """Checks the value ranges of labels [N] and predictions that a named loss or metric requires.
 
     Keras clips them or gives NaN, without a word. `name` is that of a loss or a metric of Keras.
+
+    Raises:
+      errors.InputError: a label or a prediction is outside.
     """
     if name in _OF_PROBABILITIES:
         errors.require(

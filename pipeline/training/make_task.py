@@ -1,5 +1,6 @@
 """Makes the task that --model and --loss name, and checks what the functions there return."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,17 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
+from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import losses
 from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples that the functions are tried on
+# What a compiled model brings, so that a flag would have no effect.
+_COMPILED = (
+    *("loss", "optimizer", "metrics", "learning_rate", "l2", "clip_norm"),
+    *("schedule", "decay_steps", "warmup_steps"),
+)
 
 
 def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task_lib.Task:
@@ -28,36 +35,41 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.of_task(config)
-    x, y = (array[:_SAMPLE] for array in datasets.train)
-    model = _make_model(functions["model"], config, x)
-    loss = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
+    sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
+    model = _make_model(functions["model"], config, sample)
+    is_compiled = bool(getattr(model, "compiled", False))
+    if is_compiled:
+        _check_compiled(functions["model"], config)
+        loss = losses.compiled_loss(model)
+    else:
+        loss = _loss(config, functions, model)
     made = task_lib.Task(
         model,
         loss,
+        spec=sample.map(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype)),
         features=datasets.features,
-        is_linear_regression=config.is_linear_regression,
-        l2=config.l2,
-        label_scale=_label_scale(config, datasets),
+        is_compiled=is_compiled,
     )
     if config.is_linear:
-        made.assign(made.by_variable(_start(config, datasets)))
+        made.variables.assign(made.variables.split(_start(config, datasets)))
     else:
-        _check_model(functions["model"], made, x)
+        _check_model(functions["model"], made, sample)
     with user_code.blamed("calling the loss", *reversed(functions.values())):
-        prediction = made.predict(x)
-        names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
-        for flag, name in names:
-            losses.check_range(flag, name, datasets.train.y, prediction.numpy())
-        with tf_runtime.quiet_stderr():
-            made.losses_of(tf.constant(y), prediction)
+        _check_loss(config, made, datasets.train, sample)
     return made
 
 
-def _label_scale(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tuple[float, float]:
-    """Mean and deviation of labels for a loss that is for the units of the data."""
-    if datasets.scale is None or config.is_loss_of_standardized:
-        return 0.0, 1.0
-    return float(datasets.scale.mean[-1]), float(datasets.scale.stddev[-1])
+def _loss(
+    config: config_lib.Config, functions: dict[str, user_code.Function], model: Any
+) -> losses.Loss:
+    """The loss of an uncompiled model."""
+    own = functions.get("loss")
+    each = own.load() if own else losses.by_name(config.loss)
+    if type(model).compute_loss is tf.keras.Model.compute_loss if _is_keras(model) else True:
+        return losses.mean_loss(each, model, l2=config.l2)
+    # The model's own compute_loss may ask for the loss that it was compiled with.
+    model.compile(loss=each if own else config.loss)
+    return losses.compiled_loss(model)
 
 
 def _start(
@@ -65,7 +77,7 @@ def _start(
 ) -> npt.NDArray[np.floating[Any]]:
     """W and b [D + 1] that a linear model starts from, of standardized data if there is a scale."""
     W, b = config.initial_w, config.initial_b
-    start = np.append(np.full(len(datasets.features), W or 0.0), b or 0.0)
+    start = np.append(np.full(datasets.train.x.shape[1], W or 0.0), b or 0.0)
     if datasets.scale is None:
         return start
     start[-1] = datasets.scale.mean[-1] if b is None else b
@@ -74,37 +86,31 @@ def _start(
 
 
 def _make_model(
-    function: user_code.Function, config: config_lib.Config, x: npt.NDArray[np.float32]
+    function: user_code.Function, config: config_lib.Config, sample: batch_lib.Batch
 ) -> Any:
     """Calls the function, and the model once, which then has its variables."""
     make = function.load()
+    arguments = _arguments(function, make, sample)
     with user_code.blamed("making the model", function):
-        model = make(x.shape[1])
+        model = make(*arguments)
     errors.require(
-        isinstance(model, tf.keras.Model) or (isinstance(model, tf.Module) and callable(model)),
+        _is_keras(model) or (isinstance(model, tf.Module) and callable(model)),
         f"{function} must return a keras.Model, or a tf.Module with __call__; received "
         f"{type(model).__name__}",
     )
     errors.require(
-        isinstance(model, tf.keras.Model) or config.loop == "custom",
+        _is_keras(model) or config.loop == "custom",
         f"{function} returns a tf.Module, which has no compile and fit; use --loop=custom",
     )
-    errors.require(
-        not hasattr(model, "train_step") or type(model).train_step is tf.keras.Model.train_step,
-        f"{function}: the model has a train_step of its own, which would not be called: both loops "
-        "take the gradient of the loss of --loss",
-    )
+    for name in ("train_step", "test_step"):
+        errors.require(
+            not _is_keras(model) or getattr(type(model), name) is getattr(tf.keras.Model, name),
+            f"{function}: the model has a {name} of its own, which would not be called: put what "
+            "it computes into compute_loss or compute_metrics, which are",
+        )
     with user_code.blamed("calling the model", function), tf_runtime.quiet_stderr():
-        y = model(tf.constant(x))
-    shape, dtype = getattr(y, "shape", None), getattr(y, "dtype", tf.string)
-    errors.require(
-        shape is not None
-        and len(shape) in (1, 2)
-        and shape[0] == len(x)
-        and tf.as_dtype(dtype).is_floating,
-        f"{function}: the model must give one number, or C numbers, for each example; for x "
-        f"{list(x.shape)} it gave {'no tensor' if shape is None else list(shape)}",
-    )
+        outputs = model(sample.x)
+    _check_outputs(function, outputs, sample)
     errors.require(
         model.trainable_variables,
         f"{function}: the model has no trainable variables; a keras.Model tracks layers and what "
@@ -113,18 +119,89 @@ def _make_model(
     return model
 
 
+def _arguments(function: user_code.Function, make: Any, sample: batch_lib.Batch) -> tuple[Any, ...]:
+    """What a function that makes a model asks for: nothing, the spec, or the number of features."""
+    with user_code.blamed("making the model", function):
+        parameters = list(inspect.signature(make).parameters.values())
+    names = [p.name for p in parameters]
+    if "spec" in names[:1]:
+        return (sample.map(lambda t: tf.TensorSpec(t.shape[1:], t.dtype)),)
+    is_matrix = getattr(getattr(sample.x, "shape", None), "rank", None) == 2
+    takes_one = bool(parameters) and parameters[0].kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    needs_one = takes_one and parameters[0].default is inspect.Parameter.empty
+    errors.require(
+        is_matrix or not needs_one,
+        f"{function} takes {names[:1]}, the number of features, but x is no array [N, D]; let it "
+        "take nothing, or `spec`, the TensorSpecs of x, y and weight",
+    )
+    return (sample.x.shape[1],) if takes_one and is_matrix else ()
+
+
+def _check_outputs(function: user_code.Function, outputs: Any, sample: batch_lib.Batch) -> None:
+    """Checks that a model gives something for each example."""
+    found = batch_lib.Batch(outputs, ()).arrays
+    shapes = [list(getattr(each, "shape", ())) for each in found]
+    errors.require(
+        found and all(shape[:1] == [sample.num_examples] for shape in shapes),
+        f"{function}: the model must give a tensor with one row for each example, or a nest of "
+        f"them; for {sample.num_examples} examples it gave {str(shapes)[1:-1] or 'nothing'}",
+    )
+
+
+def _check_compiled(function: user_code.Function, config: config_lib.Config) -> None:
+    """Checks that no flag is given for what a compiled model brings."""
+    given = [n for n in _COMPILED if getattr(config, n) != getattr(config_lib.Config(), n)]
+    if config.learning_rate is None or config.is_synthetic:
+        given = [name for name in given if name != "learning_rate"]
+    errors.require(
+        not given,
+        f"{function} returns a compiled model, which brings its loss, optimizer and metrics; "
+        f"received --{', --'.join(given)}: leave out these flags, or the call of compile",
+    )
+
+
 def _check_model(
-    function: user_code.Function, made: task_lib.Task, x: npt.NDArray[np.float32]
+    function: user_code.Function, made: task_lib.Task, sample: batch_lib.Batch
 ) -> None:
     """Checks that predictions without training are the same each time, and change nothing."""
-    before = made.arrays()
+    before = made.variables.arrays()
     with user_code.blamed("calling the model", function):
-        one, other = made.predict(x).numpy(), made.predict(x).numpy()
-    after = made.arrays()
-    changed = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]
+        one, other = (
+            [np.asarray(array) for array in batch_lib.Batch(made.predict(sample.x), ()).arrays]
+            for _ in range(2)
+        )
+    after = made.variables.arrays()
+    changed = [n for n in before if not _are_equal(before[n], after[n])]
     errors.require(
-        np.array_equal(one, other, equal_nan=True) and not changed,
+        all(map(_are_equal, one, other)) and not changed,
         f"{function}: the model must predict the same each time it is called with training=False, "
         "and leave its variables as they are, or a resumed run would differ; "
         + (f"it changed {', '.join(changed)}" if changed else "its predictions differed"),
     )
+
+
+def _check_loss(
+    config: config_lib.Config, made: task_lib.Task, train: batch_lib.Batch, sample: batch_lib.Batch
+) -> None:
+    """Calls the loss once, and checks the labels that it is for."""
+    prediction = made.predict(sample.x)
+    names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
+    if not made.is_compiled and isinstance(prediction, tf.Tensor) and hasattr(train.y, "dtype"):
+        for flag, name in names:
+            losses.check_range(flag, name, train.y, prediction.numpy())
+    with tf_runtime.quiet_stderr():
+        loss = made.loss(sample)
+    errors.require(
+        loss.shape.rank == 0, f"the loss of a batch must be one number; received {loss.shape}"
+    )
+
+
+def _is_keras(model: Any) -> bool:
+    return isinstance(model, tf.keras.Model)
+
+
+def _are_equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")

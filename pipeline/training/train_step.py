@@ -1,118 +1,155 @@
-"""One training step: forward pass, gradients, update. Used by the custom loop and its graph."""
+"""One training step: forward pass, gradients, update. There are two: the guide's, and Keras' own.
 
-from collections.abc import Callable
+A step takes a batch, updates the model once, in place, and returns a Row.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from pipeline import errors
+from pipeline.data import batch as batch_lib
 from pipeline.training import norms, optimizers
 from pipeline.training import task as task_lib
+from pipeline.training import variables as variables_lib
 
 
-class StepResult(NamedTuple):
+class Row(NamedTuple):
     """What a step tells of the state before its update."""
 
+    values: tf.Tensor  # [M], the watched values
     loss: tf.Tensor  # scalar, of the batch
     gradient_norm: tf.Tensor  # scalar, the length of the gradient of that loss
 
 
-def train(
-    task: task_lib.Task, optimizer: optimizers.Optimizer, x: tf.Tensor, y: tf.Tensor
-) -> StepResult:
-    """Updates the model once, in place, on the batch x [B, D] and y [B], both float32."""
-    variables = task.model.trainable_variables
-    with tf.name_scope("loss_and_gradients"):
-        with tf.GradientTape() as tape:
-            loss = task.batch_loss(x, y)
-        gradients = _dense(task, tape.gradient(loss, variables))
-    with tf.name_scope("update"):
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-    with tf.name_scope("gradient_norm"):
-        return StepResult(loss, norms.global_norm(gradients))
+Step = Callable[[batch_lib.Batch], Row]
 
 
-def _dense(task: task_lib.Task, gradients: list[Any]) -> list[tf.Tensor]:
-    """The gradients as tensors; those of looked-up rows come as pairs of rows and index.
+def guide_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
+    """The step of the guide: a GradientTape, then the update."""
 
-    Raises:
-      errors.InputError: the loss does not depend on a trainable variable.
+    def step(batch: batch_lib.Batch) -> Row:
+        variables = task.model.trainable_variables
+        with tf.name_scope("values"):
+            values = task.variables.values()
+        with tf.name_scope("loss_and_gradients"):
+            with tf.GradientTape() as tape:
+                loss = task.loss(batch, training=True)
+                scaled = optimizers.scaled_loss(optimizer, loss)
+            gradients = _checked(task, tape.gradient(scaled, variables))
+        with tf.name_scope("gradient_norm"):
+            norm = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
+        with tf.name_scope("update"):
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return Row(values, loss, norm)
+
+    return step
+
+
+def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
+    """The train_step of Keras, with notes of what it hands to compute_loss and the optimizer.
+
+    They are taken while it is traced, so nothing is computed twice.
     """
-    names = [n for n, g in zip(task.trainable, gradients, strict=True) if g is None]
+    model, noted = task.model, {}
+
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, **_: Any
+    ) -> tf.Tensor:
+        noted["loss"] = task.loss_of(batch_lib.Batch(x, y, sample_weight), y_pred)
+        return noted["loss"]
+
+    def apply(gradients: Any, variables: Any = None) -> Any:
+        gradients = _checked(task, list(gradients))
+        noted["norm"] = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
+        return type(optimizer).apply(optimizer, gradients, variables)
+
+    def step(batch: batch_lib.Batch) -> Row:
+        values = task.variables.values()
+        with _replaced(model, "_compute_loss", compute_loss), _replaced(optimizer, "apply", apply):
+            model.train_step(batch[:2] if batch.weight is None else tuple(batch))
+        return Row(values, noted["loss"], noted["norm"])
+
+    return step
+
+
+@contextlib.contextmanager
+def _replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
+    """Replaces a method of one object for a while."""
+    object.__setattr__(thing, name, value)
+    try:
+        yield
+    finally:
+        object.__delattr__(thing, name)
+
+
+def _checked(task: task_lib.Task, gradients: list[Any]) -> list[Any]:
+    """The gradients; raises errors.InputError if the loss does not depend on a variable."""
+    pairs = zip(task.variables.trainable, gradients, strict=True)
+    names = [name for name, gradient in pairs if gradient is None]
     errors.require(
         not names,
         f"the loss does not depend on {', '.join(names)}: use it where the model is called, or "
         "make it non-trainable (trainable=False)",
     )
-    return [tf.convert_to_tensor(gradient) for gradient in gradients]
+    return gradients
 
 
 def shared_loss_and_gradients(
-    task: task_lib.Task, x: tf.Tensor, y: tf.Tensor, whole: task_lib.GlobalBatch | None
+    task: task_lib.Task, part: batch_lib.Batch, share: float
 ) -> tf.Tensor:
-    """A worker's share of the loss and the gradients of a whole batch, of which it has x and y.
+    """This worker's term of the loss and the gradients of a batch, of which it has a part.
 
-    Returns [1 + P]: the loss, then all gradients as one vector. The sum over the workers is that
-    of the whole batch. Without one, x and y are the whole.
+    Returns [1 + P]: the loss, then all gradients as one vector, times the share of the examples
+    that are in the part. The terms of all workers sum to the loss and gradients of the batch.
     """
     with tf.GradientTape() as tape:
-        loss = task.batch_loss(x, y, whole)
-    gradients = _dense(task, tape.gradient(loss, task.model.trainable_variables))
+        loss = task.loss(part, training=True) * share
+    gradients = _checked(task, tape.gradient(loss, task.model.trainable_variables))
+    # IndexedSlices (from embeddings) are converted to dense tensors.
     return tf.concat([tf.reshape(each, [-1]) for each in (loss, *gradients)], axis=0)
 
 
-def update(task: task_lib.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> StepResult:
-    """Updates the model once, in place, by the sum [1 + P] of the workers' shares."""
-    loss, gradients = _loss_and_gradients(task, total)
-    optimizer.apply_gradients(zip(gradients, task.model.trainable_variables, strict=True))
-    return StepResult(loss, norms.global_norm(gradients))
-
-
-def before_update(
-    task: task_lib.Task,
-    x: tf.Tensor,
-    y: tf.Tensor,
-    whole: task_lib.GlobalBatch | None = None,
-    sum_of_workers: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
-) -> StepResult:
-    """What `train` would return for the batch x [B, D] and y [B], without the update.
-
-    Where they are a worker's part of a whole batch, sum_of_workers adds up all workers' shares.
-    """
-    with task.unchanged():
-        share = shared_loss_and_gradients(task, x, y, whole)
-        loss, gradients = _loss_and_gradients(task, sum_of_workers(share))
-    return StepResult(loss, norms.global_norm(gradients))
-
-
-def _loss_and_gradients(task: task_lib.Task, total: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Splits [1 + P] into the loss and a gradient for each trainable variable."""
-    variables = task.model.trainable_variables
+def shared_update(task: task_lib.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> Row:
+    """Updates the model once, in place, by the sum [1 + P] of the workers' terms."""
+    variables, values = task.model.trainable_variables, task.variables.values()
     loss, *flat = tf.split(total, [1, *(v.shape.num_elements() for v in variables)])
-    return loss[0], [tf.reshape(g, v.shape) for g, v in zip(flat, variables, strict=True)]
+    gradients = [tf.reshape(g, v.shape) for g, v in zip(flat, variables, strict=True)]
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    return Row(values, loss[0], norms.global_norm(gradients))
 
 
-def trace(task: task_lib.Task, optimizer: optimizers.Optimizer, *, num_features: int) -> Any:
+def trace(step: Step, task: task_lib.Task, optimizer: optimizers.Optimizer) -> Any:
     """The FuncGraph of the training step: what it uses, and TensorBoard's Graphs dashboard.
 
     There the variables have their own names: those of the model as in its curves, with a box for
     each layer, those of a Keras optimizer in a box of their own.
     """
-    named = [(name.replace(".", "/"), variable) for name, variable in task.variables.items()]
+    named = [(name.replace(".", "/"), v) for name, v in task.variables.by_name.items()]
     for v in optimizer.variables:
-        named.append((getattr(v, "path", "step"), task_lib.inner_variable(v)))
+        named.append((getattr(v, "path", "step"), variables_lib.inner(v)))
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def train_step(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def train_step(batch: batch_lib.Batch) -> Row:
         for name, variable in named:  # whose first uses would name them otherwise
             tf.compat.v1.get_default_graph().capture(variable.handle, name=_node_name(name))
-        with tf.name_scope("values"):
-            values = task.values()
-        return values, *train(task, optimizer, x, y)
+        return step(batch)
 
-    x = tf.TensorSpec([None, num_features], tf.float32, "x")
-    y = tf.TensorSpec([None], tf.float32, "y")
-    return train_step.get_concrete_function(x, y).graph
+    names = iter(_names(task.spec))
+    spec = task.spec.map(lambda s: tf.TensorSpec(s.shape, s.dtype, next(names)))
+    return train_step.get_concrete_function(spec).graph
+
+
+def _names(spec: batch_lib.Batch) -> list[str]:
+    """The names of the inputs in a graph: x, y and weight, with a number for each of several."""
+    parts = [(name, batch_lib.Batch(part, ()).arrays) for name, part in spec._asdict().items()]
+    return [
+        name if len(found) == 1 else f"{name}_{i}"
+        for name, found in parts
+        for i in range(len(found))
+    ]
 
 
 def _node_name(name: str) -> str:

@@ -14,13 +14,13 @@ class StepMetrics(NamedTuple):
     """
 
     step: npt.NDArray[np.int64]  # [K]
-    values: npt.NDArray[np.float32]  # [K, M], named by Task.names
+    values: npt.NDArray[np.float32]  # [K, M], named by Variables.watched
     loss: npt.NDArray[np.float32]  # [K]
     gradient_norm: npt.NDArray[np.float32]  # [K]
 
     @property
-    def end(self) -> int:
-        """The step after the last row; 0 of no rows."""
+    def next_step(self) -> int:
+        """The step after the last row; 0 if there are no rows."""
         return int(self.step[-1]) + 1 if len(self.step) else 0
 
     def select(self, index: Any) -> "StepMetrics":
@@ -31,12 +31,12 @@ class StepMetrics(NamedTuple):
         """The rows of the steps that are multiples of a number; without a copy if that is 1."""
         return self if steps == 1 else self.select(self.step % steps == 0)
 
-    def until_divergence(self) -> "StepMetrics":
-        """The rows before the first one with a loss or a value that is not finite."""
+    @property
+    def is_finite(self) -> npt.NDArray[np.bool_]:
+        """[K] whether the loss and all values of a row are finite."""
         if np.isfinite(self.loss).all() and np.isfinite(self.values).all():
-            return self
-        finite = np.isfinite(self.loss) & np.isfinite(self.values).all(axis=1)
-        return self.select(slice(0, int(np.argmin(finite))))
+            return np.ones(len(self.step), np.bool_)
+        return np.asarray(np.isfinite(self.loss) & np.isfinite(self.values).all(axis=1))
 
 
 def empty(num_values: int) -> StepMetrics:
@@ -51,9 +51,9 @@ def concatenate(*parts: StepMetrics) -> StepMetrics:
     return StepMetrics(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def stride(count: int, most: int) -> int:
-    """The smallest power of two that divides at most `most` of the numbers 1 to count."""
-    return 1 << (count // (most + 1)).bit_length()
+def power_of_two_stride(count: int, max_kept: int) -> int:
+    """The smallest power of two that leaves at most max_kept of count steps."""
+    return 1 << (count // (max_kept + 1)).bit_length()
 
 
 class History:
@@ -71,7 +71,7 @@ class History:
 
     def __init__(self, last_step: int, rows: StepMetrics):
         """Prepares for the rows up to last_step, after those that were kept before."""
-        self.stride = stride(last_step, self._MOST_ROWS)
+        self.stride = power_of_two_stride(last_step, self._MOST_ROWS)
         self._kept = rows.select(slice(0, 0))
         self.add(rows)
 

@@ -1,0 +1,57 @@
+"""A batch of examples: what flows from the data to the loss. Without TensorFlow."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import optree
+
+_FAST = 2**20  # numbers in a piece that is evaluated in one call
+
+
+class Batch(NamedTuple):
+    """Inputs, labels and perhaps weights of some examples.
+
+    Each part is an array, or a nest (dict, tuple) of arrays, of any dtype and with the shape
+    [B, ...]: numpy arrays in memory, tensors in a training step, TensorSpecs (without B) as a spec.
+    """
+
+    x: Any
+    y: Any
+    weight: Any = None  # None where all examples count the same
+
+    def map(self, function: Callable[[Any], Any]) -> "Batch":
+        """Applies a function to each array."""
+        result: Batch = optree.tree_map(function, self)  # type: ignore[arg-type, assignment]
+        return result
+
+    @property
+    def arrays(self) -> list[Any]:
+        """All arrays."""
+        return optree.tree_leaves(self)  # type: ignore[arg-type]
+
+    @property
+    def num_examples(self) -> int:
+        """The number of examples, B."""
+        return int(self.arrays[0].shape[0])
+
+    @property
+    def numbers(self) -> int:
+        """The number of elements of one example."""
+        return sum(math.prod(array.shape[1:]) for array in self.arrays)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether x is one array [B, D] and y one array [B], as from the columns of a table."""
+        shapes = [getattr(part, "shape", None) for part in (self.x, self.y)]
+        return None not in shapes and [len(shape) for shape in shapes if shape] == [2, 1]
+
+    def rows(self, index: Any) -> "Batch":
+        """The examples that a numpy index (slice, mask, positions) selects."""
+        return self.map(lambda array: array[index])
+
+    def pieces(self, size: int = 0) -> Iterator["Batch"]:
+        """All examples in their order, `size` at a time, by default as many as is fast."""
+        size = size or max(1, _FAST // self.numbers)
+        for first in range(0, self.num_examples, size):
+            yield self.rows(slice(first, first + size))

@@ -1,0 +1,1 @@
+"""Evaluation: the model's loss and metrics, what they decide, and what could be reached at best."""

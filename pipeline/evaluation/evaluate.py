@@ -1,0 +1,178 @@
+"""Evaluates a model: its loss and metrics over all training and validation examples."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import optree
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline import errors
+from pipeline.data import batch as batch_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
+from pipeline.training import task as task_lib
+
+_SAMPLE = 100  # examples on which it is tried whether the loss is a mean over examples
+_TOLERANCE = 1e-3
+
+
+class Evaluation(NamedTuple):
+    """The loss, as 'loss', and the metrics by name."""
+
+    train: Mapping[str, float]
+    validation: Mapping[str, float]  # empty without validation examples
+
+    @property
+    def named(self) -> dict[str, float]:
+        """All numbers in one, those over the validation examples as validation_loss, ..."""
+        return {**self.train, **{f"validation_{name}": v for name, v in self.validation.items()}}
+
+    @property
+    def monitored(self) -> float:
+        """The validation loss, or the training loss without validation examples."""
+        return (self.validation or self.train)["loss"]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the losses are finite."""
+        return all(math.isfinite(part["loss"]) for part in self if part)
+
+
+class Evaluator:
+    """Computes the loss and the metrics of a task's model as it is now.
+
+    The loss is that of what the model is trained on, metrics are in the units of the data. The
+    examples are processed in pieces as large as is fast; where the loss is no mean over examples
+    (a model adds losses of a whole batch, say), in batches of --batch_size, as in training.
+    """
+
+    def __init__(
+        self,
+        task: task_lib.Task,
+        datasets: datasets_lib.Datasets,
+        config: config_lib.Config,
+        total: workers.Total = workers.alone,
+    ):
+        """Prepares the metrics; `total` adds up the numbers of all workers.
+
+        Raises:
+          errors.InputError: a metric is not for this model.
+        """
+        self.task, self._datasets, self._total = task, datasets, total
+        scale = datasets.scale
+        self._mean, self._stddev = (float(each[-1]) for each in scale or [[0.0], [1.0]])
+        sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
+        self.is_mean_over_examples = _is_mean_over_examples(task, sample)
+        self._piece_size = 0
+        if not self.is_mean_over_examples:
+            self._piece_size = config.batch_size or datasets.num_train
+        self._metrics = {name: _metric(name, task, sample) for name in config.metric_names}
+        leaves, self._structure = optree.tree_flatten(task.spec)  # type: ignore[arg-type, var-annotated]
+        self._run: Any = self._add_up
+        if not config.run_eagerly:
+            self._run = tf.function(self._add_up, input_signature=leaves, autograph=False)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluates the model over this worker's part of the examples, and adds up all parts."""
+        validation = self._datasets.validation
+        return Evaluation(
+            self._over(self._datasets.evaluated), self._over(validation) if validation else {}
+        )
+
+    def _over(self, examples: batch_lib.Batch) -> dict[str, float]:
+        if self.task.is_compiled:
+            self.task.model.reset_metrics()
+        for metric in self._metrics.values():
+            metric.reset_state()
+        sums = [
+            float(self._run(*map(tf.constant, piece.arrays)))
+            for piece in examples.pieces(self._piece_size)
+        ]
+        own = [math.fsum(sums), examples.num_examples]
+        loss, count = self._total(np.array(own, np.float64)).tolist()
+        result = {"loss": loss / count}
+        for name, metric in self._metrics.items():
+            self._add_up_workers(metric)
+            result[name] = _number(metric)
+        return result | self._compiled_metrics()
+
+    def _compiled_metrics(self) -> dict[str, float]:
+        """The metrics that a model was compiled with, and its own."""
+        if not self.task.is_compiled:
+            return {}
+        for metric in self.task.model.metrics:
+            self._add_up_workers(metric)
+        found = self.task.model.get_metrics_result()
+        return {name: float(value) for name, value in found.items() if name != "loss"}
+
+    def _add_up(self, *leaves: tf.Tensor) -> tf.Tensor:
+        """Returns the loss of a batch times its number of examples, and updates the metrics."""
+        batch: batch_lib.Batch = optree.tree_unflatten(self._structure, leaves)  # type: ignore[assignment]
+        outputs = self.task.outputs(batch.x)
+        loss = self.task.loss_of(batch, outputs)
+        if self.task.is_compiled:
+            y, y_pred = self._in_data_units(batch.y), self._in_data_units(outputs)
+            self.task.model.compute_metrics(batch.x, y, y_pred, batch.weight)
+        elif self._metrics:
+            predictions = self.task.matching(outputs)
+            for metric in self._metrics.values():
+                _update(metric, self._in_data_units(batch.y), self._in_data_units(predictions))
+        return tf.cast(loss, tf.float64) * tf.cast(tf.shape(leaves[0])[0], tf.float64)
+
+    def _in_data_units(self, y: Any) -> Any:
+        if self._stddev == 1.0 and not self._mean:
+            return y
+        return y * self._stddev + self._mean
+
+    def _add_up_workers(self, metric: Any) -> None:
+        """Makes the state of a metric of Keras, which consists of sums, that of all workers."""
+        if self._total is not workers.alone:
+            for variable in metric.variables:
+                own = variable.numpy().astype(np.float64)
+                variable.assign(np.reshape(self._total(own.ravel()), own.shape))
+
+
+def _is_mean_over_examples(task: task_lib.Task, sample: batch_lib.Batch) -> bool:
+    """Whether the loss of a batch is the mean of the losses of its parts."""
+    count = sample.num_examples
+    parts = sample.rows(slice(count // 2)), sample.rows(slice(count // 2, count))
+    whole, *halves = (float(task.loss(each)) for each in (sample, *parts))
+    mean = np.dot([part.num_examples / count for part in parts], halves)
+    return not math.isfinite(whole) or math.isclose(whole, mean, rel_tol=_TOLERANCE, abs_tol=1e-12)
+
+
+def _metric(name: str, task: task_lib.Task, sample: batch_lib.Batch) -> Any:
+    """A metric of Keras, tried once; 'accuracy' is the one for the model's outputs."""
+    prediction = task.predict(sample.x)
+    if name in ("accuracy", "acc"):
+        has_classes = prediction.shape.rank > getattr(sample.y, "shape", prediction.shape).rank
+        found = "sparse_categorical_accuracy" if has_classes else "binary_accuracy"
+    else:
+        found = name
+    try:
+        metric = tf.keras.metrics.get(found)
+        _update(metric, sample.y, prediction)
+        _number(metric)
+    except Exception as error:  # each metric has its own for shapes that it is not for
+        raise errors.InputError(
+            f"--metrics={name}: tf.keras.metrics.get gives no metric of that name that takes one "
+            f"label and predictions {list(prediction.shape[1:]) or 'of one number'} for each "
+            f"example: {errors.one_line(error)[:200]}"
+        ) from error
+    return metric
+
+
+def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:
+    """Updates a metric of Keras, which wants columns."""
+    y, prediction = (a[:, None] if a.shape.rank == 1 else a for a in (y, prediction))
+    metric.update_state(y, prediction)
+
+
+def _number(metric: Any) -> float:
+    result: npt.NDArray[Any] = np.asarray(metric.result())
+    errors.require(result.size == 1, f"it gives {result.size} numbers")
+    return float(result.ravel()[0])

@@ -1,0 +1,168 @@
+"""What is known of a linear model alone: W and b in the units of the data, and least squares."""
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline.data import batch as batch_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.data import least_squares
+from pipeline.data import scale as scale_lib
+from pipeline.training import task as task_lib
+from pipeline.training import variables as variables_lib
+
+Float64 = npt.NDArray[np.float64]
+
+_SAMPLE = 100  # examples on which it is tried whether the model is a line
+_TOLERANCE = 1e-3  # relative, of float32
+
+_OTHER_TASK = "this model with this loss is not linear regression"
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """A model that predicts x·W + b, and what it could reach at best.
+
+    Attributes:
+      variables: Its variables, W and b of standardized data where these are standardized.
+      features: D names.
+      scale: How the data are standardized, if they are.
+      standardized: The squared error of the training examples as a function of W and b, and so
+        least squares, as the model is trained; None where there is no use for it.
+      reference: The same as a function of the watched values, if these are W and b.
+      truth: W and b that the examples were drawn with, if they were drawn from a line.
+      why_not: Why there is no reference for linear regression, in words.
+    """
+
+    variables: variables_lib.Variables
+    features: tuple[str, ...]
+    scale: scale_lib.Scale | None
+    standardized: least_squares.LeastSquares | None
+    reference: least_squares.LeastSquares | None
+    truth: Float64 | None
+    why_not: str = ""
+
+    @classmethod
+    def of(
+        cls, task: task_lib.Task, datasets: datasets_lib.Datasets, config: config_lib.Config
+    ) -> "Linear | None":
+        """What is known of the model of a task; None if it is no linear model."""
+        if not (config.is_linear and _is_line(task, datasets)):
+            return None
+        reference, why_not = None, ""
+        solved = datasets.least_squares[0]
+        if config.is_linear_regression and datasets.train.weight is None:
+            if solved is None:
+                why_not = (
+                    f"{len(datasets.features):,} features of {datasets.num_train:,} examples take "
+                    "too long to solve for"
+                )
+            elif not _is_squared_error(task, datasets):
+                why_not = _OTHER_TASK
+            else:
+                reference = solved.penalized(config.l2)
+        scale, truth = datasets.scale, datasets.truth
+        in_units = scale.least_squares_in_units(reference) if scale and reference else reference
+        return cls(
+            task.variables,
+            datasets.features,
+            scale,
+            reference,
+            in_units if task.variables.watches_all else None,
+            np.array(truth[:2]) if truth and truth.is_line and reference else None,
+            why_not,
+        )
+
+    @property
+    def solution(self) -> Float64 | None:
+        """W and b [D + 1] of least squares, as the model is trained."""
+        return None if self.standardized is None else self.standardized.solution
+
+    @property
+    def largest_stable_rate(self) -> float:
+        """The largest learning rate with which gradient descent is stable; infinite if unknown."""
+        if self.standardized is None:
+            return math.inf
+        return self.standardized.largest_stable_learning_rate()
+
+    @property
+    def importance(self) -> dict[str, float]:
+        """|W| of standardized features, the largest first; nothing if they are not standardized."""
+        if self.scale is None:
+            return {}
+        sizes = np.abs(self.variables.numbers().numpy()[:-1]).tolist()
+        pairs = zip(self.features, sizes, strict=True)
+        return dict(sorted(pairs, key=lambda pair: -pair[1]))
+
+    def in_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """W and b [K, D + 1] of the model in the units of the data."""
+        if self.scale is not None:
+            numbers = self.scale.parameters_in_units(numbers)
+        return variables_lib.as_float32(numbers)
+
+    def from_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """The inverse of in_data_units."""
+        if self.scale is not None:
+            numbers = self.scale.standardized_parameters(numbers)
+        return variables_lib.as_float32(numbers)
+
+    def watched_in_data_units(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Watched values [K, M] in the units of the data; norms stay as they are."""
+        return self.in_data_units(values) if self.variables.watches_all else values
+
+    def flat_lines(self) -> dict[str, dict[str, float]]:
+        """What training could reach: the watched values and the loss of reference solutions."""
+        if self.standardized is None:
+            return {}
+        squares = self.reference or self.standardized
+        numbers = {"least_squares": squares.solution}
+        if self.truth is not None:
+            numbers["truth"] = self.truth
+        result = {}
+        for curve, solution in numbers.items():
+            values = self.variables.values_at(solution).tolist()
+            result[curve] = dict(zip(self.variables.watched, values, strict=True))
+            result[curve]["loss"] = float(squares.loss(solution[None])[0])
+        return result
+
+
+def _probe(datasets: datasets_lib.Datasets) -> tuple[batch_lib.Batch, Float64]:
+    """Some examples, and random W and b [D + 1] whose predictions are about as large as labels."""
+    sample = datasets.train.rows(slice(_SAMPLE))
+    x, y = (np.asarray(array, np.float64) for array in (sample.x, sample.y))
+    sizes = np.append(np.sqrt(np.square(x).mean(axis=0)), 1.0)
+    random = np.random.default_rng(0).standard_normal(len(sizes))
+    size = np.sqrt(np.square(y).mean()) or 1.0
+    return sample, random * size / np.where(sizes > 0, sizes, 1.0) / np.sqrt(len(sizes))
+
+
+def _is_line(task: task_lib.Task, datasets: datasets_lib.Datasets) -> bool:
+    """Whether the model predicts x·W + b, tried at random W and b."""
+    sample, numbers = _probe(datasets)
+    if task.variables.num_trainable != len(numbers):
+        return False
+    numbers = variables_lib.as_float32(numbers).astype(np.float64)
+    expected = np.asarray(sample.x, np.float64) @ numbers[:-1] + numbers[-1]
+    with task.variables.unchanged():
+        task.variables.assign(task.variables.split(numbers))
+        predicted = np.asarray(task.predict(tf.constant(sample.x)))
+    size = np.abs(expected).max()
+    return predicted.shape == expected.shape and bool(
+        np.allclose(predicted, expected, rtol=_TOLERANCE, atol=_TOLERANCE * size)
+    )
+
+
+def _is_squared_error(task: task_lib.Task, datasets: datasets_lib.Datasets) -> bool:
+    """Whether the loss is the squared error, tried on predictions of about the labels' size."""
+    sample, _ = _probe(datasets)
+    y = sample.y.astype(np.float64)
+    predictions = y * np.random.default_rng(0).uniform(-2, 2, len(y))
+    loss = task.loss_of(sample.map(tf.constant), tf.constant(predictions, tf.float32))
+    zero = task.loss_of(sample.map(tf.constant), tf.constant(sample.y))  # what --l2 adds
+    expected = np.square(y - predictions).mean()
+    found = float(loss) - float(zero)
+    return bool(np.isclose(found, expected, rtol=_TOLERANCE) or not np.isfinite(expected))

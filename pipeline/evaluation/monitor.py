@@ -1,0 +1,140 @@
+"""Watches the evaluations of a run: the best one, patience, and divergence."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import optree
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.evaluation import evaluate
+from pipeline.training import hooks, step_metrics
+from pipeline.training import variables as variables_lib
+
+_MOST_PAUSES = 1000  # epochs of a run at whose ends the model is evaluated
+_RISEN = 1e6
+_MOST_LABELS = 10_000  # of which the loss of predicting 0 is taken
+
+
+class Best(NamedTuple):
+    """The step and the monitored loss of the best evaluation so far."""
+
+    step: int = -1
+    loss: float = math.inf
+
+
+class EpochEvaluation(NamedTuple):
+    """An evaluation at the end of an epoch; epoch 0 is the start."""
+
+    step: int
+    values: npt.NDArray[np.float32]  # [M], the watched values
+    evaluation: evaluate.Evaluation
+    best: Best  # up to this one
+
+
+class Monitor(hooks.Hook):
+    """Evaluates at up to 1,000 evenly chosen ends of epochs, and decides when training ends.
+
+    Training ends when patience has run out, or when it has diverged: when the loss has become NaN
+    or infinite, or a million times larger than at the start.
+
+    Attributes:
+      steps_per_epoch: Steps between the ends of epochs.
+      every: Steps between evaluations.
+      best: The best evaluation so far.
+      best_variables: The variables of the model then, None if an earlier process saved them.
+      start_loss: The training loss before training.
+      monitored: What the monitored loss is, in words.
+    """
+
+    def __init__(
+        self,
+        evaluator: evaluate.Evaluator,
+        datasets: datasets_lib.Datasets,
+        config: config_lib.Config,
+    ):
+        """Prepares to evaluate in the run of a config."""
+        self._evaluator, self._task, self._train = evaluator, evaluator.task, datasets.train
+        self.steps_per_epoch = config.steps_per_epoch(datasets.num_train)
+        stride = step_metrics.power_of_two_stride(config.epochs, _MOST_PAUSES)
+        self.every = stride * self.steps_per_epoch
+        self._patience = config.early_stopping_patience
+        self.monitored = "validation loss" if datasets.num_validation else "loss"
+        self.best, self.start_loss = Best(), math.nan
+        self.best_variables: variables_lib.Arrays | None = None
+
+    def next_pause(self, step: int) -> float:
+        """The next step to be evaluated at."""
+        return (step // self.every + 1) * self.every
+
+    def pause(self, step: int) -> EpochEvaluation | None:
+        """Evaluates the model.
+
+        Raises:
+          hooks.EndOfTraining: patience has run out.
+          hooks.Divergence: the loss has risen.
+        """
+        evaluation = self.checked(step)
+        if self.is_exhausted(step, evaluation):
+            raise hooks.EndOfTraining(step)  # the last evaluation comes after its checkpoint
+        if not evaluation.is_finite:
+            return None  # the next step ends training
+        return self.noted(step, evaluation)
+
+    def checked(self, step: int) -> evaluate.Evaluation:
+        """Evaluates the model; raises hooks.Divergence if its loss has risen too far."""
+        evaluation = self._evaluator.evaluate()
+        loss = evaluation.train["loss"]
+        if self._has_risen(np.array([loss]))[0]:
+            raise hooks.Divergence(step, loss)
+        return evaluation
+
+    def noted(self, step: int, evaluation: evaluate.Evaluation) -> EpochEvaluation:
+        """Takes an evaluation of the model as it is now as the next one of the run."""
+        if step == 0:
+            self.start_loss = evaluation.train["loss"]
+        if evaluation.monitored < self.best.loss:
+            self.best = Best(step, evaluation.monitored)
+            self.best_variables = self._task.variables.arrays()
+        values = self._task.variables.values().numpy()
+        return EpochEvaluation(step, values, evaluation, self.best)
+
+    def is_exhausted(self, step: int, evaluation: evaluate.Evaluation) -> bool:
+        """Whether patience has run out, a function of the losses up to the step.
+
+        So it is the same after a resume.
+        """
+        if not self._patience or step % self.every or evaluation.monitored < self.best.loss:
+            return False
+        return step - self.best.step >= self._patience * self.every
+
+    def is_good(self, rows: step_metrics.StepMetrics) -> npt.NDArray[np.bool_]:
+        """[K] whether training has not diverged at a row."""
+        good = rows.is_finite
+        if self.steps_per_epoch == 1:  # else the loss is only that of a batch
+            good &= ~self._has_risen(rows.loss)
+        return good
+
+    def _has_risen(self, losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether training losses [K] are a million times larger than at the start.
+
+        The start may be close to an optimum of 0. So they must also be a million times larger than
+        the loss of predicting 0, which no optimum exceeds.
+        """
+        losses = np.asarray(losses)
+        risen = losses > _RISEN * abs(self.start_loss)
+        if not risen.any():  # or the start is not known yet
+            return np.asarray(risen)
+        limit = _RISEN * max(abs(self.start_loss), self._loss_of_zero())
+        return np.asarray((losses > limit) & (limit > 0))
+
+    def _loss_of_zero(self) -> float:
+        """The mean loss of a model that predicts 0, infinite where that is not finite."""
+        some = self._train.rows(slice(None, None, -(-self._train.num_examples // _MOST_LABELS)))
+        batch = some.map(tf.constant)
+        zeros = optree.tree_map(tf.zeros_like, self._task.outputs(batch.x))
+        loss = abs(float(self._task.loss_of(batch, zeros)))
+        return loss if math.isfinite(loss) else math.inf

@@ -1,0 +1,95 @@
+"""What is said of a trained model at the end: how well its predictions fit the labels."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline.data import batch as batch_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.distributed import workers
+from pipeline.evaluation import linear
+from pipeline.training import task as task_lib
+
+_PARTS = ("training", "validation")
+
+
+class RegressionReport(NamedTuple):
+    """How well predictions fit labels, in the units of the data."""
+
+    rmse: float  # the root of the mean squared error
+    mae: float  # the mean absolute error
+    r2: float  # 1 - the mean squared error / the variance of the labels; NaN if that is 0
+
+
+# By who predicts ('model', 'least squares') and part of the examples ('training', 'validation').
+Reports = Mapping[str, Mapping[str, RegressionReport]]
+
+
+def regression(
+    task: task_lib.Task,
+    datasets: datasets_lib.Datasets,
+    line: linear.Linear | None,
+    total: workers.Total = workers.alone,
+) -> Reports:
+    """Reports on a table with a numeric label and a model with one output; else on nothing.
+
+    `total` adds up over all workers.
+    """
+    spec = task.predict(datasets.train.rows(slice(2)).map(tf.constant).x)
+    is_one = isinstance(spec, tf.Tensor) and spec.shape.rank == 1
+    if datasets.label_variances is None or not is_one:
+        return {}
+    predict = tf.function(task.predict, autograph=False, reduce_retracing=True)
+    result = {"model": _report(lambda x: predict(tf.constant(x)).numpy(), datasets, total)}
+    if line and line.solution is not None:
+        W, b = line.solution[:-1], line.solution[-1]
+        result["least squares"] = _report(lambda x: x @ W + b, datasets, total)
+    return result
+
+
+def _report(
+    predict: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    datasets: datasets_lib.Datasets,
+    total: workers.Total,
+) -> dict[str, RegressionReport]:
+    assert datasets.label_variances
+    scale = datasets.scale.stddev[-1] if datasets.scale else 1.0
+    parts = datasets.evaluated, datasets.validation
+    result = {}
+    for name, part, variance in zip(_PARTS, parts, datasets.label_variances, strict=True):
+        if part is None:
+            continue
+        squares, absolutes, count = total(_sums(predict, part)).tolist()
+        mean = squares / count
+        r2 = 1 - mean / variance if variance else math.nan
+        result[name] = RegressionReport(scale * math.sqrt(mean), scale * absolutes / count, r2)
+    return result
+
+
+def _sums(
+    predict: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], part: batch_lib.Batch
+) -> npt.NDArray[np.float64]:
+    """The sum of squared and of absolute residuals, and their number."""
+    sums = np.zeros(3)
+    for piece in part.pieces():
+        residuals = piece.y.astype(np.float64) - predict(piece.x)
+        sums += np.array([residuals @ residuals, np.abs(residuals).sum(), len(residuals)])
+    return sums
+
+
+def table(reports: Reports, label: str) -> Iterator[str]:
+    """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
+    rows = [
+        (f"{part}, {who}", parts[part])
+        for part in _PARTS
+        for who, parts in reports.items()
+        if part in parts
+    ]
+    if rows:
+        yield f"{f'Fit of {label}':30.30}{'RMSE':>14}{'MAE':>14}{'R²':>10}"
+    for name, report in rows:
+        yield f"  {name:28}{report.rmse:14.6g}{report.mae:14.6g}{report.r2:10.4f}"

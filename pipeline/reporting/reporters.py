@@ -1,0 +1,146 @@
+"""All that shows a run while it trains: event files, plots, and the table on the terminal."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.evaluation import linear, monitor, reports
+from pipeline.reporting import image_logger, progress, recorder
+from pipeline.training import clock as clock_lib
+from pipeline.training import hooks, step_metrics
+from pipeline.training import task as task_lib
+
+_MOST_LISTED = 10  # features
+
+
+class Reporters:
+    """The hooks that show a run, and what they show at its start and its end.
+
+    Attributes:
+      hooks: To be called while the model trains.
+    """
+
+    def __init__(
+        self,
+        config: config_lib.Config,
+        task: task_lib.Task,
+        datasets: datasets_lib.Datasets,
+        line: linear.Linear | None,
+        *,
+        rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
+        directory: pathlib.Path,
+        figures: pathlib.Path,
+        last_step: int,
+        clock: clock_lib.Clock,
+        history: step_metrics.StepMetrics | None,
+        event_files: Mapping[str, int],
+    ):
+        """Prepares to show the training of a task's model.
+
+        Args:
+          config: The settings of the run.
+          task: What is trained.
+          datasets: What it is trained on.
+          line: What is known of a linear model.
+          rates: Gives the learning rates of steps.
+          directory: The directory of the run, for event files.
+          figures: The directory of PNG files.
+          last_step: The step at which the run will be complete.
+          clock: Is told of the steps by the loop.
+          history: What `history` was in an earlier process.
+          event_files: What `flush` gave in an earlier process.
+        """
+        self._task, self._line, self._label = task, line, datasets.label
+        names = task.variables.watched
+        self._recorder = recorder.Recorder(
+            config,
+            task,
+            datasets,
+            line,
+            rates=rates,
+            directory=directory,
+            last_step=last_step,
+            clock=clock,
+            history=history or step_metrics.empty(len(names)),
+            event_files=event_files,
+        )
+        self._images = image_logger.ImageLogger(
+            task, datasets, line, figures, self._recorder.writer, last_step=last_step
+        )
+        self._progress = progress.Progress(
+            names,
+            steps_per_epoch=config.steps_per_epoch(datasets.num_train),
+            last_step=last_step,
+            line=line,
+        )
+        self.hooks: list[hooks.Hook] = [self._recorder, self._progress, self._images]
+
+    @property
+    def history(self) -> step_metrics.StepMetrics:
+        """A selection of the rows so far, in the units of the data."""
+        return self._recorder.history.rows()
+
+    def start(self, graph: Any | None, settings: Mapping[str, str]) -> None:
+        """Shows what is known before training; `graph` is the GraphDef of the step, if any."""
+        self._recorder.start(graph, settings)
+        self._images.start()
+
+    def extend(self, settings: Mapping[str, str], *, step: int) -> None:
+        """Shows the new settings of a run that goes on, for more epochs, at a step."""
+        self._recorder.write_settings(settings, step=step)
+
+    def end_early(self, step: int, message: str) -> None:
+        """Makes a step the last one of the run."""
+        self._recorder.end_early(step)
+        self._progress.last_step = step
+        self._progress.line(message)
+
+    def finish(
+        self, last: step_metrics.StepMetrics, final: monitor.EpochEvaluation, found: reports.Reports
+    ) -> None:
+        """Shows the trained model: the row of the last step, its evaluation and its reports."""
+        for hook in self.hooks:
+            hook.after_pause(final)
+        self._recorder.finish(last, final.evaluation, found)
+        self._images.finish(self.history)
+        lines = self._line.flat_lines() if self._line else {}
+        if best := lines.get("least_squares"):
+            loss = best.pop("loss")
+            report = progress.report(tuple(best), list(best.values()), {"loss": loss})
+            self._progress.line(f"Least squares: {report}")
+        for line in reports.table(found, self._label):
+            self._progress.line(line)
+        importance = self._line.importance if self._line else {}
+        if len(importance) > 1:
+            first = [f"{name} {size:.3g}" for name, size in list(importance.items())[:_MOST_LISTED]]
+            rest = ", ..." * (len(importance) > _MOST_LISTED)
+            what = "Importance, |W| of standardized features"
+            self._progress.line(f"{what}: {', '.join(first)}{rest}")
+
+    def diverged(self, message: str) -> None:
+        """Shows that the run diverged, and how it came to that."""
+        rows, variables = self.history, self._task.variables
+        if len(rows.step):
+            title = "After it diverged"
+            if variables.watches_all:
+                values = rows.values[-1:]
+                (values,) = self._line.from_data_units(values) if self._line else values
+                variables.assign(variables.split(values))
+                title = f"Step {rows.step[-1]:,}, before it diverged"
+            self._images.finish(rows, title)
+        self._recorder.diverged(message)
+
+    def flush(self) -> dict[str, int]:
+        """Draws and writes what waits; returns the sizes of the files in bytes."""
+        self._images.flush()
+        return self._recorder.flush()
+
+    def close(self) -> None:
+        """Closes the event files, and ends the progress line."""
+        self._recorder.close()
+        self._progress.close()

@@ -1,0 +1,172 @@
+"""What a finished run leaves: the export, the weights, result.json, and what to do next."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import cli, files, printing
+from pipeline import config as config_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.evaluation import evaluate, linear, monitor, reports
+from pipeline.reporting import progress, results
+from pipeline.run import checkpoints, export, run_dir, versions
+from pipeline.training import task as task_lib
+
+_MOST_NUMBERS = 20  # in a command that is printed
+
+
+class Result(NamedTuple):
+    """The evaluation of a trained model, and a report of it in the words of the guide."""
+
+    evaluation: evaluate.Evaluation
+    report: str
+
+
+class Outputs:
+    """Writes what a finished run leaves."""
+
+    def __init__(
+        self,
+        config: config_lib.Config,
+        datasets: datasets_lib.Datasets,
+        task: task_lib.Task,
+        line: linear.Linear | None,
+        watched: monitor.Monitor,
+        directory: run_dir.RunDir,
+        saved: checkpoints.Checkpoints,
+    ):
+        """Prepares to write; nothing is written yet."""
+        self._config, self._datasets, self._task, self._line = config, datasets, task, line
+        self._monitor, self._dir, self._checkpoints = watched, directory, saved
+
+    def result(self, final: evaluate.Evaluation) -> Result:
+        """What a caller gets of a finished run."""
+        values = self._task.variables.values().numpy()[None]
+        values = self._line.watched_in_data_units(values) if self._line else values
+        return Result(final, progress.report(self._task.variables.watched, values[0], *final))
+
+    def export(
+        self, last_step: int, final: evaluate.Evaluation, found: reports.Reports, seconds: float
+    ) -> None:
+        """Leaves the trained model; the last thing that a run does."""
+        step, model = self._exported_step(last_step), self._task.model
+        if step != last_step:
+            self._task.variables.assign(self._checkpoints.best(step))
+            epoch = step // self._monitor.steps_per_epoch
+            loss = f"{self._monitor.monitored}={self._monitor.best.loss:.5f}"
+            printing.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
+        if isinstance(model, tf.keras.Model):
+            self._save_weights(model)
+        version = versions.following(self._dir.export, *self._dir.exports_before())
+        export.publish(
+            self._task,
+            self._datasets,
+            version,
+            self._description(step, last_step, final),
+            line=self._line,
+            formats=self._config.formats,
+        )
+        named = {
+            f"{part}, {who}": report._asdict()
+            for who, parts in found.items()
+            for part, report in parts.items()
+        }
+        exported = str(version.relative_to(self._dir.path))
+        self.write_result(
+            "trained", last_step, seconds, export=exported, **final._asdict(), fits=named
+        )
+        self.remove_old_exports()
+
+    def export_again(
+        self,
+        step: int,
+        last_step: int,
+        final: evaluate.Evaluation,
+        found: reports.Reports,
+        seconds: float,
+    ) -> None:
+        """Exports a finished run again, unless its newest export is what is wanted."""
+        exported = versions.newest_steps(self._dir.export)
+        printing.say(f"{self._dir.path} is finished; {self._how_to_extend(step, last_step)}")
+        if exported is None or exported.model != self._exported_step(step) or self._lacks_formats():
+            self.export(step, final, found, seconds)
+            self.say_what_next()
+        self.remove_old_exports()
+
+    def write_result(self, outcome: str, step: int, seconds: float, **more: Any) -> None:
+        """Writes result.json."""
+        result = {
+            "outcome": outcome,
+            "step": step,
+            **more,
+            "best": self._monitor.best._asdict(),
+            "seconds_of_training": seconds,
+            "settings": self._config.applied,
+            "versions": results.versions(),
+        }
+        results.write_json(self._dir.result, result)
+
+    def remove_old_exports(self) -> None:
+        """Keeps as many versions as --export_versions_to_keep says."""
+        versions.remove_old(self._dir.export, keep=self._config.export_versions_to_keep)
+
+    def say_what_next(self) -> None:
+        """Prints the commands that go on from here, ready to be copied."""
+        path = str(self._dir.path)
+        printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
+        if self._datasets.features:
+            predict = cli.command("predict", f"--export_dir={self._dir.export}", self._example())
+            printing.say(f"Predict: {predict}")
+        printing.say(f"Repeat:  {cli.repeat_command(self._dir.flags)}")
+
+    def _example(self) -> str:
+        """A flag with an input to predict from."""
+        if len(self._datasets.features) > _MOST_NUMBERS:
+            return f"--input={self._config.data}"
+        scale, last = self._datasets.scale, self._datasets.train.x[-1]
+        numbers = [f"{x:.3g}" for x in last] if scale is None else scale.short_x_in_units(last)
+        return f"--x={','.join(numbers)}"
+
+    def _exported_step(self, last_step: int) -> int:
+        """The step whose model is exported at the end."""
+        return self._monitor.best.step if self._config.export == "best" else last_step
+
+    def _lacks_formats(self) -> bool:
+        """Whether a format of --export_formats is not in the newest export."""
+        found = versions.description(self._dir.export) or {}
+        return not set(self._config.formats) <= set(found.get("formats", ()))
+
+    def _how_to_extend(self, step: int, last_step: int) -> str:
+        if not self._config.may_be_extended:
+            return f"its --schedule={self._config.schedule} ends with it"
+        flag = "epochs" if step == last_step else "early_stopping_patience"
+        return f"raise --{flag} to extend it"
+
+    def _description(self, step: int, last_step: int, final: evaluate.Evaluation) -> dict[str, Any]:
+        """What the export says of the model of a step, and of where it came from."""
+        data, monitored = self._datasets, self._monitor.monitored.replace(" ", "_")
+        best = {monitored: self._monitor.best.loss}
+        return {
+            "run": self._dir.path.name,
+            "step": step,
+            "last_step": last_step,
+            "losses": final.named if step == last_step else best,
+            "features": list(data.features),
+            "label": data.label,
+            "examples": {"training": data.num_train, "validation": data.num_validation},
+            "formats": list(self._config.formats),
+            "settings": self._config.applied,
+            "versions": results.versions(),
+        }
+
+    def _save_weights(self, model: tf.keras.Model) -> None:
+        """Saves the weights of a Keras model; those of a linear one in the units of the data."""
+        variables = self._task.variables
+        with files.replacing(self._dir.weights) as unfinished, variables.unchanged():
+            if self._line:
+                (numbers,) = self._line.in_data_units(variables.numbers().numpy()[None])
+                variables.assign(variables.split(numbers))
+            size = sum(np.asarray(v).nbytes for v in variables.by_name.values())
+            unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
+            model.save_weights(unfinished)

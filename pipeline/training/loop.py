@@ -1,0 +1,222 @@
+"""The training loop: many steps in one compiled call, with pauses between the calls."""
+
+import contextlib
+import timeit
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
+from pipeline.distributed import communicator as communicator_lib
+from pipeline.training import clock as clock_lib
+from pipeline.training import compilation, hooks, optimizers, step_metrics, train_step
+from pipeline.training import task as task_lib
+from pipeline.training import variables as variables_lib
+
+_LEAST_SECONDS = 1e-3  # of work in a step, from which on several workers may be faster
+
+Column = npt.NDArray[np.float32]
+_BlockStep = Callable[[batches_lib.Block, tf.Tensor], train_step.Row]
+
+
+class Loop:
+    """Trains a task on batches, from pause to pause.
+
+    Attributes:
+      task: What is trained.
+    """
+
+    def __init__(
+        self,
+        task: task_lib.Task,
+        optimizer: optimizers.Optimizer,
+        batches: batches_lib.Batches,
+        mode: compilation.Mode,
+        *,
+        step: train_step.Step | None = None,
+        communicator: communicator_lib.Communicator | None = None,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          task: Its model is trained in place.
+          optimizer: Makes the updates.
+          batches: What is trained on.
+          mode: How the steps are run.
+          step: The step that is made in the loop, by default the guide's.
+          communicator: Sums over the workers that train together.
+        """
+        self.task, self._optimizer, self._batches = task, optimizer, batches
+        self._mode, self._communicator = mode, communicator
+        if communicator is None:
+            self._step = _on_block(step or train_step.guide_step(task, optimizer), batches)
+        else:
+            self._step = _shared_step(task, optimizer, batches, mode, communicator)
+        # On a CPU, XLA has no collectives: it compiles what is between them.
+        is_xla = mode is compilation.Mode.XLA and communicator is None
+        self._run = self._steps
+        if mode is not compilation.Mode.EAGER:
+            self._run = tf.function(self._steps, jit_compile=is_xla)
+
+    def train(
+        self, *, first_step: int, last_step: int, hook: hooks.Hook, clock: clock_lib.Clock
+    ) -> Iterator[int]:
+        """Makes the updates first_step + 1 to last_step; yields the step after each call.
+
+        The hook's `pause` is called at every pause that it asks for, its `after` gets one row for
+        each update, in order, and both may end training by raising. The clock is told of each call
+        that trains, before the hook is. Workers that train together call this with the same
+        arguments, but for their part of the batches, and with hooks that pause at the same steps.
+        """
+        step, none = first_step, tf.constant(0)
+        for block in self._batches.blocks(first_step, last_step):
+            if step == first_step and self._mode is not compilation.Mode.EAGER:
+                self._run(block, none, none)  # compiles it, before anything is measured
+            block_start, block_end = step, min(step + self._batches.block_steps, last_step)
+            while step < block_end:
+                hook.pause(step)
+                end = int(min(block_end, hook.next_pause(step)))
+                since = clock.now()
+                rows = self._rows(block, step - block_start, end - step)
+                # What is between the messages of several workers is compiled at its first use.
+                is_measured = self._communicator is None or step > first_step
+                clock.trained(step, end, since=since, is_measured=is_measured)
+                hook.after(step_metrics.StepMetrics(np.arange(step, end), *rows))
+                step = end
+                yield step
+
+    def row(self, step: int) -> step_metrics.StepMetrics:
+        """The row of the next update of a model that has `step` updates, which stays as it is."""
+        block = next(iter(self._batches.blocks(step, step + 1)))
+        own = [*self.task.variables.by_name.values(), *self._optimizer.variables]
+        with variables_lib.unchanged(own):
+            return step_metrics.StepMetrics(np.array([step]), *self._rows(block, 0, 1))
+
+    def note_on_speed(self) -> str:
+        """Says where a step of workers takes longer for its message than it saves, or ''."""
+        batch, count = self._batches.batch(0), self._batches.worker.count
+
+        def seconds(function: Callable[..., tf.Tensor]) -> float:
+            jit_compile = self._mode is compilation.Mode.XLA
+            run = tf.function(function, jit_compile=jit_compile, autograph=False)
+            run(*batch.arrays).numpy()  # compiles it
+            repeats = timeit.repeat(lambda: run(*batch.arrays).numpy(), number=1, repeat=5)
+            return float(min(repeats))
+
+        def work(*_: tf.Tensor) -> tf.Tensor:
+            return train_step.shared_loss_and_gradients(self.task, batch, 1 / count)
+
+        call = seconds(lambda *arrays: tf.reshape(arrays[0], [-1])[:1])
+        alone = count * max(0.0, seconds(work) - call)
+        if self._mode is compilation.Mode.EAGER or alone > _LEAST_SECONDS:
+            return ""
+        return (
+            f"one process would do a step in about {1e3 * alone:.1g} ms, less than a message "
+            f"between workers takes; it is faster than {count} workers"
+        )
+
+    def _rows(
+        self, block: batches_lib.Block, first: int, count: int
+    ) -> list[npt.NDArray[np.float32]]:
+        lost = self._communicator.reported() if self._communicator else contextlib.nullcontext()
+        with lost:
+            columns = self._run(block, tf.constant(first), tf.constant(count))
+            return [column.numpy()[:count] for column in columns]
+
+    def _steps(
+        self, block: batches_lib.Block, first: tf.Tensor, steps: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        """Trains for some steps (scalar int32) from batch `first` of a block on.
+
+        The number of steps is a tensor, so one executable serves every number of steps, and a run
+        that is cut anywhere has the same bits.
+
+        Returns:
+          The columns of the rows [block_steps, ...], in which all that follows the first `steps`
+          rows is undefined.
+        """
+        columns = tuple(tf.TensorArray(tf.float32, self._batches.block_steps) for _ in range(3))
+        i = tf.constant(0)
+        while i < steps:  # `for i in tf.range(steps)` recompiles for every number
+            row = self._step(block, first + i)
+            columns = tuple(a.write(i, v) for a, v in zip(columns, row, strict=True))
+            i += 1
+        return tuple(column.stack() for column in columns)
+
+
+def train(
+    loop: Loop, *, first_step: int, last_step: int, hook: hooks.Hook, clock: clock_lib.Clock
+) -> None:
+    """Trains by the hand-written loop; see `Loop.train`."""
+    for _ in loop.train(first_step=first_step, last_step=last_step, hook=hook, clock=clock):
+        pass
+
+
+def _on_block(step: train_step.Step, batches: batches_lib.Batches) -> _BlockStep:
+    """Makes the function that makes update i of a block, and returns its row."""
+    short = batches.short_size
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def on_block(block: batches_lib.Block, i: tf.Tensor) -> train_step.Row:
+        batch, size = block.at(i)
+        if not short:
+            return step(batch)
+        is_short = size < batches.batch_size
+        on_short, on_whole = lambda: step(_first(batch, short)), lambda: step(batch)
+        row: train_step.Row = tf.cond(is_short, on_short, on_whole)
+        return row
+
+    return on_block  # type: ignore[no-any-return]
+
+
+def _shared_step(
+    task: task_lib.Task,
+    optimizer: optimizers.Optimizer,
+    batches: batches_lib.Batches,
+    mode: compilation.Mode,
+    communicator: communicator_lib.Communicator,
+) -> _BlockStep:
+    """Makes the function of one update on this worker's part of a batch, together with the others.
+
+    One message a step: a second one would take as long as the first.
+    """
+
+    def terms(batch: batch_lib.Batch, *, share: float) -> tf.Tensor:
+        return train_step.shared_loss_and_gradients(task, batch, share)
+
+    def update(total: tf.Tensor) -> train_step.Row:
+        return train_step.shared_update(task, optimizer, total)
+
+    compiled_terms: Any = terms
+    compiled_update: Any = update
+    if mode is not compilation.Mode.EAGER:
+        is_xla = mode is compilation.Mode.XLA
+        compiled_terms = tf.function(terms, jit_compile=is_xla, autograph=False)
+        compiled_update = tf.function(update, jit_compile=is_xla, autograph=False)
+
+    def own_terms(batch: batch_lib.Batch, batch_size: int) -> tf.Tensor:
+        size = batches.own_size(batch_size)
+        if not size:
+            return tf.zeros([1 + task.variables.num_trainable])
+        return compiled_terms(_first(batch, size), share=size / batch_size)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def on_block(block: batches_lib.Block, i: tf.Tensor) -> train_step.Row:
+        # Slices and a branch that copy nothing, as they do where XLA compiles them.
+        batch, size = block.at(i)
+        whole = lambda: own_terms(batch, batches.batch_size)  # noqa: E731
+        short = lambda: own_terms(batch, batches.short_size)  # noqa: E731
+        is_short = size < batches.batch_size
+        own = tf.cond(is_short, short, whole) if batches.short_size else whole()
+        row: train_step.Row = compiled_update(communicator.total(own))
+        return row
+
+    return on_block  # type: ignore[no-any-return]
+
+
+def _first(batch: batch_lib.Batch, size: int) -> batch_lib.Batch:
+    return batch.map(lambda tensor: tensor[:size])
