@@ -17,11 +17,26 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config as config_lib
+from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.reporting import image_logger
-from pipeline.reporting import recorder as recorder_lib
+from pipeline.evaluation import evaluate
+from pipeline.evaluation import linear as linear_lib
+from pipeline.evaluation import monitor as monitor_lib
+from pipeline.reporting import reporters as reporters_lib
 from pipeline.training import clock as clock_lib
-from pipeline.training import evaluation, learning_rate, losses, make_task, metrics
+from pipeline.training import (
+    compilation,
+    hooks,
+    keras_loop,
+    learning_rate,
+    losses,
+    make_task,
+    optimizers,
+    step_metrics,
+    train_step,
+)
+from pipeline.training import loop as loop_lib
 from pipeline.training import task as task_lib
 from tests import processes
 
@@ -221,47 +236,72 @@ def guide(count: int) -> tuple[list[float], list[float], list[float], datasets_l
     return W[:-1], b[:-1], loss, datasets
 
 
-def line(first: int, end: int) -> metrics.StepMetrics:
+def line(first: int, end: int) -> step_metrics.StepMetrics:
     """Rows first to end - 1 on a straight way from (5, 0) to (3, 2), the other columns made up."""
     step = np.arange(first, end)
     rest = (0.999**step).astype(np.float32)
     values = np.stack([3 + 2 * rest, 2 - 2 * rest], axis=1)
-    return metrics.StepMetrics(step, values, loss=1 + rest, gradient_norm=7 * rest)
+    return step_metrics.StepMetrics(step, values, loss=1 + rest, gradient_norm=7 * rest)
 
 
 def absolute_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-    """A loss of one's own, of which nothing is known in closed form."""
+    """A loss of one's own."""
     return tf.abs(y - prediction)
 
 
+def spec(examples: batch_lib.Batch) -> batch_lib.Batch:
+    """The TensorSpecs of a batch of arrays."""
+    return examples.map(lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype))
+
+
 def linear(
-    features: tuple[str, ...] = ("x",), *, loss: losses.Loss | None = None, **settings: Any
+    features: tuple[str, ...] = ("x",), *, loss: losses.ExampleLoss | None = None, **settings: Any
 ) -> task_lib.Task:
     """The task of the guide with these settings and features, perhaps with another loss."""
     x = np.ones((2, len(features)), np.float32)
-    examples = datasets_lib.Examples(x, x[:, 0])
+    examples = batch_lib.Batch(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, features, "y")
     made = make_task.make_task(config_lib.Config(**settings), datasets)
-    return made if loss is None else task_lib.Task(made.model, loss, features=features)
+    if loss is None:
+        return made
+    mean = losses.mean_loss(loss, made.model)
+    return task_lib.Task(made.model, mean, spec=made.spec, features=features)
 
 
-def show(
-    images: image_logger.ImageLogger, trained: task_lib.Task, rows: metrics.StepMetrics
-) -> None:
-    """Shows an image logger the model at its pauses among some rows, and then the rows.
+def loop(
+    task: task_lib.Task,
+    optimizer: Any,
+    batches: batches_lib.Batches,
+    mode: compilation.Mode = compilation.Mode.XLA,
+    *,
+    name: str = "custom",
+) -> loop_lib.Loop:
+    """The loop of that name, before it has compiled anything."""
+    step = train_step.guide_step(task, optimizer)
+    if name == "fit":
+        keras_loop.compile_model(task, optimizer)
+        step = train_step.keras_step(task, optimizer)
+    return loop_lib.Loop(task, optimizer, batches, mode, step=step)
+
+
+LOOPS = {"custom": loop_lib.train, "fit": keras_loop.fit}
+
+
+def show(hook: hooks.Hook, trained: task_lib.Task, rows: step_metrics.StepMetrics) -> None:
+    """Shows a hook the model at its pauses among some rows, and then the rows.
 
     As a loop does, though without training; at the end the model is at the last pause.
     """
     for step in rows.step.tolist():
-        if images.next_pause(step - 1) == step:
+        if hook.next_pause(step - 1) == step:
             (values,) = rows.values[rows.step == step]
-            trained.assign(trained.by_variable(values))
-            images.before(step)
-    images.after(rows)
+            trained.variables.assign(trained.variables.split(values))
+            hook.pause(step)
+    hook.after(rows)
 
 
 class Recording:
-    """A recorder, and what a trainer makes for it, without training."""
+    """The reporters of a run, and what a trainer makes for them, without training."""
 
     def __init__(
         self,
@@ -269,7 +309,7 @@ class Recording:
         *,
         trained: task_lib.Task | None = None,
         clock: clock_lib.Clock | None = None,
-        history: metrics.StepMetrics | None = None,
+        history: step_metrics.StepMetrics | None = None,
         event_files: dict[str, int] | None = None,
         **settings: Any,
     ):
@@ -277,37 +317,48 @@ class Recording:
         self.config = config_lib.Config(**settings)
         self.datasets = datasets_lib.load(self.config)
         self.task = trained or make_task.make_task(self.config, self.datasets)
-        self.evaluator = evaluation.Evaluator(self.task, self.datasets, self.config)
-        rate = learning_rate.choose(self.config, self.evaluator)
+        self.line = linear_lib.Linear.of(self.task, self.datasets, self.config)
+        stable = self.line.largest_stable_rate if self.line else np.inf
+        rate = learning_rate.choose(self.config, self.task, self.datasets, largest_stable=stable)
         self.config = dataclasses.replace(self.config, learning_rate=rate)
+        last_step = self.config.last_step(self.datasets.num_train)
+        optimizer = optimizers.create(self.config, self.task, last_step=last_step)
+        evaluator = evaluate.Evaluator(self.task, self.datasets, self.config)
+        self.monitor = monitor_lib.Monitor(evaluator, self.datasets, self.config)
         self.clock = clock or clock_lib.Clock()
-        self.recorder = recorder_lib.Recorder(
+        self.reporters = reporters_lib.Reporters(
             self.config,
-            self.evaluator,
+            self.task,
+            self.datasets,
+            self.line,
+            rates=lambda steps: optimizers.rates(optimizer, steps),
             directory=directory,
-            repeat_command="python -m pipeline.train --a_flag",
-            compilation="compiled by XLA",
+            figures=directory / "figures",
+            last_step=last_step,
             clock=self.clock,
-            history=history or metrics.empty(len(self.task.names)),
+            history=history,
             event_files=event_files or {},
         )
-        self.evaluator.report = self.recorder.epochs
+        self.hooks = hooks.Hooks([self.monitor, *self.reporters.hooks])
 
-    def after(self, rows: metrics.StepMetrics, *, seconds: float = 0.001) -> None:
-        """Records rows that took so long, and the ends of epochs; pauses for the images."""
+    def start(self, graph: Any = None) -> None:
+        """Records what is known before training."""
+        self.reporters.start(graph, {"repeat": "`python -m pipeline.train --a_flag`"})
+
+    def after(self, rows: step_metrics.StepMetrics, *, seconds: float = 0.001) -> None:
+        """Records rows that took so long, with the pauses among them."""
         if len(rows.step):
             since = self.clock.now() - seconds
-            self.clock.trained(int(rows.step[0]), rows.end, since=since)
-        self.recorder.after(rows)
-        show(self.recorder.images, self.task, rows)
+            self.clock.trained(int(rows.step[0]), rows.next_step, since=since)
+        show(self.hooks, self.task, rows)
 
-    def finish(self, last: metrics.StepMetrics) -> None:
+    def finish(self, last: step_metrics.StepMetrics) -> None:
         """Records the row of the last step as that of the trained model."""
-        self.task.assign(self.task.by_variable(last.values[0]))
-        final = self.evaluator.evaluate()
-        self.evaluator.report_evaluation(int(last.step[0]), final)
-        self.recorder.finish(last, final, {})
+        self.task.variables.assign(self.task.variables.split(last.values[0]))
+        step = int(last.step[0])
+        event = self.monitor.noted(step, self.monitor.checked(step))
+        self.reporters.finish(last, event, {})
 
     def close(self) -> None:
         """Closes the event files."""
-        self.recorder.close()
+        self.reporters.close()

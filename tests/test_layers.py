@@ -10,7 +10,7 @@ SHARED = {
     *("__init__", "cli", "config", "errors", "files", "flagfile", "printing", "tf_runtime"),
     "user_code",
 }
-LAYERS = (SHARED, {"distributed"}, {"data"}, {"training"}, {"reporting"}, {"run"})
+LAYERS = (SHARED, {"distributed"}, {"data"}, {"training"}, {"evaluation"}, {"reporting"}, {"run"})
 NODES = {
     path.relative_to(ROOT).with_suffix("").parts: list(ast.walk(ast.parse(path.read_text())))
     for path in ROOT.rglob("*.py")

@@ -1,6 +1,7 @@
 """The training loop: many steps in one compiled call, with pauses between the calls."""
 
 import contextlib
+import functools
 import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -208,10 +209,9 @@ def _shared_step(
     def on_block(block: batches_lib.Block, i: tf.Tensor) -> train_step.Row:
         # Slices and a branch that copy nothing, as they do where XLA compiles them.
         batch, size = block.at(i)
-        whole = lambda: own_terms(batch, batches.batch_size)  # noqa: E731
-        short = lambda: own_terms(batch, batches.short_size)  # noqa: E731
-        is_short = size < batches.batch_size
-        own = tf.cond(is_short, short, whole) if batches.short_size else whole()
+        whole = functools.partial(own_terms, batch, batches.batch_size)
+        short = functools.partial(own_terms, batch, batches.short_size)
+        own = tf.cond(size < batches.batch_size, short, whole) if batches.short_size else whole()
         row: train_step.Row = compiled_update(communicator.total(own))
         return row
 
