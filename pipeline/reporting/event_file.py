@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,18 +64,18 @@ class EventFile:
         *,
         first_step: int,
         clock: clock_lib.Clock,
-        descriptions: Mapping[str, str],
+        describe: Callable[[str], str],
     ):
         """Opens a new file, and makes its directory if needed.
 
         Its first event says that training starts at first_step: a TensorBoard that has
-        already read later steps from an earlier file drops them. `descriptions` are what it says
-        beside the charts, by tag.
+        already read later steps from an earlier file drops them. `describe` gives what it says
+        beside the charts of a tag.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "xb")  # noqa: SIM115 (closed by close)
         self._records = record_writer.RecordWriter(self._file)
-        self._clock, self._descriptions = clock, descriptions
+        self._clock, self._describe = clock, describe
         self._described: set[str] = set()
         self._flushing = hooks.Every(seconds=_SECONDS_BETWEEN_FLUSHES)
         self.write(file_version="brain.Event:2")
@@ -125,7 +125,7 @@ class EventFile:
         """Writes the first value of a tag, with which TensorBoard expects its description."""
         summary = summary_pb2.Summary()
         for tag, number in values.items():
-            metadata = scalar_metadata.create_summary_metadata("", self._descriptions[tag])
+            metadata = scalar_metadata.create_summary_metadata("", self._describe(tag))
             tensor = scalar_records.tensor(number)
             summary.value.add(tag=tag, tensor=tensor, metadata=metadata)
         self.write(wall_time=time, step=step, summary=summary)

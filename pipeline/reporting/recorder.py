@@ -75,11 +75,9 @@ class Recorder(hooks.Hook):
         self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_EVALUATIONS)
         earlier = dict(event_files)
         self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
-        metrics_of_model = getattr(task.model, "metrics_names", ()) if task.is_compiled else ()
         self.writer = summary_writer.SummaryWriter(
             directory,
             names=task.variables.watched,
-            metric_names=(*config.metric_names, *metrics_of_model),
             clock=clock,
             first_step=self.history.last.next_step,
             earlier=earlier,

@@ -37,7 +37,7 @@ _DESCRIPTIONS = {
     "speed/examples_per_second": "Training examples in a second of training alone.",
     "final/diverged": "1 if training diverged, 0 if it came to its end.",
 }
-_OF_FITS = {
+_REPORTED = {
     "rmse": "rmse, root mean squared error,",
     "mae": "mae, mean absolute error,",
     "r2": "R²",
@@ -55,18 +55,15 @@ class SummaryWriter:
         directory: pathlib.Path,
         *,
         names: tuple[str, ...],
-        metric_names: tuple[str, ...],
         clock: clock_lib.Clock,
         first_step: int,
         earlier: Mapping[str, int],
     ):
         """Prepares to write from first_step on, beside what earlier processes have written.
 
-        `names` are those of the values that are watched at every step, metric_names those of
-        --metrics. `earlier` is what `sizes` gave at first_step; what was written later is cut off.
+        `names` are those of the values that are watched at every step. `earlier` is what `sizes` gave at first_step; what was written later is cut off.
         """
         self._names = names
-        self._descriptions = _described(names, metric_names)
         variables = dict.fromkeys(name.partition("/")[0] for name in names)
         self._layout = (*variables, "loss", "evaluation/loss")
         self._directory, self._clock = directory, clock
@@ -163,26 +160,23 @@ class SummaryWriter:
         if curve not in self._files:
             path, first_step = self._directory / curve / self._file_name, self._first_step
             self._files[curve] = event_file.EventFile(
-                path, first_step=first_step, clock=self._clock, descriptions=self._descriptions
+                path, first_step=first_step, clock=self._clock, describe=_description
             )
         return self._files[curve]
 
 
-def _described(names: tuple[str, ...], metric_names: tuple[str, ...]) -> dict[str, str]:
-    """A description of each tag."""
-    found = dict(_DESCRIPTIONS)
-    for name in names:
-        default = f"The {name.replace('/', ' ')} of the model after so many updates."
-        found[name] = _DESCRIPTIONS.get(name.partition("/")[0], default)
-    for name in ("loss", *metric_names):
-        found[f"evaluation/{name}"] = (
-            f"The {name} over all training examples, in `validation` over all validation examples."
-        )
-    for name in ("loss", *_OF_FITS, *metric_names):
-        for part, examples in (("", "training"), ("validation_", "validation")):
-            what = f"The {_OF_FITS.get(name, name)} over all {examples} examples"
-            found[f"final/{part}{name}"] = f"{what}, of the trained model."
-    return found
+def _description(tag: str) -> str:
+    """What a tag shows, beside its charts."""
+    first, _, name = tag.partition("/")
+    if found := _DESCRIPTIONS.get(tag) or _DESCRIPTIONS.get(first):
+        return found
+    if first == "evaluation":
+        return f"The {name} over all training examples, in `validation` over all validation ones."
+    if first == "final":
+        part = "validation" if name.startswith("validation_") else "training"
+        name = name.removeprefix("validation_")
+        return f"The {_REPORTED.get(name, name)} over all {part} examples, of the trained model."
+    return f"The {tag.replace('/', ' ')} of the model after so many updates."
 
 
 def _cut_back(

@@ -14,7 +14,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.data import scale as scale_lib
 from pipeline.evaluation import linear
 from pipeline.reporting import results
-from pipeline.run import export_formats, exported, serving, versions
+from pipeline.run import export_formats, exported, nest_export, serving, versions
 from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples on which a reloaded model must agree with the live one
@@ -48,14 +48,22 @@ def publish(
       OSError: it can't be written at all.
     """
     errors.require(
+        not formats or datasets.features,
+        f"--export_formats={','.join(formats)}: only models of tables are written in them",
+    )
+    errors.require(
         "litert" not in formats or not datasets.scale or not datasets.scale.needs_float64,
         "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
     )
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
+        if not datasets.features:
+            _save_nest(task, unfinished)
+            _describe(unfinished, description)
+            nest_export.check(unfinished, task, datasets.train.rows(slice(_SAMPLE)))
+            return
         request = _save(task, unfinished, datasets, line)
-        (unfinished / versions.DESCRIPTION.parent).mkdir()
-        results.write_json(unfinished / versions.DESCRIPTION, description)
+        _describe(unfinished, description)
         serving.write_warm_up(unfinished, request)
         saved, x = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
         given = (datasets.scale.x_in_units(x) if datasets.scale else x).astype(saved.dtype)
@@ -71,6 +79,21 @@ def try_formats(
     """Raises what `publish` would, before there is anything to lose; leaves nothing."""
     with tempfile.TemporaryDirectory() as folder:
         publish(task, datasets, pathlib.Path(folder, "1"), {}, formats=formats)
+
+
+def _save_nest(task: task_lib.Task, path: pathlib.Path) -> None:
+    """Saves a model of arrays or nests of arrays."""
+    served = tf.Module()
+    served.variables_by_name = dict(task.variables.by_name)
+    served.serve = nest_export.signature(task)
+    variables = _giving(served.variables_by_name)
+    signatures = {"serving_default": served.serve, exported.VARIABLES: variables}
+    tf.saved_model.save(served, str(path), signatures=signatures)
+
+
+def _describe(version: pathlib.Path, description: Mapping[str, Any]) -> None:
+    (version / versions.DESCRIPTION.parent).mkdir()
+    results.write_json(version / versions.DESCRIPTION, description)
 
 
 def _save(
