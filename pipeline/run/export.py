@@ -86,6 +86,8 @@ def _save_nest(task: task_lib.Task, path: pathlib.Path) -> None:
     served = tf.Module()
     served.variables_by_name = dict(task.variables.by_name)
     served.serve = nest_export.signature(task)
+    layers = task.model._flatten_layers() if isinstance(task.model, tf.keras.Model) else ()
+    served.tables = [each.lookup_table for each in layers if hasattr(each, "lookup_table")]
     variables = _giving(served.variables_by_name)
     signatures = {"serving_default": served.serve, exported.VARIABLES: variables}
     tf.saved_model.save(served, str(path), signatures=signatures)

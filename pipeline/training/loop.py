@@ -54,7 +54,7 @@ class Loop:
         self.task, self._optimizer, self._batches = task, optimizer, batches
         self._mode, self._communicator = mode, communicator
         if communicator is None:
-            self._step = _on_block(step or train_step.guide_step(task, optimizer), batches)
+            self._step = _on_block(step or train_step.guide_step(task, optimizer), batches, mode)
         else:
             self._step = _shared_step(task, optimizer, batches, mode, communicator)
         # On a CPU, XLA has no collectives: it compiles what is between them.
@@ -157,15 +157,20 @@ def train(
         pass
 
 
-def _on_block(step: train_step.Step, batches: batches_lib.Batches) -> _BlockStep:
+def _on_block(
+    step: train_step.Step, batches: batches_lib.Batches, mode: compilation.Mode
+) -> _BlockStep:
     """Makes the function that makes update i of a block, and returns its row."""
     short = batches.short_size
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def on_block(block: batches_lib.Block, i: tf.Tensor) -> train_step.Row:
         batch, size = block.at(i)
+        if mode is not compilation.Mode.XLA:  # the size is unknown when traced, as in Keras' fit
+            return step(_first(batch, size))
         if not short:
             return step(batch)
+        # XLA needs to know the sizes: one branch for each of the two.
         is_short = size < batches.batch_size
         on_short, on_whole = lambda: step(_first(batch, short)), lambda: step(batch)
         row: train_step.Row = tf.cond(is_short, on_short, on_whole)
@@ -218,5 +223,6 @@ def _shared_step(
     return on_block  # type: ignore[no-any-return]
 
 
-def _first(batch: batch_lib.Batch, size: int) -> batch_lib.Batch:
+def _first(batch: batch_lib.Batch, size: Any) -> batch_lib.Batch:
+    """The first examples of a batch, as many as an int or a scalar tensor says."""
     return batch.map(lambda tensor: tensor[:size])

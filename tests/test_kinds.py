@@ -1,0 +1,76 @@
+"""Kinds of models and examples that people have, through both loops and beside plain Keras."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline import config as config_lib
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import checkpoints, trainer
+from pipeline.training import make_task
+from tests import helpers, kinds
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
+_FILE = pathlib.Path(kinds.__file__)
+
+
+def _config(kind: str, folder: pathlib.Path, name: str, **more: Any) -> config_lib.Config:
+    settings: dict[str, Any] = {"batch_size": 32, "epochs": 2, "validation_examples": 40} | more
+    return config_lib.Config(
+        data=f"{_FILE}:{kind}_data",
+        model=f"{_FILE}:{kind}",
+        logdir=str(folder),
+        run_name=name,
+        **settings,
+    )
+
+
+def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
+    """What fit makes of the same batches, by the names that the pipeline gives."""
+    datasets = datasets_lib.load(config)
+    task = make_task.make_task(config, datasets)
+    batches = batches_lib.Batches(datasets.train, config)
+    count = config.last_step(datasets.num_train)
+
+    def all_batches() -> Iterator[Any]:
+        for step in range(count):
+            batch = batches.batch(step)
+            yield tuple(batch) if batch.weight is not None else batch[:2]
+
+    signature = tuple(task.spec) if task.spec.weight is not None else task.spec[:2]
+    data = tf.data.Dataset.from_generator(all_batches, output_signature=signature)
+    data = data.apply(tf.data.experimental.assert_cardinality(count))
+    task.model.fit(data, shuffle=False, verbose=0)
+    return dict(task.variables.arrays())
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
+    tmp_path: pathlib.Path, kind: str
+) -> None:
+    """To the bit through fit, to rounding through the hand-written loop; resumed to the bit."""
+    expected = _weights_of_plain_keras(_config(kind, tmp_path, "plain"))
+    found = {}
+    for name, loop, epochs in (
+        ("fit", "fit", [2]),
+        ("custom", "custom", [2]),
+        ("cut", "fit", [1, 2]),
+    ):
+        for count in epochs:
+            config = _config(kind, tmp_path, name, loop=loop, epochs=count)
+            result = trainer.train(config, datasets_lib.load(config))
+        found[name] = checkpoints.variables(tmp_path / name / "checkpoints")
+        assert np.isfinite(result.evaluation.monitored)
+        curve = helpers.scalars(tmp_path / name / "train")["loss"]
+        assert [step for step, _ in curve] == list(range(len(curve)))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found["fit"][name], value, err_msg=name)
+        np.testing.assert_array_equal(found["cut"][name], value, err_msg=name)
+        np.testing.assert_allclose(found["custom"][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    (export,) = (tmp_path / "fit" / "export").iterdir()
+    assert "serving_default" in tf.saved_model.load(str(export)).signatures
