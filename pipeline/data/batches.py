@@ -37,11 +37,15 @@ class Block(NamedTuple):
     size: tf.Tensor  # [R] int32, the examples of a batch over all workers, without the padding
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def at(self, step: tf.Tensor) -> tuple[batch_lib.Batch, tf.Tensor]:
+    def at(self, step: tf.Tensor, *, is_xla: bool = False) -> tuple[batch_lib.Batch, tf.Tensor]:
         """The batch of one of the block's steps, and its size."""
-        # With one full batch, the index is known to the compiler, which then need not copy.
-        index = 0 if self.size.shape[0] == 1 else step
-        return self.batch.map(lambda array: array[index]), self.size[index]
+        if self.size.shape[0] == 1:  # known to the compiler, which then need not copy the batch
+            take = lambda array: array[0]  # noqa: E731
+        elif is_xla:  # for an index XLA would compile the loop anew at every call
+            take = lambda array: tf.gather(array, step)  # noqa: E731
+        else:
+            take = lambda array: array[step]  # noqa: E731
+        return self.batch.map(take), take(self.size)
 
 
 class Batches:

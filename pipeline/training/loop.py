@@ -165,7 +165,7 @@ def _on_block(
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def on_block(block: batches_lib.Block, i: tf.Tensor) -> train_step.Row:
-        batch, size = block.at(i)
+        batch, size = block.at(i, is_xla=mode is compilation.Mode.XLA)
         if mode is not compilation.Mode.XLA:  # the size is unknown when traced, as in Keras' fit
             return step(_first(batch, size))
         if not short:
