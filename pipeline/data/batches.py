@@ -39,9 +39,10 @@ class Block(NamedTuple):
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def at(self, step: tf.Tensor) -> tuple[batch_lib.Batch, tf.Tensor]:
         """The batch of one of the block's steps, and its size."""
-        # With one full batch, the index is known to the compiler, which then need not copy.
-        index = 0 if self.size.shape[0] == 1 else step
-        return self.batch.map(lambda array: array[index]), self.size[index]
+        if self.size.shape[0] == 1:  # known to the compiler, which then need not copy the batch
+            return self.batch.map(lambda array: array[0]), self.size[0]
+        # For array[step], XLA would compile the loop anew for every first step of a call.
+        return self.batch.map(lambda array: tf.gather(array, step)), tf.gather(self.size, step)
 
 
 class Batches:
