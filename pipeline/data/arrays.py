@@ -57,8 +57,7 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
         return array
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-    errors.require(
-        finite.all(), f"{name} must be finite as float32; row {int(np.argmin(finite))} is not"
-    )
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
+    if bad.size:
+        raise errors.InputError(f"{name} must be finite as float32; row {bad[0]} is not")
     return array
