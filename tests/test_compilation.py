@@ -83,12 +83,16 @@ def sampler(n):
     return sequential(n, Layer(sample))
 
 
+def known(number):
+    return tf.ensure_shape(number, [])
+
+
 def in_python(n):
-    return sequential(n, Layer(lambda x: tf.py_function(abs, [x[0, 0]], tf.float32)))
+    return sequential(n, Layer(lambda x: known(tf.py_function(abs, [x[0, 0]], tf.float32))))
 
 
 def in_numpy(n):
-    return sequential(n, Layer(lambda x: tf.numpy_function(abs, [x[0, 0]], tf.float32)))
+    return sequential(n, Layer(lambda x: known(tf.numpy_function(abs, [x[0, 0]], tf.float32))))
 
 
 def in_a_branch(n):
