@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
+from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
-from pipeline.data import datasets
 
 _N = 23
 
@@ -24,15 +24,25 @@ def _batches(
 ) -> batches_lib.Batches:
     """Of n examples with y = 0 ... n-1, and x = -y in every feature."""
     y = np.arange(n, dtype=np.float32)
-    examples = datasets.Examples(np.repeat(-y[:, None], num_features, axis=1), y)
+    examples = batch_lib.Batch(np.repeat(-y[:, None], num_features, axis=1), y)
     config = config_lib.Config(batch_size=batch_size, seed=seed, run_eagerly=run_eagerly)
     return batches_lib.Batches(examples, config)
+
+
+def _singly(batches: batches_lib.Batches, first: int, last: int) -> list[batch_lib.Batch]:
+    """The batches of some updates, out of their blocks, without what fills up a short one."""
+    result: list[batch_lib.Batch] = []
+    for block in batches.blocks(first, last):
+        for step in range(min(batches.block_steps, last - first - len(result))):
+            batch, size = block.at(tf.constant(step))
+            result.append(batch.map(lambda t, n=int(size): t[:n]))
+    return result
 
 
 def _numbers(batches: batches_lib.Batches, first: int, last: int) -> list[list[int]]:
     """The numbers of the examples in each batch, after a check of x."""
     result = []
-    for x, y in batches.singly(first, last):
+    for x, y, _ in _singly(batches, first, last):
         np.testing.assert_array_equal(x, np.broadcast_to(-y.numpy()[:, None], x.shape))
         result.append([int(number) for number in y.numpy()])
     return result
@@ -127,25 +137,54 @@ def test_blocks_hold_the_batches_and_have_one_shape(num_features: int) -> None:
     batches = _batches(num_features=num_features, run_eagerly=True)
     rows = []
     for block in batches.blocks(3, 41):
-        assert block.x.shape == (16, 5, num_features)
-        assert block.y.shape == (16, 5)
+        assert block.batch.x.shape == (16, 5, num_features)
+        assert block.batch.y.shape == (16, 5)
+        assert block.batch.weight is None
         assert block.size.shape == (16,)
-        rows += [(x[:n], y[:n]) for x, y, n in zip(*(part.numpy() for part in block), strict=True)]
+        columns = (part.numpy() for part in (*block.batch.arrays, block.size))
+        rows += [(x[:n], y[:n]) for x, y, n in zip(*columns, strict=True)]
     assert len(rows) == 48  # three blocks of 16 steps for the 38 steps
-    for (x, y), (batch_x, batch_y) in zip(rows, batches.singly(3, 51), strict=True):
+    for (x, y), (batch_x, batch_y, _) in zip(rows, _singly(batches, 3, 51), strict=True):
         np.testing.assert_array_equal(x, batch_x)
         np.testing.assert_array_equal(y, batch_y)
 
 
 @pytest.mark.parametrize("batch_size", [0, 5])
-def test_a_block_gives_the_batch_of_each_of_its_steps(batch_size: int) -> None:
+def test_the_batch_of_an_update_is_that_of_its_block(batch_size: int) -> None:
     batches = _batches(batch_size=batch_size, num_features=2, run_eagerly=True)
-    (block,) = batches.blocks(3, 19)
-    for step, (x, y) in enumerate(batches.singly(3, 19)):
-        block_x, block_y, size = block.batch(tf.constant(step))
-        assert int(size) == len(y)
-        np.testing.assert_array_equal(block_x[:size], x)
-        np.testing.assert_array_equal(block_y[:size], y)
+    for step, (x, y, _) in enumerate(_singly(batches, 3, 19), start=3):
+        batch = batches.batch(step)
+        np.testing.assert_array_equal(batch.x, x)
+        np.testing.assert_array_equal(batch.y, y)
+
+
+@pytest.mark.parametrize("batch_size", [0, 5])
+def test_batches_keep_the_structure_and_the_dtypes_of_the_examples(batch_size: int) -> None:
+    """Images, tokens and texts; two labels; and each example its own weight."""
+    number = np.arange(_N)
+    x = {
+        "image": np.tile(np.float32(number)[:, None, None, None], (4, 3, 2)),
+        "tokens": (number[:, None] + [0, 1], np.array([f"{i}" for i in number])),
+    }
+    examples = batch_lib.Batch(x, (number, np.eye(_N)[:, :2] > 0), np.float32(number / 2))
+    batches = batches_lib.Batches(examples, config_lib.Config(batch_size=batch_size))
+    spec = batches.spec
+    assert spec.x["image"] == tf.TensorSpec([None, 4, 3, 2], tf.float32)
+    assert spec.x["tokens"] == (
+        tf.TensorSpec([None, 2], tf.int64),
+        tf.TensorSpec([None], tf.string),
+    )
+    assert spec.y == (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 2], tf.bool))
+    assert spec.weight == tf.TensorSpec([None], tf.float32)
+    seen = []
+    for batch in _singly(batches, 0, batches.steps_per_epoch):
+        for expected, found, form in zip(
+            examples.rows(batch.y[0].numpy()).arrays, batch.arrays, spec.arrays, strict=True
+        ):
+            assert form.is_compatible_with(found)
+            np.testing.assert_array_equal(found.numpy().astype(expected.dtype), expected)
+        seen += batch.y[0].numpy().tolist()
+    assert sorted(seen) == number.tolist()
 
 
 @pytest.mark.parametrize("batch_size", [0, _N, _N + 1, 10**9])
@@ -158,6 +197,6 @@ def test_full_batch_is_all_examples_in_their_order(batch_size: int, num_features
     blocks = list(batches.blocks(0, 41))
     assert len(blocks) == 3
     for block in blocks:
-        np.testing.assert_array_equal(block.y, [range(_N)])
-        assert block.x.shape == (1, _N, num_features)
+        np.testing.assert_array_equal(block.batch.y, [range(_N)])
+        assert block.batch.x.shape == (1, _N, num_features)
         assert block.size.numpy().tolist() == [_N]

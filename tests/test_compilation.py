@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.training import compilation, make_task, optimizers, task
+from pipeline.training import compilation, keras_loop, make_task, optimizers, task, train_step
 from pipeline.training.compilation import Mode
 
 _MINE = """
@@ -60,6 +61,74 @@ def random_normal(n):
 
 def random_shuffle(n):
     return sequential(n, Layer(lambda x: tf.random.shuffle(x)))
+
+
+def truncated(n):
+    return sequential(n, Layer(lambda x: tf.random.truncated_normal([1])))
+
+
+def gamma(n):
+    return sequential(n, Layer(lambda x: tf.random.gamma([1], 1.0)))
+
+
+def poisson(n):
+    return sequential(n, Layer(lambda x: tf.random.poisson([1], 1.0)))
+
+
+def sampler(n):
+    def sample(x):
+        ids = tf.random.log_uniform_candidate_sampler([[1]], 1, 1, True, 5)[0]
+        return tf.cast(ids, tf.float32)
+
+    return sequential(n, Layer(sample))
+
+
+def known(number):
+    return tf.ensure_shape(number, [])
+
+
+def in_python(n):
+    return sequential(n, Layer(lambda x: known(tf.py_function(abs, [x[0, 0]], tf.float32))))
+
+
+def in_numpy(n):
+    return sequential(n, Layer(lambda x: known(tf.numpy_function(abs, [x[0, 0]], tf.float32))))
+
+
+def in_a_branch(n):
+    def maybe(x):
+        return tf.cond(x[0, 0] > 0, lambda: tf.random.uniform([1]), lambda: x[0, :1])
+
+    return sequential(n, Layer(maybe))
+
+
+def clock(n):
+    return sequential(n, Layer(lambda x: tf.cast(tf.timestamp(), tf.float32)))
+
+
+def stateless(n):
+    return sequential(n, Layer(lambda x: tf.random.stateless_normal([1], [1, 2])))
+
+
+def looks_up(n):
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer([1, 2], [3.0, 4.0]), 0.0)
+    return sequential(n, Layer(lambda x: table.lookup(tf.cast(x, tf.int32))))
+
+
+def checks(n):
+    def check(x):
+        tf.debugging.assert_less(x, 1e9)
+        tf.print(x[0], output_stream="file:///dev/null")
+        i = 0
+        while i < 2:
+            x, i = tf.debugging.check_numerics(x, "x"), i + 1
+        return tf.map_fn(lambda row: row * 2, x)
+
+    return sequential(n, Layer(check))
+
+
+def normal_and_counts(n):
+    return sequential(n, layers.BatchNormalization(), layers.Dropout(0.1))
 
 
 def without_generator(n):
@@ -151,14 +220,19 @@ def _prepare(
     settings = {k: f"{mine}{v}" if str(v)[0] == ":" else v for k, v in settings.items()}
     config = config_lib.Config(**settings)
     x = np.linspace(-1, 1, 2 * count, dtype=np.float32).reshape(-1, 2)
-    examples = datasets_lib.Examples(x, x[:, 0])
+    examples = batch_lib.Batch(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y")
     made = make_task.make_task(config, datasets)
-    optimizer = optimizers.create(config, made.model.trainable_variables, last_step=10)
-    before = made.arrays()
+    optimizer = optimizers.create(config, made, last_step=10)
+    before = made.variables.arrays()
     batches = batches_lib.Batches(examples, config)
-    graph, chosen = compilation.prepare(config, made, optimizer, batches)
-    after = made.arrays()
+    make_step = train_step.guide_step
+    if config.loop == "fit":
+        keras_loop.compile_model(made, optimizer)
+        make_step = train_step.keras_step
+    step = make_step(made, optimizer)
+    graph, chosen = compilation.prepare(config, made, optimizer, batches, step)
+    after = made.variables.arrays()
     assert all(np.array_equal(before[name], after[name]) for name in before)  # nothing has run
     return made, graph, chosen
 
@@ -244,8 +318,22 @@ def test_the_choice_is_the_same_each_time(mine: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (":random_normal", "draws random numbers (RandomStandardNormal) that a resumed run could"),
-        (":random_shuffle", "draws random numbers (RandomShuffle) that a resumed run could not"),
+        (
+            ":random_normal",
+            "(RandomStandardNormal): a resumed run could not reproduce them. Use a ",
+        ),
+        (
+            ":random_shuffle",
+            "uses random numbers of tf.random, or tf.py_function (RandomShuffle): ",
+        ),
+        (":truncated", "(TruncatedNormal): a resumed"),
+        (":gamma", "(RandomGamma): a resumed"),
+        (":poisson", "(RandomPoissonV2): a resumed"),
+        (":sampler", "(LogUniformCandidateSampler): a resumed"),
+        (":in_python", "(EagerPyFunc): a resumed"),
+        (":in_numpy", "(PyFunc): a resumed"),
+        (":in_a_branch", "(RandomUniform): a resumed"),
+        (":clock", "(Timestamp): a resumed"),
         (":without_generator", "uses variables that the model does not list as its own: "),
         (":dropout_in_module", "uses variables that the model does not list as its own: "),
         (":layer_in_module", "uses variables that the model does not list as its own: "),
@@ -263,6 +351,16 @@ def test_what_could_not_be_trained_or_repeated_is_refused(
     assert "\n" not in message
     assert words in message
     assert f"{model[1:]} in {mine}" in message
+
+
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+@pytest.mark.parametrize(
+    "model", [":stateless", ":looks_up", ":checks", ":normal_and_counts", ":with_generator"]
+)
+def test_what_can_be_repeated_is_taken(mine: pathlib.Path, model: str, loop: str) -> None:
+    """Also where an operation is stateful in the words of TensorFlow's registry."""
+    _, graph, _ = _prepare(mine, model=model, loop=loop)
+    assert graph.node
 
 
 def test_an_unused_variable_is_refused_in_the_fit_loop_too(mine: pathlib.Path) -> None:

@@ -11,13 +11,13 @@ from pipeline import errors
 from pipeline.data import datasets
 
 
-def _noise(drawn: datasets.Examples) -> np.ndarray:
+def _noise(drawn: datasets.Batch) -> np.ndarray:
     """What was added to the default line y = 3x + 2."""
     return drawn.y.astype(np.float64) - (3 * drawn.x[:, 0].astype(np.float64) + 2)
 
 
-def _rows(*parts: datasets.Examples) -> list[tuple[float, ...]]:
-    return [(*x, y) for part in parts for x, y in zip(*part, strict=True)]
+def _rows(*parts: datasets.Batch) -> list[tuple[float, ...]]:
+    return [(*x, y) for part in parts for x, y in zip(*part[:2], strict=True)]
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
@@ -153,7 +153,7 @@ def test_examples_lie_in_memory_as_they_are_read(tmp_path: pathlib.Path, num_fea
     flags = {"features": ",".join("ab"[:num_features]), "validation_examples": 1}
     data = datasets.load(config_lib.Config(data=str(path), **flags))
     assert data.validation is not None
-    for array in (*data.train, *data.validation):
+    for array in (*data.train.arrays, *data.validation.arrays):
         assert array.flags.c_contiguous
 
 
@@ -240,22 +240,21 @@ def test_settings_that_do_not_fit_the_rows_are_refused(tmp_path: pathlib.Path) -
 def _datasets(**changes: Any) -> datasets.Datasets:
     """Two training examples and one for validation, of two features."""
     x, y = np.array([[1, 2], [3, 4]], np.float32), np.array([5, 6], np.float32)
-    validation = datasets.Examples(np.array([[7, 8]], np.float32), np.array([9], np.float32))
-    return datasets.Datasets(datasets.Examples(x, y), validation, ("a", "b"), "y")._replace(
-        **changes
-    )
+    validation = datasets.Batch(np.array([[7, 8]], np.float32), np.array([9], np.float32))
+    return datasets.Datasets(datasets.Batch(x, y), validation, ("a", "b"), "y")._replace(**changes)
 
 
 def test_fingerprint_changes_with_any_number_name_or_order() -> None:
-    (x, y), validation = _datasets()[:2]
+    (x, y, _), validation = _datasets()[:2]
     others = [
-        _datasets(train=datasets.Examples(x[::-1].copy(), y)),
-        _datasets(train=datasets.Examples(x, y[::-1].copy())),
-        _datasets(train=datasets.Examples(x[::-1].copy(), y[::-1].copy())),
-        _datasets(train=datasets.Examples(np.nextafter(x, np.float32(9)), y)),
+        _datasets(train=datasets.Batch(x[::-1].copy(), y)),
+        _datasets(train=datasets.Batch(x, y[::-1].copy())),
+        _datasets(train=datasets.Batch(x[::-1].copy(), y[::-1].copy())),
+        _datasets(train=datasets.Batch(x, y, y)),
+        _datasets(train=datasets.Batch(np.nextafter(x, np.float32(9)), y)),
         _datasets(train=validation),
         _datasets(validation=None),
-        _datasets(validation=datasets.Examples(x, y)),
+        _datasets(validation=datasets.Batch(x, y)),
         _datasets(features=("b", "a")),
         _datasets(features=("a", "c")),
         _datasets(label="z"),
@@ -266,7 +265,7 @@ def test_fingerprint_changes_with_any_number_name_or_order() -> None:
 
 def test_fingerprint_of_the_same_examples_is_the_same() -> None:
     copies = _datasets(
-        train=datasets.Examples(*(part.copy() for part in _datasets().train)),
+        train=datasets.Batch(*(part.copy() for part in _datasets().train.arrays)),
         truth=datasets.Truth(1, 2),
     )
     assert copies.fingerprint() == _datasets().fingerprint()

@@ -1,10 +1,11 @@
 """Tests of pipeline.training.hooks."""
 
 import math
+from typing import Any
 
 import numpy as np
 
-from pipeline.training import hooks, metrics
+from pipeline.training import hooks, step_metrics
 
 
 class _Clock:
@@ -20,17 +21,21 @@ class _Clock:
 class _Log(hooks.Hook):
     """Writes down under its name what it is called with; pauses at the steps given."""
 
-    def __init__(self, name: str, calls: list[tuple[str, str, int]], *pauses: int):
-        self._name, self._calls, self._pauses = name, calls, pauses
+    def __init__(self, name: str, calls: list[tuple[str, str, Any]], *pauses: int, event: Any = 0):
+        self._name, self._calls, self._pauses, self._event = name, calls, pauses, event
 
     def next_pause(self, step: int) -> float:
         return min((pause for pause in self._pauses if pause > step), default=math.inf)
 
-    def before(self, step: int) -> None:
-        self._calls.append((self._name, "before", step))
+    def pause(self, step: int) -> Any:
+        self._calls.append((self._name, "pause", step))
+        return self._event or None
 
-    def after(self, rows: metrics.StepMetrics) -> None:
-        self._calls.append((self._name, "after", rows.end))
+    def after_pause(self, event: Any) -> None:
+        self._calls.append((self._name, "after_pause", event))
+
+    def after(self, rows: step_metrics.StepMetrics) -> None:
+        self._calls.append((self._name, "after", rows.next_step))
 
 
 def test_every_number_of_seconds_counts_from_when_it_was_done() -> None:
@@ -96,8 +101,9 @@ def test_neither_steps_nor_seconds_is_never_due() -> None:
 def test_a_plain_hook_asks_for_no_pause() -> None:
     hook = hooks.Hook()
     assert hook.next_pause(0) == math.inf
-    hook.before(0)
-    hook.after(metrics.empty(2))
+    assert hook.pause(0) is None
+    hook.after_pause("event")
+    hook.after(step_metrics.empty(2))
 
 
 def test_several_hooks_pause_at_the_earliest_of_their_pauses() -> None:
@@ -107,10 +113,16 @@ def test_several_hooks_pause_at_the_earliest_of_their_pauses() -> None:
 
 
 def test_several_hooks_are_called_in_their_order() -> None:
-    calls: list[tuple[str, str, int]] = []
-    both = hooks.Hooks([_Log("a", calls), _Log("b", calls)])
-    both.before(3)
+    """Those that are due at a pause; all of them get what one of these returns there."""
+    calls: list[tuple[str, str, Any]] = []
+    both = hooks.Hooks([_Log("a", calls, 3), _Log("b", calls, 3, 4, event="event")])
+    for step in (2, 3, 4):
+        both.pause(step)
     numbers = np.zeros((2, 2), np.float32), np.zeros(2), np.zeros(2)
-    rows = metrics.StepMetrics(np.array([3, 4]), *numbers)
-    both.after(rows)
-    assert calls == [("a", "before", 3), ("b", "before", 3), ("a", "after", 5), ("b", "after", 5)]
+    both.after(step_metrics.StepMetrics(np.array([3, 4]), *numbers))
+    events = [("a", "after_pause", "event"), ("b", "after_pause", "event")]
+    assert calls == [
+        *(("a", "pause", 3), ("b", "pause", 3), *events),
+        *(("b", "pause", 4), *events),
+        *(("a", "after", 5), ("b", "after", 5)),
+    ]

@@ -47,6 +47,12 @@ def test_the_global_norm_is_that_of_one_long_vector() -> None:
     assert float(norms.global_norm([tf.constant([3.0]), tf.constant([[4.0]])])) == 5
 
 
+def test_slices_of_the_same_row_are_added_up_before_they_are_squared() -> None:
+    """The gradient of an embedding: 1 + 2 in row 0, and 4 in row 2."""
+    slices = tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([0, 2, 0]), (3, 1))
+    assert float(norms.global_norm([slices])) == 5
+
+
 def test_what_is_not_finite_stays_so() -> None:
     assert np.isnan(norms.global_norm([tf.constant([1.0, np.nan]), tf.constant(1.0)]))
     assert np.isinf(norms.global_norm([tf.constant([[1.0, np.inf]]), tf.constant(1.0)]))

@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import subprocess
 import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,19 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.training import optimizers
+from pipeline.data import batch as batch_lib
+from pipeline.training import losses, optimizers, task
+from tests import helpers
 
 _FIELDS = {field.name: field for field in dataclasses.fields(config_lib.Config)}
 _NAMES: tuple[str, ...] = _FIELDS["optimizer"].metadata["choices"]
+
+
+def _task(*variables: Any) -> task.Task:
+    """A task of these variables."""
+    return types.SimpleNamespace(  # type: ignore[return-value]
+        model=types.SimpleNamespace(trainable_variables=list(variables)), is_compiled=False
+    )
 
 
 def _keras_version() -> tuple[int, ...]:
@@ -48,10 +58,10 @@ def test_each_follows_the_gradient_at_its_rate(name: str, loop: str) -> None:
     config = config_lib.Config(model="keras", loop=loop, optimizer=name, learning_rate=0.01)
     if name not in _of_keras():
         with pytest.raises(errors.InputError, match=f"--optimizer={name} needs a newer Keras"):
-            optimizers.create(config, [], last_step=10)
+            optimizers.create(config, _task(), last_step=10)
         return
     variable: Any = tf.keras.Variable([0.0, 0.0])
-    optimizer = optimizers.create(config, [variable], last_step=10)
+    optimizer = optimizers.create(config, _task(variable), last_step=10)
     is_hand_written = isinstance(optimizer, optimizers.GradientDescent)
     assert is_hand_written == (name == "sgd" and loop == "custom")
     assert is_hand_written or float(optimizer.learning_rate) == pytest.approx(0.01)
@@ -70,10 +80,12 @@ def test_each_follows_the_gradient_at_its_rate(name: str, loop: str) -> None:
 
 def _rates(count: int, **settings: Any) -> np.ndarray:
     """The learning rates of the first updates of a run of 100 steps."""
-    rate = optimizers.LearningRate(config_lib.Config(**settings), 100)
-    return np.asarray(rate(tf.range(count, dtype=tf.int64)))
+    config = config_lib.Config(**settings)
+    optimizer = optimizers.create(config, _task(tf.keras.Variable(0.0)), last_step=100)
+    return optimizers.rates(optimizer, np.arange(count))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(
     ("settings", "rates"),
     [
@@ -87,10 +99,10 @@ def _rates(count: int, **settings: Any) -> np.ndarray:
     ],
 )
 def test_the_rate_of_a_step_is_that_of_the_schedule(
-    settings: dict[str, Any], rates: dict[int, float]
+    settings: dict[str, Any], rates: dict[int, float], optimizer: str
 ) -> None:
     """Without --decay_steps it ends with the run; what follows the warm-up comes after it."""
-    found = _rates(200, **settings)
+    found = _rates(200, optimizer=optimizer, **settings)
     assert found.dtype == np.float32
     assert {step: found[step] for step in rates} == pytest.approx(rates, rel=1e-5, abs=1e-8)
 
@@ -102,7 +114,7 @@ def test_each_update_has_the_rate_of_its_step(loop: str, name: str) -> None:
     settings = {"schedule": "exponential", "decay_steps": 2, "warmup_steps": 2}
     config = config_lib.Config(model="keras", loop=loop, optimizer=name, **settings)
     variable: Any = tf.keras.Variable(0.0)
-    optimizer = optimizers.create(config, [variable], last_step=100)
+    optimizer = optimizers.create(config, _task(variable), last_step=100)
     values = [0.0]
     for _ in range(6):
         optimizer.apply_gradients([(tf.constant(1.0), variable.value)])
@@ -118,11 +130,40 @@ def test_a_longer_gradient_is_scaled_to_the_norm_given(
     """That of all variables together: 3, 4 and 12 are 13 long."""
     config = config_lib.Config(model="keras", loop=loop, clip_norm=clip_norm, learning_rate=0.5)
     variables: list[Any] = [tf.keras.Variable([0.0, 0.0]), tf.keras.Variable(0.0)]
-    optimizer = optimizers.create(config, variables, last_step=100)
+    optimizer = optimizers.create(config, _task(*variables), last_step=100)
     gradients = [tf.constant([3.0, 4.0]), tf.constant(12.0)]
     optimizer.apply_gradients(zip(gradients, [v.value for v in variables], strict=True))
     found = np.append(*(variable.numpy() for variable in variables))
     np.testing.assert_allclose(found, np.multiply([3, 4, 12], -0.5 * factor), rtol=1e-6)
+
+
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+@pytest.mark.parametrize("is_scaled", [False, True])
+def test_a_compiled_model_brings_its_optimizer(is_scaled: bool, loop: str) -> None:
+    """With its schedule, and with its variables before the first update."""
+    schedule = tf.keras.optimizers.schedules.CosineDecay(0.5, 100)
+    own = tf.keras.optimizers.Adam(schedule)
+    if is_scaled:
+        own = tf.keras.mixed_precision.LossScaleOptimizer(own)
+    model = tf.keras.Sequential([tf.keras.Input([2]), tf.keras.layers.Dense(1)])
+    model.compile(own, loss="mse")
+    spec = helpers.spec(batch_lib.Batch(np.ones([2, 2]), np.ones(2)))
+    trained = task.Task(model, losses.compiled_loss(model), spec=spec, is_compiled=True)
+    config = config_lib.Config(model="keras", loop=loop)
+    made = optimizers.create(config, trained, last_step=10)
+    assert made is own
+    assert made.built
+    assert optimizers.rates(made, np.array([0, 50])).tolist() == pytest.approx([0.5, 0.25])
+
+
+def test_slices_of_the_same_row_are_added_up() -> None:
+    """The gradient of an embedding, in which row 0 occurs twice: 1 + 2."""
+    variable = tf.Variable([[0.0], [0.0], [0.0]])
+    config = config_lib.Config(learning_rate=1.0)
+    slices = tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([0, 2, 0]), (3, 1))
+    optimizer = optimizers.create(config, _task(variable), last_step=10)
+    optimizer.apply_gradients([(slices, variable)])
+    assert variable.numpy().tolist() == [[-3], [0], [-4]]
 
 
 def test_an_unknown_name_is_answered_at_once(tmp_path: pathlib.Path) -> None:

@@ -1,15 +1,20 @@
 """Tests of pipeline.training.train_step."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline.training import losses, models, optimizers, task, train_step
+from pipeline import errors
+from pipeline.data import batch as batch_lib
+from pipeline.training import keras_loop, losses, models, optimizers, task, train_step
 from tests import helpers
 
 _RANDOM = np.random.default_rng(0)
 _KINDS = ("module", "keras")
+_SOLUTIONS = (("module", "custom"), ("keras", "custom"), ("keras", "fit"))
 
 
 def _task(kind: str, num_features: int, *, initial_b: float = 0.5) -> task.Task:
@@ -17,51 +22,128 @@ def _task(kind: str, num_features: int, *, initial_b: float = 0.5) -> task.Task:
     return helpers.linear(tuple("xyz"[:num_features]), model=kind, initial_b=initial_b)
 
 
-def _descent(learning_rate: float) -> optimizers.GradientDescent:
-    """The hand-written update at a constant rate."""
-    config = config_lib.Config(learning_rate=learning_rate)
-    return optimizers.GradientDescent(optimizers.LearningRate(config, 100), clip_norm=0.0)
+def _step(trained: task.Task, loop: str = "custom", **settings: Any) -> train_step.Step:
+    """The step of a loop, by default by gradient descent."""
+    config = config_lib.Config(model="keras", loop=loop, **settings)
+    optimizer = optimizers.create(config, trained, last_step=100)
+    if loop == "custom":
+        return train_step.guide_step(trained, optimizer)
+    keras_loop.compile_model(trained, optimizer)
+    return train_step.keras_step(trained, optimizer)
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-@pytest.mark.parametrize("num_features", [1, 3])
-@pytest.mark.parametrize("count", [8, 5, 1])
-def test_update_is_by_the_gradient_of_the_batch(kind: str, num_features: int, count: int) -> None:
-    x = _RANDOM.normal(size=(count, num_features)).astype(np.float32)
-    y = _RANDOM.normal(size=count).astype(np.float32)
+def _batch(x: Any, y: Any, weight: Any = None) -> batch_lib.Batch:
+    return batch_lib.Batch(x, y, weight).map(lambda a: tf.constant(a, tf.float32))
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+@pytest.mark.parametrize("has_weight", [False, True])
+@pytest.mark.parametrize(("kind", "loop"), _SOLUTIONS)
+@pytest.mark.parametrize(("count", "num_features"), [(8, 1), (5, 3), (1, 3)])
+def test_update_is_by_the_gradient_of_the_batch(
+    kind: str, loop: str, num_features: int, count: int, has_weight: bool, is_traced: bool
+) -> None:
+    """And the row is of the state before it; weights multiply the losses of examples."""
+    x, y = _RANDOM.normal(size=(count, num_features)), _RANDOM.normal(size=count)
     W = _RANDOM.normal(size=num_features).astype(np.float32)
+    weight = _RANDOM.uniform(size=count) if has_weight else np.ones(count)
     trained = _task(kind, num_features)
-    trained.assign({"W": W})
-    residual = x.astype(np.float64) @ W + 0.5 - y
-    by_W, by_b = 2 * residual @ x / count, 2 * residual.mean()
-    norm = np.linalg.norm([*by_W, by_b])
+    trained.variables.assign({"W": W})
+    residual = x @ W + 0.5 - y
+    by_W, by_b = 2 * (weight * residual) @ x / count, 2 * (weight * residual).mean()
 
-    expected = np.mean(residual**2), norm  # before the update
-    evaluated = train_step.before_update(trained, tf.constant(x), tf.constant(y))
-    assert trained.by_variable(trained.values())["W"].tolist() == W.tolist()
-    result = train_step.train(trained, _descent(0.25), tf.constant(x), tf.constant(y))
-    for each in (evaluated, result):
-        assert (each.loss.shape, each.gradient_norm.shape) == ((), ())
-        assert (float(each.loss), float(each.gradient_norm)) == pytest.approx(expected, rel=1e-5)
-    found = trained.by_variable(trained.values())
+    step = _step(trained, loop, learning_rate=0.25)
+    run = tf.function(step, autograph=False) if is_traced else step
+    row = run(_batch(x, y, weight if has_weight else None))
+    np.testing.assert_array_equal(row.values, [*W, 0.5])
+    assert (row.loss.shape, row.gradient_norm.shape) == ((), ())
+    expected = np.mean(weight * residual**2), np.linalg.norm([*by_W, by_b])
+    assert (float(row.loss), float(row.gradient_norm)) == pytest.approx(expected, rel=1e-5)
+    found = trained.variables.arrays()
     np.testing.assert_allclose(found["W"], W - 0.25 * by_W, rtol=1e-4, atol=1e-5)
     assert float(found["b"]) == pytest.approx(0.5 - 0.25 * by_b, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", _KINDS)
-def test_only_trainable_variables_are_updated(kind: str) -> None:
-    trained = _task(kind, 1)
-    model = trained.model
+@pytest.mark.parametrize(("kind", "loop"), _SOLUTIONS)
+def test_only_trainable_variables_are_updated(kind: str, loop: str) -> None:
+    model = getattr(models, kind)(1)
     model.offset = (  # one more variable, which is not trained
         tf.Variable(3.0, trainable=False, name="offset")
         if kind == "module"
         else model.add_weight(name="offset", shape=(), initializer="ones", trainable=False)
     )
+    batch = _batch(np.ones([4, 1]), [0.5] * 4)
+    mean = losses.mean_loss(losses.squared_error, model)
+    trained = task.Task(model, mean, spec=helpers.spec(batch))
     before = float(model.offset)
-    train_step.train(trained, _descent(0.1), tf.ones([4, 1]), tf.constant([0.0] * 4))
+    _step(trained, loop)(batch)
     assert float(model.offset) == before
-    # The residual is 5 * 1 + 0.5 - 0, so W and b both lose 0.1 * 2 * 5.5.
-    np.testing.assert_allclose(trained.values(), [5 - 1.1, 0.5 - 1.1], rtol=1e-6)
+    # The residual is 5 * 1 - 0.5, so W and b both lose 0.1 * 2 * 4.5.
+    np.testing.assert_allclose(trained.variables.values(), [5 - 0.9, -0.9], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "loop"), _SOLUTIONS)
+def test_the_loss_must_depend_on_all_variables(kind: str, loop: str) -> None:
+    """Keras itself would train on with a warning."""
+    trained = _task(kind, 1)
+    trained.loss_of = lambda batch, _: tf.reduce_sum(trained.model.b * batch.y)
+    with pytest.raises(errors.InputError, match="the loss does not depend on W: use it"):
+        _step(trained, loop)(_batch(np.ones([4, 1]), [0.0] * 4))
+
+
+def test_the_step_of_keras_leaves_the_model_as_it_was() -> None:
+    """What notes its loss and its gradients is there while it runs alone."""
+    trained = _task("keras", 1)
+    step = _step(trained, "fit")
+    names = "_compute_loss", "apply"
+    before = [getattr(each, name) for each, name in zip(_parts(trained), names, strict=True)]
+    step(_batch(np.ones([4, 1]), [0.0] * 4))
+    after = [getattr(each, name) for each, name in zip(_parts(trained), names, strict=True)]
+    assert before == after
+
+
+def _parts(trained: task.Task) -> tuple[Any, Any]:
+    return trained.model, trained.model.optimizer
+
+
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_losses_scaled_for_16_bits_are_recorded_as_they_are(loop: str) -> None:
+    """A loss scale of 2¹⁵, which keeps small gradients of float16 apart from 0."""
+    model = models.keras(1)
+    optimizer = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.SGD(0.1))
+    model.compile(optimizer, loss="mse")
+    batch = _batch(np.ones([4, 1]), np.zeros([4, 1]))
+    loss = losses.compiled_loss(model)
+    trained = task.Task(model, loss, spec=helpers.spec(batch), is_compiled=True)
+    row = _step(trained, loop)(batch)
+    assert (float(row.loss), float(row.gradient_norm)) == pytest.approx((25, 10 * 2**0.5))
+    np.testing.assert_allclose(trained.variables.values(), [5 - 1, -1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_the_terms_of_workers_add_up_to_the_gradient(share: float) -> None:
+    """Of the loss and of each trainable number; an update by their sum is that of the batch."""
+    x, y = _RANDOM.normal(size=(8, 2)), _RANDOM.normal(size=8)
+    alone, together = _task("module", 2), _task("module", 2)
+    row = _step(alone)(_batch(x, y))
+    count = int(8 * share)
+    parts = (_batch(x[:count], y[:count]), share), (_batch(x[count:], y[count:]), 1 - share)
+    terms = [train_step.shared_loss_and_gradients(together, part, s) for part, s in parts]
+    assert [term.shape for term in terms] == [[4], [4]]
+    optimizer = optimizers.create(config_lib.Config(), together, last_step=100)
+    shared = train_step.shared_update(together, optimizer, terms[0] + terms[1])
+    for one, other in zip(shared, row, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(together.variables.values(), alone.variables.values(), rtol=1e-6)
+
+
+# The graph.
+
+
+def _definition(trained: task.Task, config: config_lib.Config) -> Any:
+    optimizer = optimizers.create(config, trained, last_step=10)
+    step = train_step.guide_step(trained, optimizer)
+    return train_step.trace(step, trained, optimizer).as_graph_def()
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -71,9 +153,7 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
     kind: str, num_features: int, optimizer: str
 ) -> None:
     trained = _task(kind, num_features)
-    config = config_lib.Config(optimizer=optimizer)
-    made = optimizers.create(config, trained.model.trainable_variables, last_step=10)
-    definition = train_step.trace(trained, made, num_features=num_features).as_graph_def()
+    definition = _definition(trained, config_lib.Config(optimizer=optimizer))
 
     graph = tf.Graph()
     with graph.as_default():
@@ -91,10 +171,29 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
     assert any(op.startswith("Assign") for op in updates)
 
 
+def test_the_inputs_of_a_nest_are_numbered() -> None:
+    x = {"a": np.ones([2, 3], np.float32), "b": np.ones(2, np.int64)}
+    examples = batch_lib.Batch(x, np.ones(2, np.float32), np.ones(2, np.float32))
+    model = _Nested()
+    mean = losses.mean_loss(losses.squared_error, model)
+    trained = task.Task(model, mean, spec=helpers.spec(examples))
+    nodes = _definition(trained, config_lib.Config()).node
+    inputs = {n.name for n in nodes if n.op == "Placeholder" and n.attr["dtype"].type != 20}
+    assert inputs == {"x_0", "x_1", "y", "weight"}
+
+
+class _Nested(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = tf.Variable(1.0)
+
+    def __call__(self, x: Any) -> Any:
+        return self.w * x["a"][:, 0] + tf.cast(x["b"], tf.float32)
+
+
 def _used(trained: task.Task, config: config_lib.Config) -> set[str]:
     """The names of the variables that the traced step uses."""
-    optimizer = optimizers.create(config, trained.model.trainable_variables, last_step=10)
-    nodes = train_step.trace(trained, optimizer, num_features=1).as_graph_def().node
+    nodes = _definition(trained, config).node
     assert "values" in {node.name.split("/")[0] for node in nodes}
     used = {name for node in nodes for name in node.input}
     variables = (node for node in nodes if node.attr["dtype"].type == tf.resource.as_datatype_enum)
@@ -112,7 +211,8 @@ def test_the_graph_has_variables_under_their_names(kind: str) -> None:
 
 def test_the_graph_has_a_scope_for_each_layer() -> None:
     model = models.mlp(1)
-    trained = task.Task(model, losses.squared_error, features=("x",))
+    spec = helpers.spec(_batch(np.ones([2, 1]), np.ones(2)))
+    trained = task.Task(model, losses.mean_loss(losses.squared_error, model), spec=spec)
     layers = [layer.name for layer in model.layers]
     expected = {f"{layer}/{name}" for layer in layers for name in ("kernel", "bias")}
     assert _used(trained, config_lib.Config()) == {*expected, "step"}
@@ -120,17 +220,22 @@ def test_the_graph_has_a_scope_for_each_layer() -> None:
 
 def test_names_that_a_graph_can_not_have_are_changed() -> None:
     trained = _task("module", 1)
-    trained.variables = dict(zip(("_größe 1", "x"), trained.variables.values(), strict=True))
+    by_name = trained.variables.by_name
+    trained.variables.by_name = dict(zip(("_größe 1", "x"), by_name.values(), strict=True))
     assert _used(trained, config_lib.Config()) == {"gr__e_1", "x_1", "step"}
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(("kind", "loop"), _SOLUTIONS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_tracing_the_step_changes_no_variable(kind: str, optimizer: str) -> None:
+def test_tracing_the_step_changes_no_variable(kind: str, loop: str, optimizer: str) -> None:
     trained = _task(kind, 1, initial_b=0.25)
-    config = config_lib.Config(model="keras", loop="fit", optimizer=optimizer)
-    made = optimizers.create(config, trained.model.trainable_variables, last_step=10)
+    config = config_lib.Config(model="keras", loop=loop, optimizer=optimizer)
+    made = optimizers.create(config, trained, last_step=10)
+    make = train_step.guide_step
+    if loop == "fit":
+        keras_loop.compile_model(trained, made)
+        make = train_step.keras_step
     before = [variable.numpy() for variable in made.variables]
-    train_step.trace(trained, made, num_features=1)
-    assert trained.values().numpy().tolist() == [5.0, 0.25]
+    train_step.trace(make(trained, made), trained, made)
+    assert trained.variables.values().numpy().tolist() == [5.0, 0.25]
     np.testing.assert_equal([variable.numpy() for variable in made.variables], before)

@@ -9,6 +9,8 @@ import optree
 from pipeline import errors
 from pipeline.data import batch as batch_lib
 
+_MOST_NAMED = 8  # arrays in a message
+
 
 def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
     """Checks what a function returned, and makes a batch of all examples of it.
@@ -35,7 +37,8 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
     errors.require(
         len(counts) == 1 and () not in counts,
         f"{name}: all arrays must have the same first dimension; received "
-        + ", ".join(f"{place} {list(shape)}" for place, shape in shapes.items()),
+        + ", ".join(f"{place} {list(shape)}" for place, shape in [*shapes.items()][:_MOST_NAMED])
+        + (", ... (a list is a nest, not an array)" if len(shapes) > _MOST_NAMED else ""),
     )
     places = iter(shapes)
     return batch_lib.Batch(*made).map(lambda leaf: _array(leaf, f"{name}: {next(places)}"))
@@ -54,8 +57,7 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
         return array
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-    errors.require(
-        finite.all(), f"{name} must be finite as float32; row {int(np.argmin(finite))} is not"
-    )
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=tuple(range(1, array.ndim))))
+    if bad.size:
+        raise errors.InputError(f"{name} must be finite as float32; row {bad[0]} is not")
     return array

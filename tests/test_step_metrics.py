@@ -1,4 +1,4 @@
-"""Tests of pipeline.training.metrics."""
+"""Tests of pipeline.training.step_metrics."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.training import metrics
+from pipeline.training import step_metrics as metrics
 
 _MOST = 2048
 
@@ -38,14 +38,14 @@ def test_stride_is_the_smallest_power_of_two_that_fits(most: int) -> None:
     for count in range(1, 2000):
         powers = (2**k for k in range(20))
         expected = next(p for p in powers if len(range(p, count + 1, p)) <= most)
-        assert metrics.stride(count, most) == expected, f"{count=}"
+        assert metrics.power_of_two_stride(count, most) == expected, f"{count=}"
 
 
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, 1), (1, 1), (10_000, 1), (20_000, 2), (10**9, 2**17)]
 )
 def test_stride_of_runs_of_all_lengths(count: int, expected: int) -> None:
-    assert metrics.stride(count, 10_000) == expected
+    assert metrics.power_of_two_stride(count, 10_000) == expected
 
 
 @pytest.mark.parametrize("last_step", [1, 10, 2048, 2049, 4096, 100_000, 131_071])
@@ -99,30 +99,30 @@ def test_empty_rows_join_any_others() -> None:
     _assert_same(metrics.concatenate(metrics.empty(4), rows, metrics.empty(4)), rows)
 
 
-def test_end_is_the_step_after_the_last_row() -> None:
-    assert _rows(3, 9).end == 9
-    assert type(_rows(3, 9).end) is int
+def test_next_step_is_the_step_after_the_last_row() -> None:
+    assert _rows(3, 9).next_step == 9
+    assert type(_rows(3, 9).next_step) is int
 
 
 @pytest.mark.parametrize("num_values", [2, 4])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("column", ["loss", "first value", "last value"])
 @pytest.mark.parametrize("at", [0, 2, 5])
-def test_rows_until_divergence_are_those_before_the_first(
+def test_a_row_is_finite_where_its_loss_and_values_are(
     column: str, bad: float, num_values: int, at: int
 ) -> None:
-    """Whichever number is not finite; that later rows are finite again does not matter."""
     rows = _rows(10, 16, num_values)
     if column == "loss":
         rows.loss[at] = bad
     else:
         rows.values[at, 0 if column == "first value" else -1] = bad
-    _assert_same(rows.until_divergence(), rows.select(slice(0, at)))
+    assert rows.is_finite.tolist() == [row != at for row in range(6)]
 
 
-def test_finite_rows_are_all_before_divergence() -> None:
-    _assert_same(_rows(10, 16).until_divergence(), _rows(10, 16))
-    _assert_same(metrics.empty(2).until_divergence(), metrics.empty(2))
+def test_rows_are_usually_finite() -> None:
+    """The loss and the values; the gradient of a step that is the last may be larger."""
+    assert _rows(10, 16)._replace(gradient_norm=np.full(6, np.inf)).is_finite.tolist() == [True] * 6
+    assert metrics.empty(2).is_finite.shape == (0,)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7, 100])
