@@ -12,7 +12,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.run import checkpoints, run_state, signals
-from pipeline.training import evaluation, hooks, metrics, optimizers, train_step
+from pipeline.training import evaluation, hooks, step_metrics, optimizers, train_step
 from tests import helpers
 
 _X = np.array([[-1.0], [0.5], [2.0]], np.float32)
@@ -60,7 +60,7 @@ class _Run:
             start_loss=10.0,
             time=1.5e9,
             seconds=0.25,
-            history=metrics.empty(2),
+            history=step_metrics.empty(2),
             event_files={"train/events": 10 * step},
         )
         best_variables = {name: v.numpy() for name, v in self.task.variables.items()}
@@ -400,10 +400,10 @@ def test_variables_of_anything_else_are_refused(tmp_path: pathlib.Path, path: st
     assert "\n" not in str(caught.value)
 
 
-def _rows(first: int, end: int) -> metrics.StepMetrics:
+def _rows(first: int, end: int) -> step_metrics.StepMetrics:
     count = end - first
     values, nothing = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
-    return metrics.StepMetrics(np.arange(first, end), values, nothing, nothing)
+    return step_metrics.StepMetrics(np.arange(first, end), values, nothing, nothing)
 
 
 def test_checkpoint_bears_the_step_after_the_last_row() -> None:

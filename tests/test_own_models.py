@@ -112,16 +112,16 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 class _Recording(hooks.Hook):
     def __init__(self, watched: task.Task):
-        self.rows = metrics.empty(len(watched.names))
+        self.rows = step_metrics.empty(len(watched.names))
 
-    def after(self, rows: metrics.StepMetrics) -> None:
-        self.rows = metrics.concatenate(self.rows, rows)
+    def after(self, rows: step_metrics.StepMetrics) -> None:
+        self.rows = step_metrics.concatenate(self.rows, rows)
 
 
 class _Trained(NamedTuple):
     """What a training loop gave."""
 
-    rows: metrics.StepMetrics
+    rows: step_metrics.StepMetrics
     task: task.Task
     start: dict[str, np.ndarray]  # the variables before the first update
     batches: list[tuple[np.ndarray, np.ndarray]]  # in float64
@@ -139,10 +139,10 @@ def _examples(count: int = 37, features: int = 2, *, is_binary: bool = False) ->
     noise = generator.logistic(size=count)
     score = 2 * x[:, 0] - x[:, -1] ** 2 + 0.5 + noise * (1 if is_binary else 0.3)
     y = score > 0 if is_binary else score
-    return datasets_lib.Examples(x, y.astype(np.float32))
+    return batch_lib.Batch(x, y.astype(np.float32))
 
 
-def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trained:
+def _train(examples: batch_lib.Batch, last: int, **settings: Any) -> _Trained:
     """Trains from the start to the last step, as trainer.train does without a directory.
 
     By default in batches of 8, which leave a short one of 37 examples: 4 * 8 + 5.
@@ -172,7 +172,7 @@ def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trai
     return _Trained(hook.rows, made, start, taken)
 
 
-def _assert_agree(one: metrics.StepMetrics, other: metrics.StepMetrics) -> None:
+def _assert_agree(one: step_metrics.StepMetrics, other: step_metrics.StepMetrics) -> None:
     """To 1e-5 of each column at every step."""
     np.testing.assert_array_equal(one.step, other.step)
     for a, b in zip(one[1:], other[1:], strict=True):
@@ -187,7 +187,7 @@ def _powers(x: np.ndarray) -> np.ndarray:
 # (1) Both loops, and by hand.
 
 
-def _by_hand(trained: _Trained, name: str) -> metrics.StepMetrics:
+def _by_hand(trained: _Trained, name: str) -> step_metrics.StepMetrics:
     """Eager gradient descent on the same batches with the formulas of each model and loss."""
     start = {n: tf.Variable(array, dtype=tf.float64) for n, array in trained.start.items()}
     variables = [start[n] for n in trained.task.trainable]
@@ -214,7 +214,7 @@ def _by_hand(trained: _Trained, name: str) -> metrics.StepMetrics:
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.assign_sub(0.1 * gradient)
     columns = (np.array(column) for column in zip(*rows, strict=True))
-    return metrics.StepMetrics(np.arange(len(rows)), *columns)
+    return step_metrics.StepMetrics(np.arange(len(rows)), *columns)
 
 
 @pytest.mark.slow
