@@ -18,9 +18,8 @@ def _state(num_values: int, steps: int) -> run_state.RunState:
     if steps:
         random = np.random.default_rng(0)
         numbers = random.normal(size=(steps, num_values + 2)).astype(np.float32)
-        rows = step_metrics.StepMetrics(
-            np.arange(steps), numbers[:, 2:], numbers[:, 0], numbers[:, 1]
-        )
+        columns = numbers[:, 2:], numbers[:, 0], numbers[:, 1]
+        rows = step_metrics.StepMetrics(np.arange(steps), *columns)
         history.add(rows)
     return run_state.RunState(
         step=steps,
