@@ -24,6 +24,7 @@ from pipeline.evaluation import evaluate
 from pipeline.evaluation import linear as linear_lib
 from pipeline.evaluation import monitor as monitor_lib
 from pipeline.reporting import reporters as reporters_lib
+from pipeline.run import agreement, signals
 from pipeline.training import clock as clock_lib
 from pipeline.training import (
     compilation,
@@ -288,16 +289,19 @@ LOOPS = {"custom": loop_lib.train, "fit": keras_loop.fit}
 
 
 def show(hook: hooks.Hook, trained: task_lib.Task, rows: step_metrics.StepMetrics) -> None:
-    """Shows a hook the model at its pauses among some rows, and then the rows.
+    """Shows a hook the model at its pauses among some rows, and the rows between them.
 
     As a loop does, though without training; at the end the model is at the last pause.
     """
-    for step in rows.step.tolist():
+    first = 0
+    while first < len(rows.step):
+        step = int(rows.step[first])
         if hook.next_pause(step - 1) == step:
-            (values,) = rows.values[rows.step == step]
-            trained.variables.assign(trained.variables.split(values))
+            trained.variables.assign(trained.variables.split(rows.values[first]))
             hook.pause(step)
-    hook.after(rows)
+        end = int(min(len(rows.step), first + hook.next_pause(step) - step))
+        hook.after(rows.select(slice(first, end)))
+        first = end
 
 
 class Recording:
@@ -339,16 +343,17 @@ class Recording:
             history=history,
             event_files=event_files or {},
         )
-        self.hooks = hooks.Hooks([self.monitor, *self.reporters.hooks])
+        all_hooks = [self.monitor, *self.reporters.hooks]
+        self.hooks = agreement.Hooks(all_hooks, signals.StopRequest(), None, self.monitor.is_good)
 
     def start(self, graph: Any = None) -> None:
         """Records what is known before training."""
         self.reporters.start(graph, {"repeat": "`python -m pipeline.train --a_flag`"})
 
-    def after(self, rows: step_metrics.StepMetrics, *, seconds: float = 0.001) -> None:
-        """Records rows that took so long, with the pauses among them."""
+    def after(self, rows: step_metrics.StepMetrics) -> None:
+        """Records rows, with the pauses among them."""
         if len(rows.step):
-            since = self.clock.now() - seconds
+            since = self.clock.now() - 0.001
             self.clock.trained(int(rows.step[0]), rows.next_step, since=since)
         show(self.hooks, self.task, rows)
 

@@ -11,12 +11,13 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batch as batch_lib
+from pipeline.evaluation import monitor
 from pipeline.run import checkpoints, run_state, signals
-from pipeline.training import evaluation, hooks, metrics, optimizers, train_step
+from pipeline.training import hooks, optimizers, step_metrics, train_step
 from tests import helpers
 
-_X = np.array([[-1.0], [0.5], [2.0]], np.float32)
-_Y = np.array([0.25, 3.0, 8.5], np.float32)
+_BATCH = batch_lib.Batch(tf.constant([[-1.0], [0.5], [2.0]]), tf.constant([0.25, 3.0, 8.5]))
 
 
 class _Run:
@@ -33,21 +34,21 @@ class _Run:
         self.directory = directory
         config = config_lib.Config(model=model, optimizer=optimizer)
         self.task = helpers.linear(features, model=model)
-        variables = self.task.model.trainable_variables
-        self.optimizer = optimizers.create(config, variables, last_step=100)
-        self.checkpoints = checkpoints.Checkpoints(directory, self.task, self.optimizer)
+        self.optimizer = optimizers.create(config, self.task, last_step=100)
+        variables = self.task.variables
+        self.checkpoints = checkpoints.Checkpoints(directory, variables, self.optimizer)
 
     def train(self, steps: int) -> list[bytes]:
         """Makes some updates; returns the values after each as bits."""
-        values = []
+        values, step = [], train_step.guide_step(self.task, self.optimizer)
         for _ in range(steps):
-            train_step.train(self.task, self.optimizer, tf.constant(_X), tf.constant(_Y))
+            step(_BATCH)
             values.append(self.values())
         return values
 
     def values(self) -> bytes:
         """W and b as bits."""
-        result: bytes = self.task.values().numpy().tobytes()
+        result: bytes = self.task.variables.values().numpy().tobytes()
         return result
 
     def save(self, step: int, *, last_step: int = 100, best: int = -1) -> None:
@@ -56,15 +57,14 @@ class _Run:
             step=step,
             last_step=last_step,
             fingerprint=7,
-            best=evaluation.Best(best, 0.5),
+            best=monitor.Best(best, 0.5),
             start_loss=10.0,
             time=1.5e9,
             seconds=0.25,
-            history=metrics.empty(2),
+            history=step_metrics.empty(2),
             event_files={"train/events": 10 * step},
         )
-        best_variables = {name: v.numpy() for name, v in self.task.variables.items()}
-        self.checkpoints.save(state, best_variables if best >= 0 else None)
+        self.checkpoints.save(state, self.task.variables.arrays() if best >= 0 else None)
 
 
 def _names(directory: pathlib.Path, pattern: str = "*") -> list[str]:
@@ -242,7 +242,7 @@ def test_newest_undamaged_checkpoint_is_restored(
     assert resumed.checkpoints.restore().step == 999
     assert resumed.values() == older
     W = checkpoints.variables(tmp_path)["W"]
-    np.testing.assert_array_equal(W, resumed.task.variables["W"].numpy())
+    np.testing.assert_array_equal(W, resumed.task.variables.arrays()["W"])
     # A checkpoint without its index is not there at all, so nothing is skipped.
     is_gone = damage is pathlib.Path.unlink and suffix == ".index"
     assert ("which is damaged" in caplog.text) != is_gone
@@ -400,10 +400,10 @@ def test_variables_of_anything_else_are_refused(tmp_path: pathlib.Path, path: st
     assert "\n" not in str(caught.value)
 
 
-def _rows(first: int, end: int) -> metrics.StepMetrics:
+def _rows(first: int, end: int) -> step_metrics.StepMetrics:
     count = end - first
     values, nothing = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
-    return metrics.StepMetrics(np.arange(first, end), values, nothing, nothing)
+    return step_metrics.StepMetrics(np.arange(first, end), values, nothing, nothing)
 
 
 def test_checkpoint_bears_the_step_after_the_last_row() -> None:

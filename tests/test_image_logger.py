@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.evaluation import linear
 from pipeline.reporting import image_logger, plots, summary_writer
-from pipeline.training import clock, evaluation, losses, make_task, metrics, task
+from pipeline.training import clock, losses, make_task, step_metrics, task
 from tests import helpers
 
 
@@ -28,6 +29,12 @@ class _Parabola(tf.Module):
         return self.a * tf.square(x[:, 0])
 
 
+def _task(model: tf.Module, loss: losses.ExampleLoss) -> task.Task:
+    """The task of a model of the one feature x."""
+    mean = losses.mean_loss(loss, model)
+    return task.Task(model, mean, spec=helpers.linear().spec, features=("x",))
+
+
 class _Images:
     """An image logger, and what it needs."""
 
@@ -38,26 +45,28 @@ class _Images:
         self.task = drawn or make_task.make_task(config, self.datasets)
         self.writer = summary_writer.SummaryWriter(
             directory,
-            names=self.task.names,
+            names=self.task.variables.watched,
             metric_names=(),
             clock=clock.Clock(),
             first_step=0,
             earlier={},
         )
         self.logger = image_logger.ImageLogger(
-            evaluation.Evaluator(self.task, self.datasets, config),
+            self.task,
+            self.datasets,
+            linear.Linear.of(self.task, self.datasets, config),
             directory / "figures",
             self.writer,
             last_step=config.last_step(len(self.datasets.train.y)),
         )
 
-    def show(self, rows: metrics.StepMetrics) -> None:
+    def show(self, rows: step_metrics.StepMetrics) -> None:
         """Shows the logger the model at the pauses among some rows, and the rows."""
         helpers.show(self.logger, self.task, rows)
 
-    def finish(self, rows: metrics.StepMetrics) -> None:
+    def finish(self, rows: step_metrics.StepMetrics) -> None:
         """Finishes with the model of the last row."""
-        self.task.assign(self.task.by_variable(rows.values[-1]))
+        self.task.variables.assign(self.task.variables.split(rows.values[-1]))
         self.logger.finish(rows)
 
 
@@ -192,12 +201,12 @@ def test_each_fit_shows_the_model_of_its_step(
     """Also though it is drawn later; the model itself stays as it is."""
     W, b, loss, _ = helpers.guide(20)
     values = np.stack([W, b], axis=1).astype(np.float32)
-    rows = metrics.StepMetrics(np.arange(21), values, np.float32(loss), np.float32(loss))
+    rows = step_metrics.StepMetrics(np.arange(21), values, np.float32(loss), np.float32(loss))
     with _images(tmp_path) as images:
         images.show(rows)
-        images.task.assign({"W": [7.0], "b": -1.0})
+        images.task.variables.assign({"W": [7.0], "b": -1.0})
         images.logger.flush()
-        assert images.task.values().numpy().tolist() == [7.0, -1.0]
+        assert images.task.variables.values().numpy().tolist() == [7.0, -1.0]
     assert len(figures) == 3
     for step, figure in zip((1, 4, 16), figures, strict=True):
         assert _title(figure) == (f"Step {step}", pytest.approx(loss[step], abs=1e-4))
@@ -208,9 +217,9 @@ def test_each_fit_shows_the_model_of_its_step(
 def test_a_model_that_is_no_line_is_drawn_as_it_is(
     tmp_path: pathlib.Path, figures: list[Figure]
 ) -> None:
-    parabola = task.Task(_Parabola(), losses.squared_error, features=("x",))
+    parabola = _task(_Parabola(), losses.squared_error)
     a = np.array([[2.0], [0.5], [0.5], [0.5], [-1.5]], np.float32)
-    rows = metrics.StepMetrics(np.arange(5), a, a[:, 0], a[:, 0])
+    rows = step_metrics.StepMetrics(np.arange(5), a, a[:, 0], a[:, 0])
     with _images(tmp_path, parabola) as images:
         images.logger.start()
         images.show(rows.select(slice(0, 4)))
@@ -273,7 +282,7 @@ def test_several_features_have_their_importance_but_no_path(tmp_path: pathlib.Pa
     with _images(tmp_path, data=str(data)) as images:
         images.logger.start()
         values = np.array([[5, 5, 0], [1, 1, 0]], np.float32)
-        images.finish(metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 0]))
+        images.finish(step_metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 0]))
     names = ["before_training", "data", "importance", "parameters", "trained"]
     assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == names
 
@@ -292,11 +301,11 @@ class _Classes(tf.Module):
 def test_a_model_of_several_outputs_has_no_residuals(
     tmp_path: pathlib.Path, figures: list[Figure]
 ) -> None:
-    classes = task.Task(_Classes(), lambda y, p: y + p[:, 2], features=("x",))
+    classes = _task(_Classes(), lambda y, p: y + p[:, 2])
     a = np.array([[2.0], [0.5]], np.float32)
     with _images(tmp_path, classes) as images:
         images.logger.start()
-        images.finish(metrics.StepMetrics(np.arange(2), a, a[:, 0], a[:, 0]))
+        images.finish(step_metrics.StepMetrics(np.arange(2), a, a[:, 0], a[:, 0]))
     assert helpers.steps(tmp_path / "train", "histograms") == {}
     *_, trained = figures
     lines = {line.get_label(): line.get_data() for line in trained.axes[0].lines}
@@ -311,9 +320,9 @@ def test_a_model_of_several_outputs_has_no_residuals(
 def test_a_fit_that_is_not_finite_ends_nothing(tmp_path: pathlib.Path, W: float) -> None:
     """Training ends by itself after the pause; the residuals have no histogram."""
     with _images(tmp_path) as images:
-        images.logger.before(1)
-        images.task.assign({"W": [W]})
-        images.logger.before(4)
+        images.logger.pause(1)
+        images.task.variables.assign({"W": [W]})
+        images.logger.pause(4)
         images.logger.flush()
     assert helpers.steps(tmp_path / "train", "images") == {"fit": [1, 4]}
     assert helpers.steps(tmp_path / "train", "histograms") == {"residuals": [1]}
@@ -321,7 +330,7 @@ def test_a_fit_that_is_not_finite_ends_nothing(tmp_path: pathlib.Path, W: float)
 
 def test_residuals_are_labels_less_predictions(tmp_path: pathlib.Path) -> None:
     with _images(tmp_path, num_examples=2, noise_stddev=0.0, x_min=-2, x_max=2) as images:
-        images.logger.before(0)
+        images.logger.pause(0)
         images.logger.flush()
     left, right, count = _histogram(tmp_path / "train", 0)
     # y = 3x + 2 is -4 and 8; the model y = 5x predicts -10 and 10.
@@ -333,7 +342,7 @@ def test_of_many_examples_a_sample_is_shown(tmp_path: pathlib.Path, figures: lis
     """Each of 25,000 as likely as another; the title says so."""
     with _images(tmp_path, num_examples=25_000, noise_stddev=0.0, x_min=-1, x_max=1) as images:
         images.logger.start()
-        images.logger.before(0)
+        images.logger.pause(0)
         images.logger.flush()
     left, right, count = _histogram(tmp_path / "train", 0)
     assert count.sum() == 2000

@@ -15,20 +15,12 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.evaluation import evaluate
 from pipeline.run import checkpoints, export, exported, run_dir, trainer, versions
-from pipeline.training import (
-    clock,
-    compilation,
-    hooks,
-    loops,
-    make_task,
-    metrics,
-    optimizers,
-    passes,
-    task,
-)
+from pipeline.training import clock, hooks, make_task, optimizers, step_metrics, task
 from tests import helpers
 
 # In Keras' save_weights, on Python 3.11 with numpy 2.
@@ -112,24 +104,24 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 class _Recording(hooks.Hook):
     def __init__(self, watched: task.Task):
-        self.rows = metrics.empty(len(watched.names))
+        self.rows = step_metrics.empty(len(watched.variables.watched))
 
-    def after(self, rows: metrics.StepMetrics) -> None:
-        self.rows = metrics.concatenate(self.rows, rows)
+    def after(self, rows: step_metrics.StepMetrics) -> None:
+        self.rows = step_metrics.concatenate(self.rows, rows)
 
 
 class _Trained(NamedTuple):
     """What a training loop gave."""
 
-    rows: metrics.StepMetrics
+    rows: step_metrics.StepMetrics
     task: task.Task
     start: dict[str, np.ndarray]  # the variables before the first update
-    batches: list[tuple[np.ndarray, np.ndarray]]  # in float64
+    batches: list[tuple[np.ndarray, np.ndarray]]  # of the first steps, in float64
 
     @property
     def path(self) -> np.ndarray:
         """The watched values before each update, and after the last."""
-        return np.vstack([self.rows.values, self.task.values()]).astype(np.float64)
+        return np.vstack([self.rows.values, self.task.variables.values()]).astype(np.float64)
 
 
 def _examples(count: int = 37, features: int = 2, *, is_binary: bool = False) -> Any:
@@ -139,10 +131,10 @@ def _examples(count: int = 37, features: int = 2, *, is_binary: bool = False) ->
     noise = generator.logistic(size=count)
     score = 2 * x[:, 0] - x[:, -1] ** 2 + 0.5 + noise * (1 if is_binary else 0.3)
     y = score > 0 if is_binary else score
-    return datasets_lib.Examples(x, y.astype(np.float32))
+    return batch_lib.Batch(x, y.astype(np.float32))
 
 
-def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trained:
+def _train(examples: batch_lib.Batch, last: int, **settings: Any) -> _Trained:
     """Trains from the start to the last step, as trainer.train does without a directory.
 
     By default in batches of 8, which leave a short one of 37 examples: 4 * 8 + 5.
@@ -150,29 +142,22 @@ def _train(examples: datasets_lib.Examples, last: int, **settings: Any) -> _Trai
     config = config_lib.Config(**({"batch_size": 8} | settings))
     names = tuple("abc"[: examples.x.shape[1]])
     made = make_task.make_task(config, datasets_lib.Datasets(examples, None, names, "y"))
-    start = made.arrays()
-    variables = made.model.trainable_variables
-    optimizer = optimizers.create(config, variables, last_step=last)
+    start = made.variables.arrays()
+    optimizer = optimizers.create(config, made, last_step=last)
     batches, hook = batches_lib.Batches(examples, config), _Recording(made)
-    _, (mode, _) = compilation.prepare(config, made, optimizer, batches)
-    loops.LOOPS[config.loop](
-        made,
-        batches,
-        optimizer=optimizer,
-        first_step=0,
-        last_step=last,
-        hook=hook,
-        clock=clock.Clock(),
-        mode=mode,
-    )
-    taken = [
-        (x.astype(np.float64), y.astype(np.float64))
-        for x, y in batches.singly(0, last).as_numpy_iterator()
-    ]
-    return _Trained(hook.rows, made, start, taken)
+    loop = helpers.loop(made, optimizer, batches, name=config.loop)
+    train = helpers.LOOPS[config.loop]
+    train(loop, first_step=0, last_step=last, hook=hook, clock=clock.Clock())
+    return _Trained(hook.rows, made, start, _taken(batches, min(last, 20)))
 
 
-def _assert_agree(one: metrics.StepMetrics, other: metrics.StepMetrics) -> None:
+def _taken(batches: batches_lib.Batches, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The x and y of the first batches, in float64."""
+    taken = map(batches.batch, range(count))
+    return [(np.float64(batch.x), np.float64(batch.y)) for batch in taken]
+
+
+def _assert_agree(one: step_metrics.StepMetrics, other: step_metrics.StepMetrics) -> None:
     """To 1e-5 of each column at every step."""
     np.testing.assert_array_equal(one.step, other.step)
     for a, b in zip(one[1:], other[1:], strict=True):
@@ -187,10 +172,10 @@ def _powers(x: np.ndarray) -> np.ndarray:
 # (1) Both loops, and by hand.
 
 
-def _by_hand(trained: _Trained, name: str) -> metrics.StepMetrics:
+def _by_hand(trained: _Trained, name: str) -> step_metrics.StepMetrics:
     """Eager gradient descent on the same batches with the formulas of each model and loss."""
     start = {n: tf.Variable(array, dtype=tf.float64) for n, array in trained.start.items()}
-    variables = [start[n] for n in trained.task.trainable]
+    variables = [start[n] for n in trained.task.variables.trainable]
     rows = []
     for x, y in trained.batches:
         with tf.GradientTape() as tape:
@@ -208,13 +193,13 @@ def _by_hand(trained: _Trained, name: str) -> metrics.StepMetrics:
             mean = tf.reduce_mean(loss)
         gradients = tape.gradient(mean, variables)
         flat = [np.concatenate([np.ravel(v) for v in part]) for part in (variables, gradients)]
-        is_norm = trained.task.names[0].startswith("norm/")
+        is_norm = not trained.task.variables.watches_all
         values = [np.linalg.norm(v) for v in variables] if is_norm else flat[0]
         rows.append((values, mean.numpy(), np.linalg.norm(flat[1])))
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.assign_sub(0.1 * gradient)
     columns = (np.array(column) for column in zip(*rows, strict=True))
-    return metrics.StepMetrics(np.arange(len(rows)), *columns)
+    return step_metrics.StepMetrics(np.arange(len(rows)), *columns)
 
 
 @pytest.mark.slow
@@ -255,7 +240,7 @@ def test_logistic_regression_reaches_the_largest_likelihood() -> None:
         p = 1 / (1 + np.exp(-inputs @ best))
         best += np.linalg.solve(inputs.T * (p * (1 - p)) @ inputs, inputs.T @ (y - p))
     np.testing.assert_allclose(trained.path[-1], best, rtol=1e-3)
-    assert trained.task.names == ("kernel/a", "kernel/b", "bias")
+    assert trained.task.variables.watched == ("kernel/a", "kernel/b", "bias")
 
 
 # (3) Exports.
@@ -272,12 +257,13 @@ def test_the_export_predicts_by_the_formula(
     config = config_lib.Config(model=model, loss=loss)
     datasets = datasets_lib.Datasets(examples, None, ("a", "b", "c"), "y")
     made = make_task.make_task(config, datasets)
-    made.assign({n: array + 0.1 for n, array in made.arrays().items()})
+    made.variables.assign({n: array + 0.1 for n, array in made.variables.arrays().items()})
     export.publish(made, datasets, tmp_path / "1", {"step": 7, "last_step": 7})
     loaded = exported.load(tmp_path)
     found = loaded.predict(examples.x)
     np.testing.assert_allclose(found, made.predict(tf.constant(examples.x)), rtol=1e-6)
-    arrays, hidden = [np.float64(loaded.variables()[n]) for n in made.trainable], examples.x
+    saved, hidden = loaded.variables(), examples.x
+    arrays = [np.float64(saved[name]) for name in made.variables.trainable]
     for kernel, bias in zip(arrays[:-2:2], arrays[1:-2:2], strict=True):
         hidden = np.maximum(hidden @ kernel + bias, 0)
     output = hidden @ arrays[-2] + arrays[-1]
@@ -340,20 +326,21 @@ def test_three_outputs_are_trained_and_predicted(
 def test_batch_normalization_sees_the_true_batches(loop: str, mine: pathlib.Path) -> None:
     """Of a short batch its examples alone: in the loss, the updates and the moving statistics."""
     trained = _train(_examples(), 11, model=f"{mine}:normalized", loop=loop)
-    names = list(trained.task.trainable)
+    variables = trained.task.variables
+    names = list(variables.trainable)
     assert sorted(names) == ["beta", "bias", "gamma", "kernel"]
     moving_mean, moving_variance = np.zeros(2), np.ones(2)
     for (x, y), values, loss in zip(trained.batches, trained.path, trained.rows.loss, strict=False):
-        now = trained.task.by_variable(values)
+        now = variables.split(values)
         mean, variance = x.mean(axis=0), x.var(axis=0)
         normal = (x - mean) / np.sqrt(variance + _EPSILON) * now["gamma"] + now["beta"]
         error = normal @ now["kernel"][:, 0] + now["bias"] - y
         assert loss == pytest.approx(np.mean(error**2), rel=1e-5)
         moving_mean = 0.9 * moving_mean + 0.1 * mean
         moving_variance = 0.9 * moving_variance + 0.1 * variance
-    biases = trained.path[:, list(trained.task.names).index("bias")]
+    biases = trained.path[:, variables.watched.index("bias")]
     assert (np.diff(biases) != 0).all()
-    arrays = trained.task.arrays()
+    arrays = variables.arrays()
     np.testing.assert_allclose(arrays["moving_mean"], moving_mean, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(arrays["moving_variance"], moving_variance, rtol=1e-5)
 
@@ -376,7 +363,8 @@ def test_the_loss_includes_the_regularizer(loop: str, mine: pathlib.Path) -> Non
         gradient = 2 * inputs.T @ error / len(y) + np.append(0.2 * values[:2], 0)
         np.testing.assert_allclose(trained.path[i + 1], values - 0.1 * gradient, rtol=1e-4)
     settings = config_lib.Config(model=f"{mine}:penalized", metrics="mse")
-    found = passes.Passes(trained.task, settings, num_features=2).evaluate(examples)
+    datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y")
+    found = evaluate.Evaluator(trained.task, datasets, settings).evaluate().train
     values = trained.path[-1]
     mean = np.mean((examples.x @ values[:2] + values[2] - examples.y) ** 2)
     assert found["mse"] == pytest.approx(mean, rel=1e-5)
@@ -676,8 +664,8 @@ def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) 
     curves = helpers.scalars(run / "train")
     names = (*(f"kernel/{i}" for i in range(3)), "bias")
     values = np.array([[value for _, value in curves[name]] for name in names]).T
-    batches = batches_lib.Batches(datasets_lib.load(config).train, config).singly(0, 20)
-    by_hand = _polynomial_by_hand(values[0], batches.as_numpy_iterator(), expected[:20])
+    batches = _taken(batches_lib.Batches(datasets_lib.load(config).train, config), 20)
+    by_hand = _polynomial_by_hand(values[0], batches, expected[:20])
     np.testing.assert_allclose(values, by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -745,7 +733,7 @@ def test_a_module_and_a_loss_of_ones_own_are_trained(mine: pathlib.Path) -> None
     """The gradient of the mean of |slope·x - y| is the mean of sign(slope·x - y)·x."""
     settings = {"model": f"{mine}:line", "loss": f"{mine}:absolute_error"}
     trained = _train(_examples(), 12, **settings)
-    assert trained.task.names == ("slope",)
+    assert trained.task.variables.watched == ("slope",)
     for i, (x, y) in enumerate(trained.batches):
         (slope,) = trained.path[i]
         error = slope * x[:, 0] - y

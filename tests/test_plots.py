@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares
 from pipeline.reporting import plots
-from pipeline.training import metrics
+from pipeline.training import step_metrics
 
 _A_MILLION = 10**6
 
@@ -22,7 +23,7 @@ def _datasets(
     """Examples of y = the sum of the features, whose columns never share a value."""
     x = np.linspace(0, 1, count * num_features, dtype=np.float32).reshape(count, num_features)
     names = tuple(f"feature{i}" for i in range(num_features))
-    examples = datasets_lib.Examples(x, x.sum(axis=1))
+    examples = batch_lib.Batch(x, x.sum(axis=1))
     return datasets_lib.Datasets(examples, None, names, "target", truth)
 
 
@@ -30,15 +31,15 @@ def _sample(count: int, num_features: int = 1) -> plots.Sample:
     return plots.Sample.of(_datasets(count, num_features))
 
 
-def _rows(count: int, num_values: int = 2) -> metrics.StepMetrics:
+def _rows(count: int, num_values: int = 2) -> step_metrics.StepMetrics:
     values = np.random.default_rng(0).normal(size=(count, num_values)).astype(np.float32)
-    return metrics.StepMetrics(np.arange(count), values, values[:, 0], values[:, 0])
+    return step_metrics.StepMetrics(np.arange(count), values, values[:, 0], values[:, 0])
 
 
 def _fit(sample: plots.Sample) -> Figure:
     """The fit of y = 2 * the sum of the features + 0.5."""
     predictions = 2 * sample.inputs.sum(axis=1) + np.float32(0.5)
-    return plots.fit(sample, predictions, loss=6.506419, title="Before training")
+    return plots.predictions(sample, predictions, loss=6.506419, title="Before training")
 
 
 def _lines(figure: Figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -130,7 +131,7 @@ def test_the_fit_of_a_model_that_is_no_line_is_a_curve() -> None:
     """It is drawn through predictions, not through two ends."""
     sample = _sample(50)
     x = np.arange(201) / 200
-    figure = plots.fit(sample, np.sin(7 * sample.inputs[:, 0]), loss=1.0, title="Sine")
+    figure = plots.predictions(sample, np.sin(7 * sample.inputs[:, 0]), loss=1.0, title="Sine")
     np.testing.assert_allclose(_lines(figure)["model"], [x, np.sin(7 * x)], atol=1e-6)
 
 
@@ -148,7 +149,7 @@ def test_each_of_several_outputs_is_drawn(num_features: int) -> None:
     sample = _sample(50, num_features)
     total = sample.inputs.sum(axis=1)
     predictions = np.stack([total, 2 * total, 3 * total], axis=1)
-    lines = _lines(plots.fit(sample, predictions, loss=1.0, title="Classes"))
+    lines = _lines(plots.predictions(sample, predictions, loss=1.0, title="Classes"))
     x = sample.inputs[:, 0] if num_features == 1 else sample.y
     assert [name for name in lines if name != "data"] == ["output 0", "output 1", "output 2"]
     for i in range(3):
@@ -161,7 +162,7 @@ def test_each_of_several_outputs_is_drawn(num_features: int) -> None:
 )
 def test_the_loss_in_a_title_is_short(loss: float, expected: str) -> None:
     sample = _sample(5)
-    figure = plots.fit(sample, sample.inputs[:, 0], loss=loss, title="Step 4")
+    figure = plots.predictions(sample, sample.inputs[:, 0], loss=loss, title="Step 4")
     assert figure.axes[0].get_title() == f"Step 4, loss={expected}"
 
 
@@ -171,7 +172,7 @@ def test_no_text_leaves_the_picture(num_features: int) -> None:
     names = tuple(f"{i}_{'average_income' * 9}_{i}" for i in range(num_features))
     sample = _sample(3000, num_features)._replace(features=names, label="house_value" * 9)
     values = (*(f"W/{name}" for name in names), "bias" * 25)
-    fit = plots.fit(sample, sample.inputs[:, 0], loss=1e18, title="Before training")
+    fit = plots.predictions(sample, sample.inputs[:, 0], loss=1e18, title="Before training")
     figures = plots.data(sample), fit, plots.values(_rows(5, len(values)), values, truth=None)
     for figure in figures:
         _check_nothing_is_cut_off(figure)
@@ -186,7 +187,7 @@ def test_no_number_leaves_the_picture(low: float, high: float) -> None:
     y = np.linspace(low, high, 2000).astype(np.float32)
     sample = _sample(3000)._replace(y=y)
     for figure in (
-        plots.fit(sample, y[:201], loss=1e18, title="Before training"),
+        plots.predictions(sample, y[:201], loss=1e18, title="Before training"),
         plots.values(_rows(2000)._replace(values=np.stack([y, y], 1)), ("W", "b"), truth=None),
     ):
         _check_nothing_is_cut_off(figure)
@@ -257,7 +258,7 @@ def test_four_variables_are_drawn() -> None:
     assert list(_lines(figure)) == expected
 
 
-def _surface(rows: metrics.StepMetrics, optimum: list[float], minimum: float) -> Figure:
+def _surface(rows: step_metrics.StepMetrics, optimum: list[float], minimum: float) -> Figure:
     """The path over a round bowl around the optimum."""
     bowl = least_squares.LeastSquares(np.array(optimum), minimum, np.eye(2))
     return plots.loss_surface(rows, ("W", "b"), bowl, truth=np.array([3.0, 2.0]))
@@ -292,7 +293,7 @@ def test_contours_are_where_the_loss_has_their_level() -> None:
     """The loss of this bowl is the squared distance from (1, 2)."""
     nothing = np.zeros(2, np.float32)
     values = np.array([[4, 2], [1, 3]], np.float32)
-    rows = metrics.StepMetrics(np.arange(2), values, nothing, nothing)
+    rows = step_metrics.StepMetrics(np.arange(2), values, nothing, nothing)
     (contours,) = _surface(rows, [1.0, 2.0], 0.0).axes[0].collections
     drawn = 0
     for level, path in zip(contours.levels, contours.get_paths(), strict=True):
@@ -310,7 +311,7 @@ def test_contours_are_where_the_loss_has_their_level() -> None:
 def test_the_path_may_be_of_any_length(offset: float, minimum: float) -> None:
     """As where training starts at the optimum, or near that of noisy data, or diverges."""
     W = np.array([3 + offset, 3], np.float32)
-    rows = metrics.StepMetrics(np.arange(2), np.stack([W, W - 1], axis=1), W, W)
+    rows = step_metrics.StepMetrics(np.arange(2), np.stack([W, W - 1], axis=1), W, W)
     pixels = _pixels(_surface(rows, [3 + offset, 2.0 + offset], minimum))
     assert pixels.shape == (480, 640, 4)
 

@@ -10,12 +10,14 @@ import sys
 import termios
 import time
 import tty
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
+from pipeline.evaluation import evaluate, monitor
 from pipeline.reporting import progress
-from pipeline.training import evaluation, metrics
+from pipeline.training import step_metrics
 
 _NAMES = ("W", "b")
 _GUIDE_ROW = r"W = 4\.44, b = 0\.39, loss=6\.50642"
@@ -28,32 +30,26 @@ class _Terminal(io.StringIO):
         return True
 
 
-def _ends(epochs: int, *, validation: bool = False) -> evaluation.EpochMetrics:
-    """The epochs 0 ... epochs, each with the numbers of one row of the guide."""
-    ones = np.ones(epochs + 1)
-    return evaluation.EpochMetrics(
-        step=np.arange(epochs + 1) * 3,
-        values=np.tile(np.float32([4.4412, 0.3917]), (epochs + 1, 1)),
-        train={"loss": 6.506419 * ones},
-        validation={"loss": 7.25 * ones} if validation else {},
-        best_step=np.zeros(epochs + 1, np.int64),
-    )
+def _show(printer: progress.Progress, epochs: Iterable[int], *, validation: bool = False) -> None:
+    """Shows the ends of some epochs of 3 steps, each with the numbers of one row of the guide."""
+    found = evaluate.Evaluation({"loss": 6.506419}, {"loss": 7.25} if validation else {})
+    values = np.array([4.4412, 0.3917], np.float32)
+    for epoch in epochs:
+        printer.after_pause(monitor.EpochEvaluation(3 * epoch, values, found, monitor.Best()))
 
 
-def _table(epochs: int, *, at_a_time: int | None = None, validation: bool = False) -> list[str]:
-    """The lines that so many epochs print, given `at_a_time`."""
+def _table(epochs: int, *, every: int = 1, validation: bool = False) -> list[str]:
+    """The lines that so many epochs print, of which every so many, and the last, are evaluated."""
     out = io.StringIO()
     printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=3 * epochs, out=out)
-    ends = _ends(epochs, validation=validation)
-    for first in range(0, epochs + 1, at_a_time or epochs + 1):
-        printer.epochs(ends.select(slice(first, first + (at_a_time or epochs + 1))))
+    _show(printer, [*range(0, epochs, every), epochs], validation=validation)
     return out.getvalue().splitlines()
 
 
-def _row(step: int, loss: float) -> metrics.StepMetrics:
+def _row(step: int, loss: float) -> step_metrics.StepMetrics:
     """The row before the update that leads to a step."""
     numbers = np.zeros((1, 2), np.float32), np.float32([loss]), np.float32([loss])
-    return metrics.StepMetrics(np.array([step - 1]), *numbers)
+    return step_metrics.StepMetrics(np.array([step - 1]), *numbers)
 
 
 def test_ten_epochs_are_a_start_and_the_rows_of_the_guide() -> None:
@@ -68,25 +64,20 @@ def test_ten_epochs_are_a_start_and_the_rows_of_the_guide() -> None:
 @pytest.mark.parametrize("epochs", [1, 19, 20, 21, 199, 5000, 5001, 10**6])
 def test_many_epochs_are_about_twenty_rows(epochs: int) -> None:
     """With the first and the last."""
-    lines = _table(epochs)
+    lines = _table(epochs, every=step_metrics.power_of_two_stride(epochs, 1000))
     assert min(epochs + 1, 11) <= len(lines) <= 22
     assert lines[0].startswith("Starting:")
     assert lines[-1].startswith(f"Epoch {epochs}:")
     assert len({line.index("W") for line in lines}) == 1
 
 
-def test_the_table_does_not_depend_on_how_epochs_are_given() -> None:
-    assert _table(500, at_a_time=7) == _table(500, at_a_time=1) == _table(500)
-
-
 def test_an_early_end_has_its_row() -> None:
     """Of 100 epochs, each fifth is a row."""
     out = io.StringIO()
     printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=300, out=out)
-    ends = _ends(52)
-    printer.epochs(ends.select(slice(0, 52)))
+    _show(printer, range(52))
     printer.last_step = 3 * 52
-    printer.epochs(ends.select(slice(52, 53)))
+    _show(printer, [52])
     labels = [line.partition(":")[0].split()[-1] for line in out.getvalue().splitlines()]
     assert labels == ["Starting", *map(str, range(5, 55, 5)), "52"]
 
@@ -199,6 +190,6 @@ def test_a_pipe_gets_no_control_characters() -> None:
     printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=3, out=out)
     time.sleep(0.15)
     printer.after(_row(1, 1.0))
-    printer.epochs(_ends(1))
+    _show(printer, range(2))
     printer.line("A row")
     assert re.fullmatch(f"Starting: +{_GUIDE_ROW}\nEpoch 1: +{_GUIDE_ROW}\nA row\n", out.getvalue())

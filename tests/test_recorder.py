@@ -1,4 +1,4 @@
-"""Tests of pipeline.reporting.recorder."""
+"""Tests of pipeline.reporting.recorder and .reporters."""
 
 import contextlib
 import pathlib
@@ -10,8 +10,9 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
+from pipeline.evaluation import evaluate, monitor
 from pipeline.reporting import plots
-from pipeline.training import evaluation, hooks, losses, metrics, task
+from pipeline.training import hooks, losses, step_metrics, task
 from tests import helpers
 
 _RATES = ("speed/steps_per_second", "speed/examples_per_second")
@@ -67,9 +68,10 @@ def test_at_most_ten_thousand_steps_are_recorded_evenly(
         _feed(recording, last_step)
     assert len(expected) <= 10_001
     validation = _steps(tmp_path / "validation")
-    assert validation["loss"] == list(expected)
     evaluated = validation["evaluation/loss"]
+    assert validation["loss"] == evaluated
     assert (evaluated[0], evaluated[-1], len(evaluated) <= 1001) == (0, last_step, True)
+    assert len(set(np.diff(evaluated[:-1]))) == 1
     curves = helpers.scalars(tmp_path / "train")
     rows = helpers.line(0, last_step + 1)
     for tag, column in zip(("W", "b", "loss"), (*rows.values.T, rows.loss), strict=True):
@@ -88,16 +90,16 @@ def test_at_most_ten_thousand_steps_are_recorded_evenly(
     assert set(derived) <= set(expected)
 
 
-@pytest.mark.parametrize(("summary_every", "between"), [(0, 5), (3, 5), (7, 5), (20, 20)])
-def test_validation_is_recorded_at_ends_of_epochs(
-    tmp_path: pathlib.Path, summary_every: int, between: int
+@pytest.mark.parametrize("summary_every", [0, 3, 20])
+def test_the_model_is_evaluated_at_ends_of_epochs(
+    tmp_path: pathlib.Path, summary_every: int
 ) -> None:
+    """Whichever steps are recorded."""
     settings = {"epochs": 9, "batch_size": 41, "summary_every": summary_every}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, 45, at_a_time=7)  # some contain no end of an epoch
-    expected = sorted({*range(0, 46, between), 45})
     evaluated = list(range(0, 46, 5))
-    assert _steps(tmp_path / "validation") == {"loss": expected, "evaluation/loss": evaluated}
+    assert _steps(tmp_path / "validation") == dict.fromkeys(("loss", "evaluation/loss"), evaluated)
     train = _steps(tmp_path / "train")
     assert train["evaluation/loss"] == train["evaluation/best_epoch"] == evaluated
 
@@ -116,7 +118,7 @@ def test_the_rate_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -
     """The rate is that of the next update: it is half as large after 10 of 20."""
     W, b, loss, datasets = helpers.guide(20)
     values = np.stack([W, b], axis=1).astype(np.float32)
-    rows = metrics.StepMetrics(np.arange(20), values[:20], *[np.float32(loss[:20])] * 2)
+    rows = step_metrics.StepMetrics(np.arange(20), values[:20], *[np.float32(loss[:20])] * 2)
     settings = {"epochs": 20, "schedule": "cosine"}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.after(rows)
@@ -134,7 +136,7 @@ def test_the_start_records_what_is_known_before(tmp_path: pathlib.Path) -> None:
     graph = tf.compat.v1.GraphDef()
     graph.node.add(name="the_step")
     with contextlib.closing(helpers.Recording(tmp_path, epochs=70)) as recording:
-        recording.recorder.start(graph)
+        recording.start(graph)
     train = tmp_path / "train"
     assert helpers.steps(train, "images") == {"training/data": [0], "fit": [0]}
     assert helpers.steps(train, "text") == {"settings": [0]}
@@ -154,7 +156,7 @@ def test_references_are_flat_lines_of_up_to_16_points(
     truth = helpers.scalars(tmp_path / "truth")
     assert truth["W"] == [(step, 3) for step in steps]
     assert truth["b"] == [(step, 2) for step in steps]
-    x, y = (column.astype(np.float64) for column in recording.datasets.train)
+    x, y = (column.astype(np.float64) for column in recording.datasets.train.arrays)
     W, b = np.polyfit(x[:, 0], y, 1)
     best = np.mean((W * x[:, 0] + b - y) ** 2)
     least_squares = helpers.scalars(tmp_path / "least_squares")
@@ -171,7 +173,7 @@ def test_references_may_be_left_out(tmp_path: pathlib.Path) -> None:
 
 def test_no_graph_is_recorded_where_none_is_given(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path)) as recording:
-        recording.recorder.start(None)
+        recording.start()
     assert not any(event.graph_def for event in helpers.events(tmp_path / "train"))
     assert helpers.steps(tmp_path / "train", "text") == {"settings": [0]}
 
@@ -188,7 +190,7 @@ def _settings(directory: pathlib.Path) -> list[str]:
 def test_the_settings_are_a_table_of_all_that_matters(tmp_path: pathlib.Path, houses: str) -> None:
     settings = {"data": houses, "validation_examples": 1, "epochs": 2000, "learning_rate": 0.25}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        recording.recorder.start(None)
+        recording.start()
     (table,) = _settings(tmp_path / "train")
     lines = table.splitlines()
     assert lines[:2] == ["| setting | value |", "|---|---|"]
@@ -198,7 +200,6 @@ def test_the_settings_are_a_table_of_all_that_matters(tmp_path: pathlib.Path, ho
         "| features | rooms, area |",
         "| steps | 2,000, 1 an epoch |",
         "| learning_rate | `0.25` |",
-        "| compilation | compiled by XLA |",
         f"| tensorflow | {tf.__version__} |",
     ):
         assert line in lines
@@ -206,14 +207,14 @@ def test_the_settings_are_a_table_of_all_that_matters(tmp_path: pathlib.Path, ho
 
 def test_an_extended_run_extends_its_references(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, epochs=10)) as recording:
-        recording.recorder.start(None)
+        recording.start()
         recording.after(helpers.line(0, 10))
         earlier = {
-            "history": recording.recorder.history.rows(),
-            "event_files": recording.recorder.flush(),
+            "history": recording.reporters.history,
+            "event_files": recording.reporters.flush(),
         }
     with contextlib.closing(helpers.Recording(tmp_path, epochs=40, **earlier)) as recording:
-        recording.recorder.extend(10)
+        recording.reporters.extend({}, step=10)
         recording.after(helpers.line(10, 41))
     expected = [*range(10), *range(12, 41, 4)]
     for curve in ("truth", "least_squares"):
@@ -241,7 +242,7 @@ def _sessions(directory: pathlib.Path) -> list[dict[str, Any]]:
 def test_hparams_are_what_runs_differ_by(tmp_path: pathlib.Path, houses: str) -> None:
     for name, settings in (("guide", {}), ("file", {"data": houses}), ("mlp", {"model": "mlp"})):
         with contextlib.closing(helpers.Recording(tmp_path / name, **settings)) as recording:
-            recording.recorder.start(None)
+            recording.start()
         (session,) = _sessions(tmp_path / name / "final")
         count = 4 if name == "file" else 201
         assert session == {**recording.config.compared, "num_examples": count}
@@ -251,9 +252,9 @@ def test_a_file_has_least_squares_but_no_truth(
     tmp_path: pathlib.Path, houses: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, data=houses, epochs=1)) as recording:
-        recording.recorder.start(None)
+        recording.start()
         values = np.array([[1, 0, 0], [0.5, 0.25, 1]], np.float32)
-        rows = metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 1])
+        rows = step_metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 1])
         recording.after(rows.select(slice(0, 1)))
         recording.finish(rows.select(slice(1, 2)))
     scale = recording.datasets.scale
@@ -273,13 +274,13 @@ def test_a_file_has_least_squares_but_no_truth(
     assert f"Least squares: W = [{W0:.2f}, {W1:.2f}], b = {b:.2f}, loss=" in output
 
 
-def test_a_task_without_closed_form_has_no_reference(
+def test_a_task_that_is_no_linear_regression_has_no_reference(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     absolute = helpers.linear(loss=helpers.absolute_error)
     recording = helpers.Recording(tmp_path, trained=absolute, epochs=5)
     with contextlib.closing(recording):
-        recording.recorder.start(None)
+        recording.start()
         recording.after(helpers.line(0, 5))
         recording.finish(helpers.line(5, 6))
     directories = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
@@ -288,7 +289,7 @@ def test_a_task_without_closed_form_has_no_reference(
         *("W", "b", "loss", "training/gradient_norm", "training/learning_rate"),
         *("evaluation/loss", "evaluation/best_epoch"),
     }
-    x, y = (column.astype(np.float64) for column in recording.datasets.train)
+    x, y = (column.astype(np.float64) for column in recording.datasets.train.arrays)
     W, b = helpers.line(5, 6).values[0]
     expected = np.mean(np.abs(W * x[:, 0] + b - y))
     curves = helpers.scalars(tmp_path / "final")
@@ -303,9 +304,9 @@ def test_the_end_records_the_final_losses(
     settings = {"epochs": 3, "validation_examples": validation_examples}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.after(helpers.line(0, 3))
-        validation = {"loss": 0.75} if validation_examples else {}
         last = helpers.line(3, 4)
-        recording.recorder.finish(last, evaluation.Evaluation({"loss": 0.5}, validation), {})
+        train, validation = {"loss": 0.5}, {"loss": 0.75} if validation_examples else {}
+        recording.reporters.finish(last, _evaluation(3, train, validation), {})
     curves = helpers.scalars(tmp_path / "final")
     assert (curves["final/loss"], curves["final/diverged"]) == ([(3, 0.5)], [(3, 0)])
     assert curves.get("final/validation_loss") == ([(3, 0.75)] if validation_examples else None)
@@ -327,8 +328,8 @@ def test_the_end_records_the_final_metrics(
     train = {"loss": 0.5, "mae": 0.25, "r2_score": 4.0}
     validation = {"loss": 0.75, "mae": 0.125, "r2_score": 8.0} if validation_examples else {}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        recording.recorder.start(None)
-        recording.recorder.finish(helpers.line(3, 4), evaluation.Evaluation(train, validation), {})
+        recording.start()
+        recording.reporters.finish(helpers.line(3, 4), _evaluation(3, train, validation), {})
     expected = {"final/diverged": 0} | {f"final/{name}": v for name, v in train.items()}
     expected |= {f"final/validation_{name}": number for name, number in validation.items()}
     assert helpers.scalars(tmp_path / "final") == {tag: [(3, v)] for tag, v in expected.items()}
@@ -340,30 +341,29 @@ def _status(directory: pathlib.Path) -> Any:
     return hparams.parse_session_end_info_plugin_data(value.metadata.plugin_data.content).status
 
 
-def _ends(epochs: int) -> evaluation.EpochMetrics:
-    """The ends of the first epochs of 7 steps each, with numbers that tell them."""
-    number = np.arange(epochs)
-    train = {"loss": number + 0.5, "mae": number + 0.25}
-    values = np.zeros((epochs, 2), np.float32)
-    validation = {name: -v for name, v in train.items()}
-    return evaluation.EpochMetrics(7 * number, values, train, validation, 7 * (number // 2))
+def _evaluation(
+    step: int, train: dict[str, float], validation: dict[str, float], best: int = 0
+) -> monitor.EpochEvaluation:
+    found = evaluate.Evaluation(train, validation)
+    values = np.zeros(2, np.float32)
+    return monitor.EpochEvaluation(step, values, found, monitor.Best(best, 0.0))
 
 
-@pytest.mark.parametrize(("summary_every", "epochs"), [(0, range(9)), (20, [0, 2, 4, 6, 8])])
-def test_metrics_are_recorded_at_ends_of_epochs(
-    tmp_path: pathlib.Path, summary_every: int, epochs: Any
-) -> None:
-    """Those of both sets; every epoch's but where the loss stands among those of the steps."""
-    settings = {"epochs": 8, "batch_size": 32, "metrics": "mae", "summary_every": summary_every}
+def test_an_evaluation_is_recorded_with_the_metrics_of_both_sets(tmp_path: pathlib.Path) -> None:
+    """Of epochs of 7 steps, with numbers that tell them."""
+    settings = {"epochs": 8, "batch_size": 32, "metrics": "mae"}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        recording.recorder.epochs(_ends(9))
+        for k in range(9):
+            train = {"loss": k + 0.5, "mae": k + 0.25}
+            validation = {name: -number for name, number in train.items()}
+            recording.hooks.after_pause(_evaluation(7 * k, train, validation, 7 * (k // 2)))
     assert helpers.scalars(tmp_path / "train") == {
         "evaluation/loss": [(7 * k, k + 0.5) for k in range(9)],
         "evaluation/mae": [(7 * k, k + 0.25) for k in range(9)],
         "evaluation/best_epoch": [(7 * k, k // 2) for k in range(9)],
     }
     assert helpers.scalars(tmp_path / "validation") == {
-        "loss": [(7 * k, -k - 0.5) for k in epochs],
+        "loss": [(7 * k, -k - 0.5) for k in range(9)],
         "evaluation/loss": [(7 * k, -k - 0.5) for k in range(9)],
         "evaluation/mae": [(7 * k, -k - 0.25) for k in range(9)],
     }
@@ -380,14 +380,22 @@ def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path
     tf.keras.utils.clear_session(free_memory=False)
     layers = [tf.keras.Input([1]), tf.keras.layers.Dense(20), tf.keras.layers.BatchNormalization()]
     model = tf.keras.Sequential([*layers, tf.keras.layers.Dense(1, name="last")])
-    many = task.Task(model, losses.squared_error, features=("x",))
+    loss, spec = losses.mean_loss(losses.squared_error, model), helpers.linear().spec
+    many = task.Task(model, loss, spec=spec, features=("x",))
     recording = helpers.Recording(tmp_path, trained=many, epochs=150)
     with contextlib.closing(recording):
         for step in range(151):
-            recording.evaluator.before(step)
+            recording.hooks.pause(step)
     names = {"dense.kernel", "dense.bias", "gamma", "beta", "last.kernel", "last.bias"}
     histograms = helpers.steps(tmp_path / "train", "histograms")
     assert histograms == {name: list(range(0, 151, 2)) for name in names}
+
+
+def _trained(recording: helpers.Recording, first: int, end: int, seconds: float) -> None:
+    """Records steps that took so long."""
+    recording.clock.trained(first, end, since=recording.clock.now() - seconds)
+    recorder, *_ = recording.reporters.hooks
+    recorder.after(helpers.line(first, end))
 
 
 def test_rates_are_of_every_second_of_training(tmp_path: pathlib.Path) -> None:
@@ -395,7 +403,7 @@ def test_rates_are_of_every_second_of_training(tmp_path: pathlib.Path) -> None:
     settings = {"epochs": 50, "batch_size": 32}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         for first, seconds in zip(range(0, 350, 70), (0.5, 0.75, 1, 0.25, 0.125), strict=True):
-            recording.after(helpers.line(first, first + 70), seconds=seconds)
+            _trained(recording, first, first + 70, seconds)
     steps, examples = (helpers.scalars(tmp_path / "train")[tag] for tag in _RATES)
     assert [step for step, _ in steps] == [139, 209]
     expected = 140 / 1.25, 70
@@ -410,7 +418,7 @@ def test_a_short_run_has_one_rate_if_it_was_measured(
 ) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, epochs=50)) as recording:
         for first in (0, 25):
-            recording.after(helpers.line(first, first + 25), seconds=seconds / 2)
+            _trained(recording, first, first + 25, seconds / 2)
     curve = helpers.scalars(tmp_path / "train").get(_RATES[0], [])
     assert [step for step, _ in curve] == ([49] if has_rate else [])
     assert [rate for _, rate in curve] == pytest.approx(
@@ -421,7 +429,7 @@ def test_a_short_run_has_one_rate_if_it_was_measured(
 def test_a_flush_draws_and_writes_what_waits(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(helpers.Recording(tmp_path, epochs=70)) as recording:
         recording.after(helpers.line(0, 20))
-        sizes = recording.recorder.flush()
+        sizes = recording.reporters.flush()
         train = tmp_path / "train"
         assert helpers.steps(train, "images") == {"fit": [1, 4, 16]}
         assert _steps(train)["W"] == list(range(20))
@@ -441,32 +449,32 @@ def test_a_resumed_recording_equals_one_that_never_stopped(
     """Though more was recorded after the checkpoint, and is recorded again."""
     W, b, loss, _ = helpers.guide(60)
     values = np.stack([W, b], axis=1).astype(np.float32)
-    rows = metrics.StepMetrics(np.arange(61), values, *[np.float32(loss)] * 2)
+    rows = step_metrics.StepMetrics(np.arange(61), values, *[np.float32(loss)] * 2)
     whole = helpers.Recording(tmp_path / "whole", epochs=60, **settings)
-    whole.recorder.start(None)
+    whole.start()
     for part in (slice(0, 10), slice(10, 60)):
         whole.after(rows.select(part))
 
     cut = helpers.Recording(tmp_path / "cut", epochs=60, **settings)
     if saved:
-        cut.recorder.start(None)
+        cut.start()
     cut.after(rows.select(slice(0, saved)))
-    sizes, history = cut.recorder.flush(), cut.recorder.history.rows()
-    best = cut.evaluator.best
+    sizes, history = cut.reporters.flush(), cut.reporters.history
+    best = cut.monitor.best
     if not saved:
-        cut.recorder.start(None)
+        cut.start()
     cut.after(rows.select(slice(saved, 40)))
-    cut.recorder.flush()
+    cut.reporters.flush()
     cut.close()
 
     second = helpers.Recording(
         tmp_path / "cut", epochs=60, history=history, event_files=sizes, **settings
     )
-    second.evaluator.best = best
+    second.monitor.best = best
     if not saved:
-        second.recorder.start(None)
+        second.start()
     second.after(rows.select(slice(saved, 60)))
-    assert second.evaluator.best == whole.evaluator.best
+    assert second.monitor.best == whole.monitor.best
     for recording in (whole, second):
         recording.finish(rows.select(slice(60, 61)))
         recording.close()
@@ -516,12 +524,14 @@ def test_rows_before_divergence_are_recorded(
         getattr(rows, column)[at - 20 :] = bad
         with pytest.raises(hooks.Divergence) as caught:
             recording.after(rows)
-        recording.recorder.diverged("the outcome")
+        recording.reporters.diverged("the outcome")
     assert caught.value.step == at
     steps = _steps(tmp_path / "train")
     for tag in ("W", "b", "loss", "training/gradient_norm", "training/learning_rate"):
         assert steps[tag] == list(range(at))
-    assert _steps(tmp_path / "validation")["loss"] == list(range(at))
-    assert recording.recorder.history.last.step.tolist() == [at - 1]
+    # The model itself is good where the loss alone is not.
+    evaluated = at + (column == "loss")
+    assert _steps(tmp_path / "validation")["loss"] == list(range(evaluated))
+    assert recording.reporters.history.step[-1] == at - 1
     assert helpers.scalars(tmp_path / "final") == {"final/diverged": [(at - 1, 1)]}
     assert _status(tmp_path / "final") == api_pb2.STATUS_FAILURE

@@ -64,7 +64,7 @@ def test_versions_are_those_that_run() -> None:
 def test_run_leaves_its_table_and_result(runs: helpers.Runs, name: str) -> None:
     W, b, loss, datasets = helpers.guide(10)
     assert datasets.validation is not None
-    x, y = datasets.validation
+    x, y = datasets.validation.arrays
     validation = [np.mean((w * x[:, 0] + c - y) ** 2) for w, c in zip(W, b, strict=True)]
     run = runs.logdir / name
     with (run / "metrics.csv").open(newline="") as file:

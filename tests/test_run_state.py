@@ -7,23 +7,25 @@ import pytest
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.evaluation import monitor
 from pipeline.run import run_state
-from pipeline.training import evaluation, metrics
+from pipeline.training import step_metrics
 
 
 def _state(num_values: int, steps: int) -> run_state.RunState:
     """That of a run of 30,000 steps, of which the history keeps every 16th and the last."""
-    history = metrics.History(30_000, metrics.empty(num_values))
+    history = step_metrics.History(30_000, step_metrics.empty(num_values))
     if steps:
         random = np.random.default_rng(0)
         numbers = random.normal(size=(steps, num_values + 2)).astype(np.float32)
-        rows = metrics.StepMetrics(np.arange(steps), numbers[:, 2:], numbers[:, 0], numbers[:, 1])
+        columns = numbers[:, 2:], numbers[:, 0], numbers[:, 1]
+        rows = step_metrics.StepMetrics(np.arange(steps), *columns)
         history.add(rows)
     return run_state.RunState(
         step=steps,
         last_step=10**15,
         fingerprint=datasets_lib.load(config_lib.Config()).fingerprint(),
-        best=evaluation.Best(step=4, loss=1 / 3) if steps else evaluation.Best(),
+        best=monitor.Best(step=4, loss=1 / 3) if steps else monitor.Best(),
         start_loss=2 / 3 if steps else math.nan,
         time=1_700_000_000.123456,
         seconds=0.1,

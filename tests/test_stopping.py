@@ -155,12 +155,12 @@ _FULL_AT_THE_END = """
 import resource, runpy, sys
 from pipeline import tf_runtime
 tf_runtime.import_tensorflow()
-from pipeline.run import trainer
-export = trainer._Trainer._export
-def on_a_full_disk(self, final):
+from pipeline.run import finish
+export = finish.Outputs.export
+def on_a_full_disk(*args):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
-    export(self, final)
-trainer._Trainer._export = on_a_full_disk
+    export(*args)
+finish.Outputs.export = on_a_full_disk
 sys.argv[0] = "train"
 runpy.run_module("pipeline.train", run_name="__main__")
 """

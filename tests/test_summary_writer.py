@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
 from pipeline.reporting import summary_writer
-from pipeline.training import clock, metrics
+from pipeline.training import clock, step_metrics
 from tests import helpers
 
 _NAMES = ("W", "b")
@@ -42,12 +42,12 @@ def _writer(
     )
 
 
-def _rows(first: int, count: int, num_values: int = 2) -> metrics.StepMetrics:
+def _rows(first: int, count: int, num_values: int = 2) -> step_metrics.StepMetrics:
     """Rows whose numbers are all exact: value i of a step is step / 4 + 1024 i."""
     step = np.arange(first, first + count)
     values = step[:, None] / 4 + 1024 * np.arange(num_values)
     others = ((step / factor).astype(np.float32) for factor in (8, 2))
-    return metrics.StepMetrics(step, values.astype(np.float32), *others)
+    return step_metrics.StepMetrics(step, values.astype(np.float32), *others)
 
 
 def _values(directory: pathlib.Path) -> list[Any]:

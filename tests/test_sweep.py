@@ -12,8 +12,8 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import sweep
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import trainer
-from pipeline.training import evaluation
+from pipeline.evaluation import evaluate
+from pipeline.run import finish
 from tests import helpers
 
 _HOT = ("--learning_rate=0.9,0.1", "--batch_size=50,0", "--epochs=300", "--run_name=s")
@@ -43,7 +43,7 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
         "lr=0.9,batch=0",
     ]
     reports = [report for _, report in _table(first.stdout)]
-    x, y = datasets_lib.load(config_lib.Config()).train
+    x, y = datasets_lib.load(config_lib.Config()).train.arrays
     x = x[:, 0].astype(np.float64)
     W, b = np.polyfit(x, y, 1)
     loss = np.mean((W * x + b - y) ** 2)
@@ -147,5 +147,5 @@ def test_outcomes_are_ordered_by_the_validation_loss(
     validation: dict[str, float], expected: float
 ) -> None:
     """Or else by the training loss, as the best epoch of a run is chosen."""
-    result = trainer.Result(evaluation.Evaluation({"loss": 1.0}, validation), "")
+    result = finish.Result(evaluate.Evaluation({"loss": 1.0}, validation), "")
     assert sweep.Outcome(config_lib.Config(), result).loss == expected

@@ -89,7 +89,7 @@ def test_scalars_have_descriptions_and_each_step_once(
 
 
 def test_distance_and_gradient_norm_are_those_of_the_steps(board: helpers.TensorBoard) -> None:
-    x, y = datasets_lib.load(config_lib.Config()).train
+    x, y = datasets_lib.load(config_lib.Config()).train.arrays
     x = x[:, 0].astype(np.float64)
     best = np.polyfit(x, y, 1)
     W, b, norms, distances = (

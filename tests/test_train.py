@@ -18,7 +18,7 @@ CURVES = ("final", "least_squares", "train", "truth", "validation")
 
 def _train_columns() -> tuple[np.ndarray, np.ndarray]:
     """The default training examples x [N] and y [N] as float64."""
-    x, y = datasets_lib.load(config_lib.Config()).train
+    x, y = datasets_lib.load(config_lib.Config()).train.arrays
     return x[:, 0].astype(np.float64), y.astype(np.float64)
 
 
@@ -37,7 +37,7 @@ def test_events_and_table_equal_the_guides_loop_in_numpy(runs: helpers.Runs, nam
     assert datasets.validation is not None
     rows = re.findall(r"(?m)^(?:Starting|Epoch +\d+): +(.*)$", result.stdout)
     for k, row in enumerate(rows):
-        x, y = datasets.validation
+        x, y = datasets.validation.arrays
         validation = np.mean((W[k] * x[:, 0] + b[k] - y) ** 2)
         assert row == (
             f"W = {W[k]:.2f}, b = {b[k]:.2f}, loss={loss[k]:.5f}, validation loss={validation:.5f}"
@@ -71,7 +71,7 @@ def test_tensorboard_shows_these_values_for_each_solution(runs: helpers.Runs) ->
             expected_loss = np.mean((np.polyval(np.polyfit(x, y, 1), x) - y) ** 2)
             np.testing.assert_allclose([v for _, v in flat], expected_loss, rtol=1e-6)
             validation = board.scalars(f"{name}/validation", "loss", points=11)
-            x, y = datasets.validation
+            x, y = datasets.validation.arrays
             expected = [np.mean((w * x[:, 0] + c - y) ** 2) for w, c in zip(W, b, strict=True)]
             np.testing.assert_allclose([v for _, v in validation], expected, rtol=2e-6)
         names = board.wait_for(lambda: board.get("runs"))

@@ -13,7 +13,7 @@ from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import fingerprint
 from pipeline.distributed import workers
-from pipeline.run import team
+from pipeline.run import agreement
 
 _TWO = ["a:1", "b:2"]
 
@@ -110,9 +110,10 @@ def test_workers_read_only_the_rows_they_need(
         for i, part in enumerate(parts):
             assert part.validation is not None
             every = slice(i, None, count)
-            for own, all_ in zip(part.validation, whole.validation, strict=True):
+            for own, all_ in zip(part.validation.arrays, whole.validation.arrays, strict=True):
                 np.testing.assert_array_equal(own, all_[every])
-            for own, evaluated, all_ in zip(part.train, part.evaluated, whole.train, strict=True):
+            columns = (each.arrays for each in (part.train, part.evaluated, whole.train))
+            for own, evaluated, all_ in zip(*columns, strict=True):
                 np.testing.assert_array_equal(own, all_ if batch_size else all_[every])
                 np.testing.assert_array_equal(evaluated, all_[every])
         together = sum(part.fingerprint() for part in parts) % fingerprint.COUNT
@@ -137,12 +138,13 @@ def test_parts_of_each_batch_are_the_whole(count: int, batch_size: int) -> None:
         data = datasets_lib.load(config, workers.Worker(index, count))
         own = batches_lib.Batches(data.train, config, worker=data.worker, count=data.num_train)
         assert (own.batch_size, own.short_size) == (expected.batch_size, expected.short_size)
-        parts.append(list(own.singly(0, steps)))
-        assert [len(y) for _, y in parts[-1]] == [own.own_size(own.size(k)) for k in range(steps)]
-    for k, batch in enumerate(expected.singly(0, steps)):
-        assert expected.size(k) == len(batch[1])
-        for column, array in enumerate(batch):
-            together = np.concatenate([part[k][column] for part in parts])
+        parts.append(own)
+    for k in range(steps):
+        shares = [part.batch(k) for part in parts]
+        sizes = [share.num_examples for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        for column, array in enumerate(expected.batch(k).arrays):
+            together = np.concatenate([share.arrays[column] for share in shares])
             if not batch_size:  # spread over all of them, not one after the other
                 together = np.sort(together, axis=0)
                 array = np.sort(array, axis=0)
@@ -175,5 +177,5 @@ def test_workers_that_differ_are_told_so(
     for name in ("mine.py", "copies/mine.py"):
         pathlib.Path(name).write_text("def a(*args): ...\ndef b(*args): ...\n")
     pathlib.Path("theirs.py").write_text("def a(*args): return args\n")
-    settings = [team.settings(config_lib.Config(**each)) for each in (one, other)]
+    settings = [agreement.settings(config_lib.Config(**each)) for each in (one, other)]
     assert [name for name in settings[0] if settings[0][name] != settings[1][name]] == differing

@@ -66,14 +66,13 @@ def main(folder: pathlib.Path, names: list[str]) -> None:
     logdir = folder / ("logs" if worker.is_chief else "nothing")
     for name, run_name in (pair.split("=") for pair in names):
         settings = config(name, logdir, run_name)
-        run = trainer.train if worker.is_chief else trainer.follow
         exit_code = 0
         try:
-            run(settings, datasets.load(settings, worker), communicator)
+            trainer.train(settings, datasets.load(settings, worker), communicator)
         except errors.DivergedError as error:
             exit_code = error.exit_code
         file = folder / f"{name}-{worker.count}-{worker.index}.npz"
-        np.savez(file, exit_code=exit_code, **made[-1].arrays())
+        np.savez(file, exit_code=exit_code, ***made[-1].variables.arrays())
 
 
 if __name__ == "__main__":

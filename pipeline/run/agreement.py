@@ -136,13 +136,14 @@ def state_of_first(
 
 def _of_examples(datasets: datasets_lib.Datasets) -> dict[str, int]:
     about = [*datasets.features, datasets.label, datasets.num_train, datasets.num_validation]
-    result = {"the columns or the number of the examples": zlib.crc32(str(about).encode())}
-    if datasets.train.num_examples == datasets.num_train:
-        arrays = [np.ascontiguousarray(array) for array in datasets.train.arrays]
-        result["the training examples"] = functools.reduce(
+    is_whole = datasets.train.num_examples == datasets.num_train
+    arrays = [np.ascontiguousarray(array) for array in datasets.train.arrays if is_whole]
+    return {
+        "the columns or the number of the examples": zlib.crc32(str(about).encode()),
+        "the training examples": functools.reduce(
             lambda crc, array: zlib.crc32(array.view(np.uint8).data, crc), arrays, 0
-        )
-    return result
+        ),
+    }
 
 
 def _unfit(task: task_lib.Task, *, is_mean_over_examples: bool) -> str:
