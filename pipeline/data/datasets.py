@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import fingerprint, least_squares, table_examples
-from pipeline.data import scale as scale_lib
+from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
 
 Array = npt.NDArray[np.float32]
@@ -28,7 +28,7 @@ Solved = least_squares.LeastSquares | None
 
 
 class Examples(NamedTuple):
-    """Inputs and labels, standardized where the datasets have a scale."""
+    """Inputs and labels, as their preprocessing makes them."""
 
     x: Array  # [N, D]
     y: Array  # [N]
@@ -66,11 +66,17 @@ class Datasets(NamedTuple):
     truth: Truth | None = None  # None for a table
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
-    scale: scale_lib.Scale | None = None  # None where nothing is standardized
+    preprocessing: preprocessing_lib.Preprocessing | None = None  # None for synthetic data
     # Of the training and the validation examples of all workers; None where there is no use for it.
     least_squares: tuple[Solved, Solved] = (None, None)
     dropped: int = 0  # rows of a table that were left out, as values were missing
     label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
+
+    @property
+    def units(self) -> preprocessing_lib.Preprocessing | None:
+        """The preprocessing; None if it leaves all numbers as they are."""
+        is_used = self.preprocessing is not None and self.preprocessing.standardizes
+        return self.preprocessing if is_used else None
 
     @property
     def num_train(self) -> int:
@@ -94,8 +100,9 @@ class Datasets(NamedTuple):
         The sum over the workers, modulo 2**48, is the same however many they are.
         """
         names = zlib.crc32("\n".join([*self.features, self.label]).encode())
-        scale = zlib.crc32(np.array(self.scale or 0.0).tobytes())
-        result = names + scale if self.worker.is_chief else 0
+        learned = self.preprocessing
+        units = zlib.crc32(np.array([learned.mean, learned.stddev] if learned else 0.0).tobytes())
+        result = names + units if self.worker.is_chief else 0
         for factor, part in ((1, self.evaluated), (3, self.validation)):
             if part is not None:
                 result += factor * fingerprint.of(*part, self.worker)
@@ -176,19 +183,17 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Examples
 
 
 def _load_table(config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    loaded = table_examples.load(config, worker)
-    train, validation = loaded.train, loaded.validation
+    learned, train, validation, dropped = table_examples.load(config, worker)
+    variances = train.label_variance, validation.label_variance
     return Datasets(
         train=Examples(train.x, train.y),
-        validation=Examples(validation.x, validation.y) if validation.total else None,
-        features=loaded.features,
-        label=loaded.label,
+        validation=Examples(validation.x, validation.y) if validation.moments.count else None,
+        features=learned.features,
+        label=learned.label,
         worker=worker,
-        counts=(train.total, validation.total),
-        scale=loaded.scale,
-        dropped=loaded.dropped,
+        counts=(train.moments.count, validation.moments.count),
+        preprocessing=learned,
+        dropped=dropped,
         least_squares=(train.least_squares, validation.least_squares),
-        label_variances=(
-            (train.label_variance, validation.label_variance) if loaded.is_regression else None
-        ),
+        label_variances=variances if learned.is_regression else None,
     )

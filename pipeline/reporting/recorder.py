@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
+from pipeline.data import linear_units
 from pipeline.reporting import image_logger, progress, results, summary_writer
 from pipeline.training import clock as clock_lib
 from pipeline.training import evaluation, hooks, metrics, optimizers, regression
@@ -173,7 +174,7 @@ class Recorder(hooks.Hook):
             title = "After it diverged"
             if self._task.watches_all:
                 numbers, units = rows.values[-1:], self._evaluator.units
-                (numbers,) = units.standardized_parameters(numbers) if units else numbers
+                (numbers,) = linear_units.standardized(numbers, units) if units else numbers
                 self._task.assign(self._task.by_variable(numbers))
                 title = f"Step {rows.step[-1]:,}, before it diverged"
             self.images.finish(rows, title)

@@ -12,6 +12,7 @@ from pipeline import cli, errors, files, flagfile, printing
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import linear_units
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.reporting import profiler, progress, recorder, results
 from pipeline.run import (
@@ -123,7 +124,7 @@ class _Trainer:
         # After the rate is chosen, which a resumed run does at the start of the model, too.
         if worker.is_chief and config.initialize_from and not self.run_dir.resumes(config):
             initialization.initialize(
-                self._task, config.initialize_from, scale=datasets.scale, is_linear=config.is_linear
+                self._task, config.initialize_from, units=datasets.units, is_linear=config.is_linear
             )
         variables = self._task.model.trainable_variables
         self._optimizer = optimizers.create(config, variables, last_step=self._last_step)
@@ -133,7 +134,7 @@ class _Trainer:
         self._fingerprint = self.team.fingerprint(datasets)
         directory = self.run_dir.checkpoints
         self._checkpoints = checkpoints.Checkpoints(
-            directory, self._task, self._optimizer, datasets.scale
+            directory, self._task, self._optimizer, datasets.preprocessing
         )
 
     def run(self, *, resumes: bool) -> Result:
@@ -244,7 +245,7 @@ class _Trainer:
                 "least-squares reference is left out"
             )
         solved = self._evaluator.closed_form.train
-        if self._datasets.scale and solved and solved.condition_number > _COLLINEAR:
+        if self._datasets.units and solved and solved.condition_number > _COLLINEAR:
             printing.say(
                 "Note: the features are nearly collinear (condition number "
                 f"{solved.condition_number:.3g}): many W fit about as well, and training takes "
@@ -427,7 +428,8 @@ class _Trainer:
         units, numbers = self._evaluator.units, self._task.numbers().numpy()[None]
         with files.replacing(self.run_dir.weights) as unfinished, self._task.unchanged():
             if units:
-                self._task.assign(self._task.by_variable(units.parameters_in_units(numbers)[0]))
+                (numbers,) = linear_units.in_data_units(numbers, units)
+                self._task.assign(self._task.by_variable(numbers))
             size = sum(np.asarray(v).nbytes for v in self._task.variables.values())
             unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
             model.save_weights(unfinished)
@@ -435,10 +437,11 @@ class _Trainer:
     def _say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
         path = str(self.run_dir.path)
-        scale, last = self._datasets.scale, self._datasets.train.x[-1]
-        numbers = [f"{x:.3g}" for x in last] if scale is None else scale.short_x_in_units(last)
+        units, last = self._datasets.units, self._datasets.train.x[-1]
+        numbers = [f"{x:.3g}" for x in last] if units is None else units.short_input(last)
         example = f"--x={','.join(numbers)}"
-        if len(self._datasets.features) > _MOST_NUMBERS:
+        learned = self._datasets.preprocessing
+        if len(numbers) > _MOST_NUMBERS or (learned and learned.has_texts):
             example = f"--input={self._config.data}"
         predict = cli.command("predict", f"--export_dir={self.run_dir.export}", example)
         printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")

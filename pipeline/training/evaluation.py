@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import linear_units
 from pipeline.distributed import workers
 from pipeline.training import closed_form, hooks, metrics, passes, regression
 from pipeline.training import task as task_lib
@@ -75,7 +76,7 @@ class Evaluator(hooks.Hook):
       steps_per_epoch: Steps between the ends of epochs.
       steps_between: Steps between the ends of the chosen epochs.
       closed_form: Least squares of the examples, where that is used instead of passes.
-      units: The scale of W and b, where they are shown in the units of the data.
+      units: The preprocessing, where W and b are shown in the units of the data.
       reference: Least squares of the training examples, as a function of the shown W and b.
       best: The best epoch so far.
       best_variables: Its variables by name, None if an earlier process found it.
@@ -105,15 +106,15 @@ class Evaluator(hooks.Hook):
         self.steps_between = epochs_between * self.steps_per_epoch
         self._patience = config.early_stopping_patience
         self._passes = passes.Passes(
-            task, config, num_features=num_features, scale=datasets.scale, total=total
+            task, config, num_features=num_features, units=datasets.units, total=total
         )
         self.closed_form = closed_form.ClosedForm.of(task, datasets, self._passes)
         is_line = task.num_trainable == num_features + 1
-        has_units = config.is_linear and is_line and not self.closed_form.why_not
-        self.units = datasets.scale if has_units else None
+        has_units = config.is_linear and is_line
+        self.units = datasets.units if has_units else None
         self.reference = self.closed_form.train
         if self.units and self.reference and task.watches_all:
-            self.reference = self.units.least_squares_in_units(self.reference)
+            self.reference = linear_units.least_squares_in_data_units(self.reference, self.units)
         self._total = total
         self._has_metrics = bool(config.metric_names)
         is_in_rows = self.closed_form.train is not None and task.watches_all
@@ -169,7 +170,7 @@ class Evaluator(hooks.Hook):
         """Watched values [K, M] as they are shown, W and b in the units of the data."""
         if self.units is None or not self.task.watches_all:
             return values
-        return task_lib.as_float32(self.units.parameters_in_units(values))
+        return task_lib.as_float32(linear_units.in_data_units(values, self.units))
 
     def next_pause(self, step: int) -> float:
         """The next step to be evaluated at."""

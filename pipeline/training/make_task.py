@@ -9,6 +9,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import linear_units
 from pipeline.training import losses
 from pipeline.training import task as task_lib
 
@@ -55,22 +56,22 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
 
 def _label_scale(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tuple[float, float]:
     """Mean and deviation of labels for a loss that is for the units of the data."""
-    if datasets.scale is None or config.is_loss_of_standardized:
+    if datasets.units is None or config.is_loss_of_standardized:
         return 0.0, 1.0
-    return float(datasets.scale.mean[-1]), float(datasets.scale.stddev[-1])
+    return float(datasets.units.mean[-1]), float(datasets.units.stddev[-1])
 
 
 def _start(
     config: config_lib.Config, datasets: datasets_lib.Datasets
 ) -> npt.NDArray[np.floating[Any]]:
-    """W and b [D + 1] that a linear model starts from, of standardized data if there is a scale."""
+    """W and b [D + 1] that a linear model starts from, for data as they are trained on."""
     W, b = config.initial_w, config.initial_b
     start = np.append(np.full(len(datasets.features), W or 0.0), b or 0.0)
-    if datasets.scale is None:
+    if datasets.units is None:
         return start
-    start[-1] = datasets.scale.mean[-1] if b is None else b
-    numbers: npt.NDArray[np.floating[Any]] = datasets.scale.standardized_parameters(start[None])[0]
-    return numbers
+    start[-1] = datasets.units.mean[-1] if b is None else b
+    (numbers,) = linear_units.standardized(start[None], datasets.units)
+    return np.asarray(numbers)
 
 
 def _make_model(

@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.data import datasets
-from pipeline.data import scale as scale_lib
+from pipeline.data import datasets, preprocessing
 from pipeline.distributed import workers
 from pipeline.training import task as task_lib
 
@@ -24,18 +23,19 @@ class Passes:
         config: config_lib.Config,
         *,
         num_features: int,
-        scale: scale_lib.Scale | None = None,
+        units: preprocessing.Preprocessing | None = None,
         total: workers.Total = workers.alone,
     ):
         """Prepares the metrics of the config; `total` adds up the numbers of all workers.
 
-        The loss is that of standardized data where there is a scale, metrics are in their units.
+        The loss is that of standardized data where there are units, metrics are in those.
 
         Raises:
           errors.InputError: Keras has no such metric.
         """
         self._task, self._total = task, total
-        self._mean, self._stddev = (float(each[-1]) for each in scale or [[0.0], [1.0]])
+        self._mean = float(units.mean[-1]) if units else 0.0
+        self._stddev = float(units.stddev[-1]) if units else 1.0
         self._metrics: dict[str, tf.keras.metrics.Metric] = {}
         for name in config.metric_names:
             self._metrics[name] = _metric(name, task, num_features)

@@ -28,7 +28,7 @@ def fits(
     """
     assert datasets.label_variances
     parts = {"training": datasets.evaluated, "validation": datasets.validation}
-    scale = datasets.scale.stddev[-1] if datasets.scale else 1.0
+    scale = datasets.units.stddev[-1] if datasets.units else 1.0
     result = {}
     for (name, part), variance in zip(parts.items(), datasets.label_variances, strict=True):
         if part is None:
