@@ -50,9 +50,11 @@ class Block(NamedTuple):
         return np.asarray(frame.to_numpy())
 
     def _check_types(self, names: Sequence[str]) -> None:
+        import polars
+
         for name in names:
             dtype = self.frame[name].dtype
-            if dtype.is_temporal() or dtype.is_nested():
+            if not dtype.is_numeric() and dtype not in (polars.Boolean, polars.String, polars.Null):
                 problem = f", column {name!r}: must hold numbers or texts; received {dtype}"
                 raise errors.InputError(self.place(0) + problem)
 
@@ -60,10 +62,11 @@ class Block(NamedTuple):
         """A column that has cells which are no plain numbers."""
         import polars
 
+        if self.frame[name].dtype != polars.String:
+            return self.frame[name].cast(polars.Float64).fill_null(np.nan)
         texts = self._stripped(name)
-        number = texts.cast(polars.Float64, strict=False)
-        fill = np.where(texts == "", np.nan, np.inf)
-        return number.fill_null(polars.Series(fill)).rename(name)
+        fill = polars.Series(np.where(texts == "", np.nan, np.inf))
+        return texts.cast(polars.Float64, strict=False).fill_null(fill)
 
     def texts(self, name: str) -> Texts:
         """A column as texts [N] without blanks around them; '' stands for a missing value."""
@@ -237,14 +240,18 @@ class Parquet(_Typed):
 
         self.name = path
         try:
-            self._scan = polars.scan_parquet(path, glob=False)
-            self.header = self._scan.collect_schema().names()
+            scan = polars.scan_parquet(path, glob=False)
+            types = scan.collect_schema()
+            of_levels = [
+                name for name, dtype in types.items() if dtype in (polars.Categorical, polars.Enum)
+            ]
+            self._scan = scan.cast(dict.fromkeys(of_levels, polars.String))
             metadata = polars.read_parquet_metadata(path)
             self._count = self._scan.select(polars.len()).collect().item()
         except (OSError, polars.exceptions.PolarsError) as error:
             raise self._unreadable(error) from error
         index = json.loads(metadata.get("pandas", "{}")).get("index_columns", [])
-        self.header = [name for name in self.header if name not in index]
+        self.header = [name for name in types if name not in index]
 
     def _unreadable(self, error: Exception) -> errors.InputError:
         return errors.InputError(

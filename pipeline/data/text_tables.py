@@ -168,6 +168,8 @@ class Csv(_Records):
             errors.require(is_closed, f"{self.name}: line {count}: a quote is not closed")
             line, count = line + more, count + 1
         text = line.decode().rstrip("\r\n")
+        is_line = '"' in text or "\r" not in text
+        errors.require(is_line, f"{self.name}: save it with line ends of \\n, not of \\r alone")
         self.separator = max(_SEPARATORS, key=lambda each: len(_cells(text, each)))
         self.header = [cell.strip() for cell in _cells(text, self.separator)]
         _check_header(self.name, self.header, self.separator)
@@ -195,8 +197,7 @@ class Csv(_Records):
         return frame if is_whole else None
 
     def _records(self, line: int, text: str) -> Iterator[tuple[int, list[str | None], str]]:
-        lines = (f"{each}\n" for each in text.split("\n"))
-        reader = csv.reader(lines, delimiter=self.separator)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator)
         width, before = len(self.header), 0
         for cells in reader:
             number, before = line + before, reader.line_num

@@ -95,9 +95,9 @@ def input_names(learned: preprocessing.Preprocessing) -> list[str]:
     """Names of columns as TensorFlow allows them for inputs, each of them once."""
     found: list[str] = []
     for column in learned.columns:
-        name = re.sub(r"\W", "_", column)
+        name = re.sub(r"[^0-9A-Za-z_]", "_", column)
         name = name if name[:1].isalpha() else f"column_{name}"
-        while name.lower() in map(str.lower, found):
+        while name.lower() in ("self", *map(str.lower, found)):
             name += "_"
         found.append(name)
     return found
