@@ -4,23 +4,15 @@ With standardized columns, y = mean_y + stddev_y * ((x - mean) / stddev · W + b
 are K states [K, D + 1], each of them W and then b.
 """
 
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data import least_squares
+from pipeline.data import least_squares, moments, preprocessing
 
 Float64 = npt.NDArray[np.float64]
 
 
-class Units(Protocol):
-    """Means and standard deviations [D + 1] of D features and, last, of the label."""
-
-    @property
-    def mean(self) -> Float64: ...  # noqa: D102
-    @property
-    def stddev(self) -> Float64: ...  # noqa: D102
+Units = moments.Units | preprocessing.Preprocessing
 
 
 def in_data_units(numbers: npt.ArrayLike, units: Units) -> Float64:

@@ -6,30 +6,21 @@ Every worker looks at all rows, so that all of them measure the same, and keeps 
 import contextlib
 import itertools
 from collections.abc import Generator, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, printing, user_code
-from pipeline.data import fingerprint, least_squares, linear_units, preprocessing, tables
+from pipeline.data import fingerprint, least_squares, linear_units, moments, preprocessing, tables
 from pipeline.distributed import workers
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 _MOST_LEVELS = 1000  # different values of a column of texts
 _MOST_CLASSES = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-class _Units(NamedTuple):
-    """Means and standard deviations [D + 1] of rows."""
-
-    mean: Float64
-    stddev: Float64
 
 
 def load(
@@ -75,7 +66,7 @@ def _learn(
     is_regression = not _are_classes(some[:, -1]) if given is None else given
     standardized = np.append(np.full(reader.width - 1, True), is_regression)
     standardized &= config.is_standardized
-    near = _around(some, standardized)
+    near = moments.around(some, standardized)
     for rows in itertools.chain([some], blocks):
         held_out = split.held_out(len(rows))
         moved = reader.checked((rows - near.mean) / near.stddev)
@@ -89,7 +80,7 @@ def _learn(
         f"{config.data}: at least 2 rows must be left to train on; received {count} of "
         f"{count + other}",
     )
-    units = _measured(parts[0].moments, standardized)
+    units = parts[0].moments.units(standardized)
     for part in parts:
         part.finish(units)
     mean, stddev = near.mean + near.stddev * units.mean, near.stddev * units.stddev
@@ -235,7 +226,7 @@ class Part:
     def __init__(self, width: int, worker: workers.Worker, solves: bool):
         """Prepares for rows [N, width], of which the worker keeps every k-th."""
         self._worker, self._kept = worker, list[Float32]()
-        self.moments = Moments(width)
+        self.moments = moments.Moments(width)
         self._qr = least_squares.StreamingQR() if solves else None
 
     def add(self, rows: Float64) -> None:
@@ -248,7 +239,7 @@ class Part:
         if self._qr and len(rows):
             self._qr.add(rows)
 
-    def finish(self, units: _Units) -> None:
+    def finish(self, units: moments.Units) -> None:
         """Standardizes the examples by units that were measured on the training rows."""
         count, width = sum(map(len, self._kept)), len(units.mean)
         self.x, self.y = np.empty((count, width - 1), np.float32), np.empty(count, np.float32)
@@ -263,35 +254,6 @@ class Part:
         self.least_squares = solved and linear_units.standardized_least_squares(solved, units)
 
 
-class Moments:
-    """Means and variances of columns whose rows come in parts.
-
-    The update is that of Chan, Golub and LeVeque (Algorithms for computing the sample variance,
-    1983).
-    """
-
-    def __init__(self, num_columns: int):
-        self.count = 0
-        self.mean, self._squares = np.zeros(num_columns), np.zeros(num_columns)
-
-    def add(self, rows: Float64) -> None:
-        """Takes more rows [N, C]."""
-        if not len(rows):
-            return
-        mean = rows.mean(axis=0)
-        total, step = self.count + len(rows), mean - self.mean
-        centered = rows - mean
-        self._squares += np.einsum("ij,ij->j", centered, centered)
-        self._squares += np.square(step) * (self.count * len(rows) / total)
-        self.mean = self.mean + step * (len(rows) / total)
-        self.count = total
-
-    @property
-    def stddev(self) -> Float64:
-        """The standard deviations [C], dividing by the number of rows."""
-        return np.asarray(np.sqrt(self._squares / max(1, self.count)))
-
-
 def _names(flag: str) -> list[str]:
     """The names in a flag, separated by commas."""
     return [name.strip() for name in flag.split(",") if name.strip()]
@@ -300,22 +262,3 @@ def _names(flag: str) -> list[str]:
 def _are_classes(labels: Float64) -> bool:
     """Whether labels look like classes 0, 1, ..."""
     return bool(((labels >= 0) & (labels <= _MOST_CLASSES) & (labels == np.floor(labels))).all())
-
-
-def _around(rows: Float64, standardized: Bools) -> _Units:
-    """Units near those of all rows; the mean is the first row, so constant columns become 0."""
-    if not len(rows):
-        return _Units(np.zeros(rows.shape[1]), np.ones(rows.shape[1]))
-    with np.errstate(over="ignore"):  # where `checked` says so
-        moved = rows - rows[0]
-    largest = np.abs(moved).max(axis=0)
-    is_usable = standardized & (largest > 0) & np.isfinite(largest)
-    largest = np.where(is_usable, largest, 1.0)
-    spread = largest * np.sqrt(np.square(moved / largest).mean(axis=0))
-    return _Units(np.where(standardized, rows[0], 0.0), np.where(is_usable, spread, 1.0))
-
-
-def _measured(moments: Moments, standardized: Bools) -> _Units:
-    """The means and deviations; those of columns that are constant or not standardized, 0 and 1."""
-    varies = standardized & (moments.stddev > 0)
-    return _Units(np.where(standardized, moments.mean, 0.0), np.where(varies, moments.stddev, 1.0))

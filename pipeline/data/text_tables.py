@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from pipeline import errors
-from pipeline.data import tables
+from pipeline.data import table_block, tables
 
 STDIN = "-"
 _NO_OBJECT = "expected a JSON object"
@@ -68,6 +68,8 @@ def _unpacked(file: Any) -> Any:
 class _Records(tables.Table):
     """A file of records, each of which begins a line."""
 
+    _separators = ""  # before a quote behind which a record may go on in the next line
+
     def __init__(self, path: str, name: str, file: IO[bytes], stream: IO[bytes]):
         """Reads the header from the stream of an open file, to go on with if it is not on disk."""
         self.name, self._path, self._start = name, path, b""
@@ -75,7 +77,7 @@ class _Records(tables.Table):
         self._line = self._read_header(self._stream)  # of the first record
         self.is_on_disk = os.path.isfile(path)
 
-    def blocks(self, names: Sequence[str]) -> Iterator[tables.Block]:
+    def blocks(self, names: Sequence[str]) -> Iterator[table_block.Block]:
         """Reads some columns."""
         try:
             with open(self._path, "rb") if self.is_on_disk else self._file as file:
@@ -96,7 +98,7 @@ class _Records(tables.Table):
         line, start = self._line, self._start
         while piece := start + file.read(PIECE):
             start, piece = b"", piece + file.readline()
-            while (opening := self._last_opening(piece)) >= 0:
+            while (opening := _last_opening(piece, self._separators)) >= 0:
                 more = file.read(PIECE) + file.readline()
                 if not more or len(piece) > PIECE + _LONGEST:
                     line += piece.count(b"\n", 0, opening)
@@ -105,12 +107,7 @@ class _Records(tables.Table):
             yield line, piece
             line += piece.count(b"\n")
 
-    def _last_opening(self, piece: bytes) -> int:
-        """Where the last cell in quotes begins; -1 if there is none, or it is closed."""
-        del piece
-        return -1
-
-    def _block(self, line: int, piece: bytes, names: Sequence[str]) -> tables.Block:
+    def _block(self, line: int, piece: bytes, names: Sequence[str]) -> table_block.Block:
         """The records of a piece, parsed at once or, where that won't do, one by one."""
         import polars
 
@@ -120,7 +117,9 @@ class _Records(tables.Table):
             frame = None
         if frame is not None:
             is_plain = b'"' not in piece
-            return tables.Block(frame, functools.partial(self._place, line, piece), {}, is_plain)
+            return table_block.Block(
+                frame, functools.partial(self._place, line, piece), {}, is_plain
+            )
         lines, cells, wrong = list[int](), list[list[str | None]](), dict[int, str]()
         for number, record, problem in self._records(line, piece.decode()):
             if problem:
@@ -129,7 +128,7 @@ class _Records(tables.Table):
             cells.append(record)
         schema = dict.fromkeys(self.header, polars.String)
         frame = polars.DataFrame(cells, schema, orient="row")
-        return tables.Block(frame, lambda row: f"{self.name}: line {lines[row]}", wrong)
+        return table_block.Block(frame, lambda row: f"{self.name}: line {lines[row]}", wrong)
 
     def _place(self, line: int, piece: bytes, row: int) -> str:
         """Says where a row of a piece is."""
@@ -171,12 +170,10 @@ class Csv(_Records):
         is_line = '"' in text or "\r" not in text
         errors.require(is_line, f"{self.name}: save it with line ends of \\n, not of \\r alone")
         self.separator = max(_SEPARATORS, key=lambda each: len(_cells(text, each)))
+        self._separators = self.separator
         self.header = [cell.strip() for cell in _cells(text, self.separator)]
         _check_header(self.name, self.header, self.separator)
         return count + 1
-
-    def _last_opening(self, piece: bytes) -> int:
-        return _last_opening(piece, self.separator)
 
     def _parse(self, piece: bytes, names: Sequence[str]) -> Any:
         """A row that is too long raises PolarsError; one that is too short has no last cell."""
@@ -201,13 +198,18 @@ class Csv(_Records):
         width, before = len(self.header), 0
         for cells in reader:
             number, before = line + before, reader.line_num
+            if not cells:
+                continue
             problem = (
-                f" has {len(cells)} cells, separated by {self.separator!r}; the header names "
-                f"{width} columns"
+                ""
+                if len(cells) == width
+                else (
+                    f" has {len(cells)} cells, separated by {self.separator!r}; the header names "
+                    f"{width} columns"
+                )
             )
-            if cells:
-                found = [*(cell or None for cell in cells[:width]), *[None] * (width - len(cells))]
-                yield number, found, "" if len(cells) == width else problem
+            padded = [*cells, *[""] * (width - len(cells))]
+            yield number, [cell or None for cell in padded[:width]], problem
 
 
 class JsonLines(_Records):
@@ -253,7 +255,7 @@ def _last_opening(piece: bytes, separators: str) -> int:
 
     Quotes count only at the beginning of a cell, and two of them in it stand for one.
     """
-    if b'"' not in piece:
+    if not separators or b'"' not in piece:
         return -1
     quoted = rb'(?:^|(?<=[%b\n]))"[^"]*(?:""[^"]*)*("?)' % separators.encode()
     last = collections.deque(re.finditer(quoted, piece), maxlen=1)
@@ -266,7 +268,7 @@ def _cells(record: str, separator: str) -> list[str]:
 
 def _check_header(file: str, names: list[str], separator: str) -> None:
     errors.require(any(names), f"{file}: the first line is empty; it must be a header")
-    received = f"received {tables.short.repr(separator.join(names))}"
+    received = f"received {table_block.short.repr(separator.join(names))}"
     is_names = not all(map(is_number, names))
     errors.require(is_names, f"{file}: the first line must name the columns; {received}")
     is_unique = len(set(names)) == len(names) and "" not in names
@@ -275,7 +277,7 @@ def _check_header(file: str, names: list[str], separator: str) -> None:
     odd = next((name for name in names if any(map(is_control, name))), None)
     errors.require(
         odd is None,
-        f"{file}: the name of a column has a control character: {tables.short.repr(odd)}",
+        f"{file}: the name of a column has a control character: {table_block.short.repr(odd)}",
     )
 
 

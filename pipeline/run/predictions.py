@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import errors
-from pipeline.data import tables
+from pipeline.data import table_block, tables
 from pipeline.run import exported
 
 Array = npt.NDArray[Any]
@@ -73,7 +73,7 @@ class Predictions:
             y = self._model.predict_columns(row)[:0]
             yield self._lines(empty, y, include_header=True)
 
-    def _columns(self, block: tables.Block) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
+    def _columns(self, block: table_block.Block) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
         """The columns of the model, and which rows can be used."""
         known = {name: texts for name, texts in self._model.columns.items() if texts}
         numbers = [name for name in self._names if name not in known]
@@ -91,7 +91,7 @@ class Predictions:
             self._skip(block, int(np.argmin(is_usable)), int((~is_usable).sum()))
         return columns, is_usable
 
-    def _skip(self, block: tables.Block, row: int, count: int) -> None:
+    def _skip(self, block: table_block.Block, row: int, count: int) -> None:
         """Counts rows that can't be used, the first of which is that of a block."""
         if not self.skipped:
             self.first_skipped = block.place(row) + self._problem(block, row)
@@ -99,23 +99,23 @@ class Predictions:
             errors.require(self._skips, message)
         self.skipped += count
 
-    def _problem(self, block: tables.Block, row: int) -> str:
+    def _problem(self, block: table_block.Block, row: int) -> str:
         """What is wrong with a row that can't be used."""
         if row in block.wrong:
             return block.wrong[row]
-        one = tables.Block(block.frame[row : row + 1], block.place)
+        one = table_block.Block(block.frame[row : row + 1], block.place)
         missing = [n for n in self._names.values() if one.texts(n)[0] == ""]
         if missing:
             return f", column {missing[0]!r}: the value is missing"
         for name, texts in self._model.columns.items():
             column = self._names[name]
-            cell = tables.short.repr(str(one.frame[column][0]))
+            cell = table_block.short.repr(str(one.frame[column][0]))
             if texts and one.texts(column)[0] not in texts:
                 known = textwrap.shorten(", ".join(texts), 200)
                 return f", column {column!r}: the model was trained with {known}; received {cell}"
             number = 0.0 if texts else float(one.numbers([column])[0, 0])
             if not np.isfinite(number):
-                return tables.not_finite(column, cell)
+                return table_block.not_finite(column, cell)
             if abs(number) > float(np.finfo(self._model.dtype).max):
                 return (
                     f", column {column!r}: must be finite as {np.dtype(self._model.dtype)}; "
