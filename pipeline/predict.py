@@ -7,8 +7,6 @@ Examples:
 """
 
 import contextlib
-import csv
-import io
 import json
 import os
 import pathlib
@@ -17,16 +15,17 @@ import sys
 import textwrap
 import types
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING
 
+import numpy as np
 from absl import flags
 
 from pipeline import cli, errors, files, printing, tf_runtime
-from pipeline.data import csv_text
+from pipeline.data import tables, text_tables
 from pipeline.run import signals, versions
 
 if TYPE_CHECKING:
-    from pipeline.run import predictions
+    from pipeline.run import exported, predictions
 
 _STANDARD = "-"  # stdin or stdout
 
@@ -34,13 +33,13 @@ _STANDARD = "-"  # stdin or stdout
 def _define_flags() -> None:
     exports = "A SavedModel, or a directory of numbered ones, of which the newest is taken."
     inputs = "Inputs, separated by commas. With D features, each D numbers are one input."
-    csv_help = "A CSV file in place of --x, or - for stdin: a header, then rows with the inputs."
+    table_help = "A table in place of --x: what --data of train reads, or - for stdin."
     results = "The CSV file to write the rows with their predictions to; - prints them."
     on_error = "What is done at a row that can't be used: fail, or skip the row."
     describe = "Print what the SavedModel says of where it came from, as JSON."
     flags.DEFINE_string("export_dir", None, exports)
     flags.DEFINE_list("x", [], inputs)
-    flags.DEFINE_string("input", "", csv_help)
+    flags.DEFINE_string("input", "", table_help)
     flags.DEFINE_string("output", _STANDARD, results)
     flags.DEFINE_enum("on_error", "fail", ["fail", "skip"], on_error)
     flags.DEFINE_bool("describe", False, describe)
@@ -62,19 +61,19 @@ def main(arguments: list[str]) -> None:
         f"--output={values.output}: is a directory; give the name of a file",
     )
     errors.require(
-        all(map(csv_text.is_number, values.x)),
+        all(map(text_tables.is_number, values.x)),
         f"--x must be finite numbers; received {','.join(values.x)}",
     )
     _stop_cleanly()
-    with _input(values.input) as table:  # its header, before TensorFlow takes seconds
-        tf_runtime.import_tensorflow()
-        from pipeline.run import exported, predictions
+    # Its header is read before TensorFlow takes seconds.
+    table = tables.open_table(values.input) if values.input else None
+    tf_runtime.import_tensorflow()
+    from pipeline.run import exported, predictions
 
-        model = exported.load(export_dir)
-        features = predictions.features_of(model)
-        file, header = table or _table(values.x, features)
-        rows = predictions.Predictions(file, header, model, skips=values.on_error == "skip")
-        _write(rows, values.output)
+    model = exported.load(export_dir)
+    table = table or _table(values.x, model)
+    rows = predictions.Predictions(table, model, skips=values.on_error == "skip")
+    _write(rows, values.output)
     if rows.skipped:
         printing.say(
             f"predict: {rows.skipped:,} of {rows.rows:,} rows skipped; the first: "
@@ -105,38 +104,20 @@ def _stop_cleanly() -> None:
             signal.signal(number, stop)
 
 
-@contextlib.contextmanager
-def _input(path: str) -> Iterator[tuple[TextIO, csv_text.Header] | None]:
-    """A table and its header; None without a path.
-
-    Raises:
-      errors.InputError: it can't be read, or its first line is no header.
-    """
-    name = "stdin" if path == _STANDARD else path
-    with contextlib.ExitStack() as stack:
-        table = None
-        try:
-            if path:
-                file = stack.enter_context(csv_text.open_text(path))
-                table = file, csv_text.Header.read(file, name)
-        except csv_text.ERRORS as error:
-            raise csv_text.unreadable(name, error) from error
-        yield table
-
-
-def _table(numbers: list[str], features: tuple[str, ...]) -> tuple[TextIO, csv_text.Header]:
-    """The numbers in --x as a table."""
-    width = len(features)
+def _table(numbers: list[str], model: "exported.Exported") -> tables.Table:
+    """The numbers in --x as a table, with their texts as they are."""
+    names = list(model.columns)
+    texts = next((name for name, known in model.columns.items() if known), None)
     errors.require(
-        len(numbers) % width == 0,
-        f"--x must be {width} numbers for each input, one a feature "
-        f"({textwrap.shorten(', '.join(features), 200)}); received {len(numbers)}",
+        texts is None, f"--x is for models of numbers; the column {texts!r} is text: use --input"
     )
-    rows = [",".join(numbers[i : i + width]) for i in range(0, len(numbers), width)]
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(features)
-    header = csv_text.Header("--x", line.getvalue(), list(features))
-    return io.StringIO("\n".join(rows) + "\n"), header
+    errors.require(
+        len(numbers) % len(names) == 0,
+        f"--x must be {len(names)} numbers for each input, one a feature "
+        f"({textwrap.shorten(', '.join(names), 200)}); received {len(numbers)}",
+    )
+    cells = np.array(numbers).reshape(-1, len(names))
+    return tables.Arrays("--x", dict(zip(names, cells.T, strict=True)))
 
 
 def _write(rows: "predictions.Predictions", path: str) -> None:
@@ -163,7 +144,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
 
 
 @contextlib.contextmanager
-def _output(path: str, *, is_stdout: bool) -> Iterator[TextIO]:
+def _output(path: str, *, is_stdout: bool) -> Iterator[IO[bytes]]:
     """Opens what is written to: stdout, a pipe or device, or what takes the place of a file.
 
     Raises:
@@ -171,12 +152,12 @@ def _output(path: str, *, is_stdout: bool) -> Iterator[TextIO]:
     """
     if is_stdout or (os.path.exists(path) and not os.path.isfile(path)):
         place: int | str = 1 if is_stdout else path
-        with open(place, "w", encoding="utf-8", closefd=not is_stdout) as file:
+        with open(place, "wb", closefd=not is_stdout) as file:
             yield file
         return
     target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
     files.remove_abandoned(target)
-    with files.replacing(target) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+    with files.replacing(target) as unfinished, open(unfinished, "wb") as file:
         files.mark_as_used(file)
         yield file
 

@@ -435,14 +435,14 @@ def csv_file() -> str:
 
 def read_csv(*, with_numpy: bool) -> Round:
     """Reads the CSV file."""
-    from pipeline.data import csv_reader
+    from pipeline.data import text_tables
 
     path = csv_file()
     if with_numpy:
         return timed(
             lambda: np.loadtxt(path, dtype=np.float32, delimiter=",", skiprows=1), _MILLION
         )
-    return timed(lambda: list(csv_reader.Csv(path).blocks(["x", "y"])), _MILLION)
+    return timed(lambda: list(text_tables.open_file(path).rows(["x", "y"])), _MILLION)
 
 
 SIDES: dict[str, Callable[[], Round]] = {

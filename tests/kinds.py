@@ -117,14 +117,17 @@ class Penalized(tf.keras.Model):
         self.total = tf.keras.metrics.Mean(name="total")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Two layers."""
         hidden = self.dense(x)
         self.add_loss(1e-3 * tf.reduce_sum(tf.square(hidden)))
         return self.out(hidden)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]
-        return super().compute_loss(x, y, y_pred, sample_weight) + 0.1 * tf.reduce_mean(y_pred**2)
+    def compute_loss(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """The compiled loss, and a little more."""
+        return super().compute_loss(*args, **kwargs) + 0.1 * tf.reduce_mean(kwargs["y_pred"] ** 2)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):  # type: ignore[no-untyped-def]
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """A metric of the model's own beside the compiled ones."""
         self.total.update_state(tf.reduce_mean(y_pred))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

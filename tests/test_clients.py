@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import scale as scale_lib
+from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.run import export, export_formats, serving
 from pipeline.training import losses, make_task, task
 from tests import processes
@@ -45,19 +45,25 @@ def _trained(name: str, datasets: datasets_lib.Datasets) -> task.Task:
     return made
 
 
-def _datasets(num_features: int, *, scale: scale_lib.Scale | None = None) -> datasets_lib.Datasets:
+_Learned = preprocessing_lib.Preprocessing
+
+
+def _datasets(num_features: int, *, learned: _Learned | None = None) -> datasets_lib.Datasets:
     x = np.random.default_rng(1).normal(size=(20, num_features)).astype(np.float32)
     examples = datasets_lib.Examples(x, (x[:, 0] > 0).astype(np.float32))
-    return datasets_lib.Datasets(examples, None, ("a", "b", "c")[:num_features], "y", scale=scale)
+    return datasets_lib.Datasets(
+        examples, None, ("a", "b", "c")[:num_features], "y", preprocessing=learned
+    )
 
 
 class _Export:
     """A version, and what the live model predicts."""
 
     def __init__(self, path: pathlib.Path, name: str, num_features: int):
-        scale = scale_lib.Scale(np.float64([7, -3, 2, 5]), np.float64([2, 4, 0.5, 3]))
+        units = np.float64([7, -3, 2, 5]), np.float64([2, 4, 0.5, 3])
+        scale = _Learned(dict.fromkeys("abc"), "y", *units)
         is_standardized = name == "keras" and num_features == 3
-        datasets = _datasets(num_features, scale=scale if is_standardized else None)
+        datasets = _datasets(num_features, learned=scale if is_standardized else None)
         trained = _trained(name, datasets)
         self.path, x = path, _X[:, :num_features]
         export.publish(trained, datasets, path, {}, formats=("litert", "onnx"))
@@ -208,9 +214,9 @@ def test_tensorflow_serving_finds_a_request_to_warm_up_with(exported: _Export) -
 
 def test_a_format_that_can_not_hold_a_model_is_named(tmp_path: pathlib.Path) -> None:
     """LiteRT has no float64, which these columns need."""
-    scale = scale_lib.Scale(np.float64([1e12, 0]), np.float64([1, 1]))
-    assert scale.needs_float64
-    datasets = _datasets(1, scale=scale)
+    learned = _Learned({"a": None}, "y", np.float64([1e12, 0]), np.float64([1, 1]))
+    assert learned.needs_float64
+    datasets = _datasets(1, learned=learned)
     trained = _trained("module", datasets)
     with pytest.raises(
         errors.InputError, match="LiteRT has no float64, which this table needs; use onnx"

@@ -317,8 +317,8 @@ _UNCHECKED = {
     ),
     "x too small for any W": datasets_lib.Examples(_TRAIN.x * np.float32(1e-40), _TRAIN.y),
     "a solution that float32 can't hold": datasets_lib.Examples(
-        np.append(_TRAIN.x, _TRAIN.x + 1e-6 * _TRAIN.y[:, None], 1).astype("f4")
-        * np.float32(1e-32),
+        np.append(_TRAIN.x, _TRAIN.x + 1e-5 * _TRAIN.y[:, None], 1).astype("f4")
+        * np.float32(1e-33),
         np.square(_TRAIN.y) * 100,
     ),
 }

@@ -28,14 +28,14 @@ _OTHERS = (  # columns that the model does not know, texts as they are, and a li
     "-0;größe;16777217;x\n"
 )
 _WITH_PREDICTIONS = (
-    'b;note;"a, in m";price;predicted_price\n1;"semi;colon";10.0;8;8.5\n'
+    'b;note;a, in m;price;predicted_price\n1;"semi;colon";10.0;8;8.5\n'
     '2;"two\nlines, ""quoted""";020;;16.5\n-0;größe;16777217;x;16777216\n'
 )
 _BAD = "x,id\n1,a\n2\nthree,c\n,d\n1e39,e\n-0.1,f\n"
 _PRINTED = {
     ("--export_dir=line", "--x=1.5,-2"): "x,y\n1.5,6.5\n-2,-4\n",
     ("--export_dir=line/1", "--x=0"): "x,y\n0,2\n",
-    ("--export_dir=line", "--x=1e9,0.1,1e-9"): "x,y\n1e9,3e+09\n0.1,2.3\n1e-9,2\n",
+    ("--export_dir=line", "--x=1e9,0.1,1e-9"): "x,y\n1e9,3000000000\n0.1,2.3\n1e-9,2\n",
     ("--export_dir=plane", "--x=10,1,20,2"): _PRICES,
     (
         "--export_dir=plane",
@@ -44,7 +44,10 @@ _PRINTED = {
     ("--export_dir=plane", "--input=others.csv"): _WITH_PREDICTIONS,
     ("--export_dir=plane", "--input=others.csv.gz"): _WITH_PREDICTIONS,
     ("--export_dir=line", "--input=line.csv"): "position,y\n0,2\n0.5,3.5\n",
-    ("--export_dir=line", "--input=inches.csv"): 'x,note,y\n1,5" pipe,5\n2,b,8\n3,6" tube,11\n',
+    (
+        "--export_dir=line",
+        "--input=inches.csv",
+    ): 'x,note,y\n1,"5"" pipe",5\n2,b,8\n3,"6"" tube",11\n',
     ("--export_dir=line", "--input=empty.csv"): "x,y\n",
     ("--export_dir=plane", "--input=empty_plane.csv"): 'b,"a, in m",price\n',
 }
@@ -55,7 +58,7 @@ _MISTAKES = {
     ("--export_dir=line", "--x=1,one"): ("received 1,one", 2),
     ("--export_dir=line", "--x=1,nan"): ("received 1,nan", 2),
     ("--export_dir=line", "--x=1e39"): ("'x': must be finite as float32; received 1e39", 2),
-    ("--export_dir=line", "--input=nowhere.csv"): ("nowhere.csv: can't be read", 2),
+    ("--export_dir=line", "--input=nowhere.csv"): ("nowhere.csv: there is no such file", 2),
     ("--export_dir=empty", "--x=1"): ("--export_dir=empty must be a SavedModel", 2),
     ("--export_dir=unsigned", "--x=1"): ("serving_default", 2),
     ("--export_dir=unsigned", "--describe"): ("has no assets.extra/description.json", 2),

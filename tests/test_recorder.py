@@ -257,11 +257,11 @@ def test_a_file_has_least_squares_but_no_truth(
         rows = step_metrics.StepMetrics(np.arange(2), values, values[:, 0], values[:, 1])
         recording.after(rows.select(slice(0, 1)))
         recording.finish(rows.select(slice(1, 2)))
-    scale = recording.datasets.scale
-    assert scale
+    units = recording.datasets.units
+    assert units
     x, y = (
-        scale.x_in_units(recording.datasets.train.x),
-        scale.y_in_units(recording.datasets.train.y),
+        units.x_in_data_units(recording.datasets.train.x),
+        units.in_data_units(recording.datasets.train.y),
     )
     solution = np.linalg.lstsq(np.column_stack([x, np.ones(4)]), y, rcond=None)[0]
     curves = helpers.scalars(tmp_path / "least_squares")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares
+from pipeline.data import least_squares, linear_units
 from pipeline.run import checkpoints, trainer
 from pipeline.training import evaluation, learning_rate, make_task
 from scripts import tables
@@ -63,8 +63,8 @@ def test_least_squares_has_the_certified_digits(
     data = datasets_lib.load(_config(folder, table, standardize=standardize))
     solved = data.least_squares[0]
     assert solved
-    if data.scale:
-        solved = data.scale.least_squares_in_units(solved)
+    if data.units:
+        solved = linear_units.least_squares_in_data_units(solved, data.units)
     np.testing.assert_allclose(solved.solution, certified, rtol=1e-9)
 
 
@@ -255,10 +255,10 @@ def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
     )
     _, run = _trained(config)
     data = datasets_lib.load(config)
-    assert data.scale
+    assert data.units
     x, y = (array.astype(np.float64) for array in data.train)
     W = np.linalg.solve(x.T @ x / len(x) + 0.3 * np.eye(3), x.T @ y / len(x))
-    (values,) = data.scale.parameters_in_units(np.append(W, 0)[None])
+    (values,) = linear_units.in_data_units(np.append(W, 0)[None], data.units)
     for directory in ("train", "least_squares"):
         curves = helpers.scalars(run / directory)
         for name, value in zip(("W/area", "W/rooms", "W/year", "b"), values, strict=True):
@@ -321,9 +321,10 @@ def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
         assert curves[0][tag] == curves[1][tag]
     found = [checkpoints.variables(logs / name / "checkpoints") for name in ("killed", "whole")]
     assert found[0]["W"].tobytes() == found[1]["W"].tobytes()
-    scales = [checkpoints.scale_of(logs / name / "checkpoints") for name in ("killed", "whole")]
-    assert scales[0]
-    assert np.array(scales[0]).tobytes() == np.array(scales[1]).tobytes()
+    learned = [checkpoints.preprocessing_of(logs / n / "checkpoints") for n in ("killed", "whole")]
+    assert learned[0]
+    assert learned[1]
+    assert learned[0].state() == learned[1].state() != {}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import errors, printing
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import tables
+from pipeline.data import linear_units, tables, text_tables
 from scripts import tables as shown_tables
 
 _HOUSES = """area,rooms,city,price
@@ -42,8 +42,8 @@ def _load(data: object, **settings: Any) -> datasets_lib.Datasets:
 def _in_units(data: datasets_lib.Datasets) -> np.ndarray:
     """The training examples with their labels, in the units of the data."""
     x, y = data.train
-    if data.scale:
-        x, y = data.scale.x_in_units(x), data.scale.y_in_units(y)
+    if data.preprocessing:
+        x, y = data.preprocessing.x_in_data_units(x), data.preprocessing.in_data_units(y)
     return np.column_stack([x, y])
 
 
@@ -81,6 +81,7 @@ def test_all_sources_and_blocks_give_the_same_examples(
 ) -> None:
     """In blocks of any number of rows, also with validation rows that are chosen by the seed."""
     monkeypatch.setattr(tables, "ROWS", rows)
+    monkeypatch.setattr(text_tables, "PIECE", 8 * rows)
     for settings in ({}, {"validation_examples": 2}, {"validation_fraction": 0.4}):
         found = {name: _load(data, **settings) for name, data in _sources(tmp_path)}
         first = found["one"]
@@ -98,7 +99,6 @@ def test_columns_have_mean_0_and_deviation_1() -> None:
     """Of the training rows; the validation rows are measured by the same rule."""
     table = shown_tables.california_like()
     data = _load_columns(table, validation_fraction=0.25)
-    assert data.scale
     assert data.validation is not None
     assert 0.23 < len(data.validation.y) / 20_640 < 0.27
     for array in data.train:
@@ -136,7 +136,7 @@ def test_no_digit_is_lost_that_the_standardized_problem_needs(
     monkeypatch: pytest.MonkeyPatch, name: str, rows: int
 ) -> None:
     """Numbers of float64 that float32 can't tell apart, or not hold; sorted, too."""
-    monkeypatch.setattr(tables, "ROWS", rows)
+    monkeypatch.setattr(text_tables, "PIECE", 40 * rows)
     x, y = (np.asarray(column, np.longdouble) for column in _HARD[name].values())
     data = _load_columns(_HARD[name])
     for found, column in ((data.train.x[:, 0], x), (data.train.y, y)):
@@ -148,10 +148,10 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
     """A constant one has W = 0; of two equal ones each has half."""
     data = _load_columns({"x": _NORMAL, "c": np.full(200, 7.3), "x2": _NORMAL, "y": 2 * _NORMAL})
     assert not data.train.x[:, 1].any()
-    assert data.scale
     solved = data.least_squares[0]
     assert solved
-    (values,) = data.scale.parameters_in_units(solved.solution[None])
+    assert data.preprocessing
+    (values,) = linear_units.in_data_units(solved.solution[None], data.preprocessing)
     np.testing.assert_allclose(values, [1, 0, 1, 0], atol=1e-9)
 
 
@@ -161,6 +161,7 @@ def test_reading_shows_that_it_is_alive(
     """Here as if every block took long; compressed files tell how much of them has been read."""
     monkeypatch.setattr(printing.LiveLine, "is_due", lambda _: True)
     monkeypatch.setattr(tables, "ROWS", 3)
+    monkeypatch.setattr(text_tables, "PIECE", 10)
     sources = dict(_sources(tmp_path))
     for name in ("one", "several", "gzip", "a function"):
         _load(sources[name])
@@ -264,7 +265,7 @@ def test_a_bad_table_costs_one_line(
 _MEMORY = """
 import pathlib, resource, sys
 from pipeline import config, printing
-from pipeline.data import datasets, sources
+from pipeline.data import datasets
 path = pathlib.Path(sys.argv[1])
 small = path.with_name("small.csv")
 small.write_text("a,b,c,d,e,f,g,y\\n" + "1,2,3,4,5,6,7,8\\n9,8,7,6,5,4,3,2\\n" * 10)

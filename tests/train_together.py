@@ -72,7 +72,7 @@ def main(folder: pathlib.Path, names: list[str]) -> None:
         except errors.DivergedError as error:
             exit_code = error.exit_code
         file = folder / f"{name}-{worker.count}-{worker.index}.npz"
-        np.savez(file, exit_code=exit_code, ***made[-1].variables.arrays())
+        np.savez(file, exit_code=exit_code, **made[-1].variables.arrays())
 
 
 if __name__ == "__main__":

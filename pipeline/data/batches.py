@@ -39,12 +39,13 @@ class Block(NamedTuple):
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def at(self, step: tf.Tensor, *, is_xla: bool = False) -> tuple[batch_lib.Batch, tf.Tensor]:
         """The batch of one of the block's steps, and its size."""
-        if self.size.shape[0] == 1:  # known to the compiler, which then need not copy the batch
-            take = lambda array: array[0]  # noqa: E731
-        elif is_xla:  # for an index XLA would compile the loop anew at every call
-            take = lambda array: tf.gather(array, step)  # noqa: E731
-        else:
-            take = lambda array: array[step]  # noqa: E731
+
+        def take(array: tf.Tensor) -> tf.Tensor:
+            if self.size.shape[0] == 1:  # known to the compiler, which then need not copy it
+                return array[0]
+            # For an index, XLA would compile the loop anew at every call; a gather copies.
+            return tf.gather(array, step) if is_xla else array[step]
+
         return self.batch.map(take), take(self.size)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
-from pipeline import errors
-from pipeline.data import arrays, fingerprint, least_squares, sources, table_examples, tables
+from pipeline import errors, user_code
+from pipeline.data import arrays, fingerprint, least_squares, table_examples, tables
 from pipeline.data import batch as batch_lib
-from pipeline.data import scale as scale_lib
+from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
 
 Batch = batch_lib.Batch
@@ -52,11 +52,17 @@ class Datasets(NamedTuple):
     truth: Truth | None = None  # None for examples that were not drawn from a curve
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
-    scale: scale_lib.Scale | None = None  # None where nothing is standardized
+    preprocessing: preprocessing_lib.Preprocessing | None = None  # of a table
     # Of the training and the validation examples of all workers; None where there is no use for it.
     least_squares: tuple[Solved, Solved] = (None, None)
     dropped: int = 0  # rows of a table that were left out, as values were missing
     label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
+
+    @property
+    def units(self) -> preprocessing_lib.Preprocessing | None:
+        """The preprocessing; None if it leaves all numbers as they are."""
+        is_used = self.preprocessing is not None and self.preprocessing.standardizes
+        return self.preprocessing if is_used else None
 
     @property
     def num_train(self) -> int:
@@ -82,8 +88,9 @@ class Datasets(NamedTuple):
         The sum over the workers, modulo 2**48, is the same for any number of workers.
         """
         names = zlib.crc32("\n".join([*self.features, self.label]).encode())
-        scale = zlib.crc32(np.array(self.scale or 0.0).tobytes())
-        result = names + scale if self.worker.is_chief else 0
+        learned = self.preprocessing
+        units = zlib.crc32(np.array([learned.mean, learned.stddev] if learned else 0.0).tobytes())
+        result = names + units if self.worker.is_chief else 0
         for factor, part in ((1, self.evaluated), (3, self.validation)):
             if part is not None:
                 result += factor * fingerprint.of(part, self.worker)
@@ -94,17 +101,19 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
     """Makes or reads the examples that the config asks for, as far as a worker needs them.
 
     Raises:
-      errors.InputError: the table can't be used as it is, or a setting doesn't fit the
-        number of examples.
+      errors.InputError: the examples can't be used as they are, or a setting doesn't fit their
+        number.
     """
     if config.is_synthetic:
         datasets = _load_synthetic(config, worker)
-    else:
-        made = sources.open_table(config)
-        if isinstance(made, tables.Table):
-            datasets = _load_table(made, config, worker)
+    elif function := user_code.functions(config).get("data"):
+        made = tables.returned_by(function)
+        if isinstance(made, tuple):
+            datasets = _load_arrays(made, str(function), config, worker)
         else:
-            datasets = _load_arrays(made, config, worker)
+            datasets = _load_table(tables.from_columns(made, function), config, worker)
+    else:
+        datasets = _load_table(tables.open_table(config.data), config, worker)
     config.last_step(datasets.num_train)  # raises where they do not fit
     errors.require(
         datasets.num_train >= worker.count,
@@ -171,16 +180,15 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Batch:
 
 
 def _load_arrays(
-    made: sources.Arrays, config: config_lib.Config, worker: workers.Worker
+    made: tuple[Any, ...], name: str, config: config_lib.Config, worker: workers.Worker
 ) -> Datasets:
     """Splits the arrays that a function returned; they are trained on as they are."""
-    for name in ("label", "features", "categorical", "missing", "standardize"):
-        value, default = getattr(config, name), getattr(config_lib.Config, name)
+    for flag in ("label", "features", "categorical", "missing", "standardize"):
+        value, default = getattr(config, flag), getattr(config_lib.Config, flag)
         errors.require(
-            value == default or not value,
-            f"--{name}={value} is for tables; {made.name} returns arrays",
+            value == default or not value, f"--{flag}={value} is for tables; {name} returns arrays"
         )
-    examples = arrays.examples(made.parts, made.name)
+    examples = arrays.examples(made, name)
     held_out = table_examples.Split(config, examples.num_examples).held_out(examples.num_examples)
     train, validation = examples.rows(~held_out), examples.rows(held_out)
     errors.require(
@@ -198,19 +206,17 @@ def _load_arrays(
 
 
 def _load_table(table: tables.Table, config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    loaded = table_examples.load(table, config, worker)
-    train, validation = loaded.train, loaded.validation
+    learned, train, validation, dropped = table_examples.load(table, config, worker)
+    variances = train.label_variance, validation.label_variance
     return Datasets(
         train=Batch(train.x, train.y),
-        validation=Batch(validation.x, validation.y) if validation.total else None,
-        features=loaded.features,
-        label=loaded.label,
+        validation=Batch(validation.x, validation.y) if validation.moments.count else None,
+        features=learned.features,
+        label=learned.label,
         worker=worker,
-        counts=(train.total, validation.total),
-        scale=loaded.scale,
-        dropped=loaded.dropped,
+        counts=(train.moments.count, validation.moments.count),
+        preprocessing=learned,
+        dropped=dropped,
         least_squares=(train.least_squares, validation.least_squares),
-        label_variances=(
-            (train.label_variance, validation.label_variance) if loaded.is_regression else None
-        ),
+        label_variances=variances if learned.is_regression else None,
     )

@@ -9,7 +9,10 @@ Float64 = npt.NDArray[np.float64]
 
 _CHUNK = 2**20  # numbers that are decomposed at a time
 _MOST_WORK = 1e10  # multiplications that a solution may cost: one or two seconds
-_RANK = 1e-13  # of the largest singular value; what is less stands for 0
+_ROUNDING = 1e-13  # relative; what is less stands for 0
+# Singular values of standardized columns below this part of the largest stand for 0: columns that
+# are sums of others, with the digits of float32, have values of 1e-8, and W of millions otherwise.
+_RANK = 1e-6
 
 
 class LeastSquares(NamedTuple):
@@ -31,11 +34,11 @@ class LeastSquares(NamedTuple):
     @classmethod
     def of(cls, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> "LeastSquares":
         """Solves for examples x [N, D] and y [N]."""
-        triangle = Triangle()
+        triangle = StreamingQR()
         rows = max(1, _CHUNK // (x.shape[1] + 2))
         for first in range(0, len(x), rows):
             chunk = slice(first, first + rows)
-            triangle.add(x[chunk], y[chunk])
+            triangle.add(np.column_stack([x[chunk], y[chunk]]).astype(np.float64))
         return triangle.solve()
 
     def loss(self, values: npt.ArrayLike) -> Float64:
@@ -67,7 +70,7 @@ class LeastSquares(NamedTuple):
         num_values = len(self.solution)
         rows = np.vstack([self.root, np.sqrt(l2) * np.eye(num_values)[:-1]])
         target = np.append(self.root @ self.solution, np.zeros(num_values - 1))
-        solution = np.linalg.lstsq(rows, target, rcond=_RANK)[0]
+        solution = np.linalg.lstsq(rows, target, rcond=_ROUNDING)[0]
         rest = rows @ solution - target
         root = np.asarray(np.linalg.qr(rows, mode="r"))
         return LeastSquares(solution, self.minimum + float(rest @ rest), root)
@@ -81,34 +84,42 @@ class LeastSquares(NamedTuple):
         return float(np.linalg.norm(self.root, 2) ** -2)
 
 
-class Triangle:
-    """The triangle of the QR decomposition of the rows (1, x, y), which may come in parts."""
+class StreamingQR:
+    """The QR decomposition of rows (1, x, y) that come in parts; only the triangle is kept."""
 
     def __init__(self) -> None:
         self._count = 0
         self._triangle: Float64 = np.zeros((0, 0))
 
-    def add(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> None:
-        """Takes more examples x [N, D] and y [N]."""
-        rows = np.column_stack([np.ones(len(y)), x, y])
-        self._count += len(y)
-        parts = [self._triangle, rows] if self._triangle.size else [rows]
+    def add(self, rows: Float64) -> None:
+        """Takes more rows [N, D + 1] of features and, last, the label."""
+        self._count += len(rows)
+        parts = [np.column_stack([np.ones(len(rows)), rows])]
+        parts += [self._triangle] if self._triangle.size else []
         self._triangle = np.asarray(np.linalg.qr(np.vstack(parts), mode="r"))
 
     def solve(self) -> LeastSquares:
-        """Least squares of the examples so far.
+        """Least squares of the rows so far.
 
         The first row of the triangle holds the means, the others what x and y are beside them.
-        Columns may differ in scale by orders of magnitude, so they are brought to one.
+        Columns may differ in scale by orders of magnitude, so they are brought to one. Directions
+        in which they hardly vary then are left out, of the solution and of the loss.
         """
         means, rest = self._triangle[0], self._triangle[1:]
         scale = np.linalg.norm(rest[:, 1:-1], axis=0)
-        scale = np.where(scale > _RANK * np.abs(means[1:-1]), scale, np.inf)  # that vary
-        W = np.linalg.lstsq(rest[:, 1:-1] / scale, rest[:, -1], rcond=_RANK)[0] / scale
+        scale = np.where(scale > _ROUNDING * np.abs(means[1:-1]), scale, np.inf)  # that vary
+        left, values, right = np.linalg.svd(rest[:, 1:-1] / scale, full_matrices=False)
+        kept = values > _RANK * values.max(initial=0.0)
+        varying = values[kept, None] * right[kept]
+        W = right[kept].T @ ((left[:, kept].T @ rest[:, -1]) / values[kept]) / scale
         b = (means[-1] - means[1:-1] @ W) / means[0]
-        residuals = self._triangle[:, -1] - self._triangle[:, 1:-1] @ W - self._triangle[:, 0] * b
-        root = np.roll(self._triangle[:, :-1], -1, axis=1) / np.sqrt(self._count)
-        return LeastSquares(np.append(W, b), float(residuals @ residuals) / self._count, root)
+        residuals = rest[:, -1] - rest[:, 1:-1] @ W
+        finite = np.where(np.isfinite(scale), scale, 0.0)
+        root = np.vstack(
+            [np.append(means[1:-1], means[0]), np.pad(varying * finite, ((0, 0), (0, 1)))]
+        )
+        minimum = float(residuals @ residuals) / self._count
+        return LeastSquares(np.append(W, b), minimum, root / np.sqrt(self._count))
 
 
 def is_cheap(count: int, num_features: int) -> bool:

@@ -1,31 +1,27 @@
-"""Tables to train on, read block by block: files, or what a function of the user's returns.
+"""Tables: named columns of files, or of what a user's function returns, block by block.
 
-Without TensorFlow, so that a mistake in a table is reported before that is imported.
+polars reads them, and is imported when a table is opened.
 """
 
 import abc
-import reprlib
-from collections.abc import Iterator, Sequence
+import glob
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import errors, tf_runtime, user_code
+from pipeline.data import table_block
+from pipeline.data.table_block import Block, Float64, Texts, short
 
-Float64 = npt.NDArray[np.float64]
-Texts = npt.NDArray[np.str_]
-
-ROWS = 2**16  # of a block, at most
-# What stands for a missing value, in lower case; the last two as pandas writes them.
-MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "<na>", "nat")
-
-short = reprlib.Repr()
-short.maxlist, short.maxstring = 20, 200
+ROWS = 2**16  # of a block of typed columns
 
 
-class Block(NamedTuple):
-    """Some consecutive rows, in the order of the columns that were asked for."""
+class Rows(NamedTuple):
+    """The values of some columns in consecutive rows."""
 
     numbers: Float64  # [N, C], finite
     texts: list[Texts]  # [N] each
@@ -35,47 +31,99 @@ class Table(abc.ABC):
     """Named columns of numbers and texts.
 
     Attributes:
-      name: Where it comes from, for messages.
-      header: The names of its columns, each of them once.
-      part_read: How much of it has been read, from 0 to 1.
-      dropped: Rows that were left out, as values were missing, by the last call of `blocks`.
+      name: The file or function, for messages.
+      header: The names of the columns, each of them once.
+      part_read: The part that has been read, from 0 to 1.
+      is_on_disk: Whether it can be read more than once.
+      separator: What is between the cells of a CSV file, and a comma in other tables.
+      dropped: Rows that the last call of `rows` left out because of missing values.
     """
 
     name: str
     header: list[str]
     part_read = 0.0
+    is_on_disk = True
+    separator = ","
     dropped = 0
 
     @abc.abstractmethod
-    def blocks(
-        self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
-    ) -> Iterator[Block]:
-        """Reads some columns of numbers and some of texts.
-
-        Where `drops_missing`, rows in which one of them has no value are left out.
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """Reads some columns; a block may hold others, too.
 
         Raises:
-          errors.InputError: a value is missing, or no finite number, or is a text.
+          errors.InputError: the table can't be read.
         """
 
+    def rows(
+        self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
+    ) -> Iterator[Rows]:
+        """Reads some columns of numbers and some of texts.
+
+        Raises:
+          errors.InputError: a value is not finite, or is a text; or it is missing, and
+            `drops_missing` does not ask to leave out its row.
+        """
+        names = [*numbers, *texts]
+        self.check_columns(names)
+        self.dropped, first_missing, is_empty = 0, "", True
+        numeric: set[str] = set()  # columns in which a number was found
+        for block in self.blocks(names):
+            is_empty = False
+            for row, problem in block.wrong.items():
+                raise errors.InputError(block.place(row) + problem)
+            rows = Rows(block.numbers(numbers), [block.texts(name) for name in texts])
+            is_finite = bool(np.isfinite(rows.numbers).all())
+            if not is_finite:
+                self._check(block, rows.numbers, numbers, numeric)
+            numeric.update(numbers)
+            if not is_finite or any((words == "").any() for words in rows.texts):
+                is_missing = np.column_stack(
+                    [np.isnan(rows.numbers), *(words == "" for words in rows.texts)]
+                )
+                kept = ~is_missing.any(axis=1)
+                row, self.dropped = int(np.argmin(kept)), self.dropped + int((~kept).sum())
+                column = names[int(np.argmax(is_missing[row]))]
+                first_missing = first_missing or f"{block.place(row)}, column {column!r}"
+                rows = Rows(rows.numbers[kept], [words[kept] for words in rows.texts])
+            if drops_missing or not first_missing:
+                yield rows
+        errors.require(not is_empty, f"{self.name}: has a header but no rows below it")
+        errors.require(
+            drops_missing or not first_missing,
+            f"{first_missing}: the value is missing; rows with missing values: {self.dropped:,}; "
+            "leave them out with --missing=drop",
+        )
+
+    def _check(self, block: Block, found: Float64, names: Sequence[str], numeric: set[str]) -> None:
+        """Raises errors.InputError for columns of texts, and for a number that is not finite."""
+        is_bad = np.isinf(found)
+        texts = {
+            name: str(block.frame[name][int(np.argmax(is_bad[:, i]))])
+            for i, name in enumerate(names)
+            if is_bad[:, i].any() and name not in numeric and not np.isfinite(found[:, i]).any()
+        }
+        if texts:
+            raise _is_text(self.name, texts)
+        if is_bad.any():
+            row = int(np.argmax(is_bad.any(axis=1)))
+            column = names[int(np.argmax(is_bad[row]))]
+            cell = short.repr(str(block.frame[column][row]))
+            raise errors.InputError(block.place(row) + table_block.not_finite(column, cell))
+
     def check_columns(self, names: Sequence[str], *, flag: str = "") -> None:
-        """Raises errors.InputError if it lacks a column, or --<flag> names one twice."""
-        check_columns(self.name, self.header, names, flag=flag)
-
-
-def check_columns(table: str, header: list[str], names: Sequence[str], *, flag: str = "") -> None:
-    """Raises errors.InputError if a table lacks a column, or --<flag> names one twice."""
-    asked_by = f" (--{flag})" if flag else ""
-    known = set(header)
-    missing = next((name for name in names if name not in known), None)
-    errors.require(
-        missing is None,
-        f"{table}: has no column {missing!r}{asked_by}; its columns are {short.repr(header)}",
-    )
-    errors.require(
-        len(set(names)) == len(names),
-        f"--{flag} must name each column once; received {short.repr(list(names))}",
-    )
+        """Raises errors.InputError if the table lacks a column, or --<flag> names one twice."""
+        asked_by = f" (--{flag})" if flag else ""
+        known = set(self.header)
+        missing = next((name for name in names if name not in known), None)
+        errors.require(
+            missing is None,
+            f"{self.name}: has no column {missing!r}{asked_by}; its columns are "
+            f"{short.repr(self.header)}",
+        )
+        errors.require(
+            len(set(names)) == len(names),
+            f"--{flag} must name each column once; received {short.repr(list(names))}",
+        )
 
 
 class Files(Table):
@@ -86,6 +134,8 @@ class Files(Table):
         self._tables = tables
         first, self.header = tables[0], tables[0].header
         self.name = f"{first.name} and {len(tables) - 1} more"
+        self.is_on_disk = all(table.is_on_disk for table in tables)
+        self.separator = first.separator
         for table in tables[1:]:
             errors.require(
                 set(table.header) == set(self.header),
@@ -93,113 +143,101 @@ class Files(Table):
                 f"{first.name}, {short.repr(self.header)}",
             )
 
-    def blocks(
-        self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
-    ) -> Iterator[Block]:
-        """Reads one after the other."""
-        self.dropped = 0
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """Reads one table after the other."""
         for i, table in enumerate(self._tables):
-            for block in table.blocks(numbers, texts, drops_missing=drops_missing):
+            for block in table.blocks(names):
                 self.part_read = (i + table.part_read) / len(self._tables)
                 yield block
-            self.dropped += table.dropped
 
 
-class Columns(Table):
-    """A table whose columns come as arrays."""
+class _Typed(Table):
+    """A table whose columns have types, and whose rows have numbers but no lines."""
 
-    @abc.abstractmethod
-    def _parts(self, names: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        """Some columns by name, at most ROWS rows at a time."""
+    _count: int
 
-    def blocks(
-        self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
-    ) -> Iterator[Block]:
-        """Reads some columns; what is wrong with a value is said with the number of its row."""
-        row = self.dropped = 0
-        for part in self._parts([*numbers, *texts]):
-            length = len(next(iter(part.values()))) if part else 0
-            table = np.empty((length, len(numbers)))
-            for i, name in enumerate(numbers):
-                table[:, i] = self._as_numbers(part[name], name)
-            words = [_as_texts(part[name]) for name in texts]
-            is_missing = np.isnan(table)
-            for word in words:
-                is_missing = np.column_stack([is_missing, np.isin(np.char.lower(word), MISSING)])
-            self._check(table, is_missing, [*numbers, *texts], row, drops_missing)
-            kept = ~is_missing.any(axis=1)
-            self.dropped += length - int(kept.sum())
-            yield Block(table[kept], [word[kept] for word in words])
-            row += length
-
-    def _as_numbers(self, column: npt.NDArray[Any], name: str) -> Float64:
-        """A column as float64, with NaN where a value is missing."""
-        if column.dtype.kind in "OUT":
-            given = [value for value in column if not is_missing(value)]
-            texts = [value for value in given if isinstance(value, str)]
-            if texts:
-                raise is_text(self.name, {name: str(texts[0])})
-            column = np.array([np.nan if is_missing(value) else value for value in column])
-        errors.require(
-            column.dtype.kind in "biuf",
-            f"{self.name}: column {name!r} must hold numbers; received {column.dtype}",
-        )
-        return column.astype(np.float64)
-
-    def _check(
-        self,
-        table: Float64,
-        is_missing: npt.NDArray[np.bool_],
-        names: Sequence[str],
-        row: int,
-        drops_missing: bool,
-    ) -> None:
-        """Raises errors.InputError for the first value that is missing, or not finite."""
-        bad = is_missing.copy() if not drops_missing else np.zeros_like(is_missing)
-        bad[:, : table.shape[1]] |= np.isinf(table)
-        if bad.any():
-            i, j = (int(indices[0]) for indices in np.nonzero(bad))
-            place = f"{self.name}: row {row + i + 1}, column {names[j]!r}"
-            if not is_missing[i, j]:
-                raise errors.InputError(f"{place}: expected a finite number; received inf")
-            count = int(is_missing.any(axis=1).sum())
-            raise errors.InputError(
-                f"{place}: the value is missing; rows with missing values among the rows "
-                f"{row + 1:,} to {row + len(table):,}: {count:,}; leave out with --missing=drop"
-            )
+    def _block(self, frame: Any, first: int) -> Block:
+        self.part_read = min(1.0, (first + len(frame)) / max(1, self._count))
+        return Block(frame, lambda row: f"{self.name}: row {first + row + 1}")
 
 
-class FromFunction(Columns):
-    """The columns that a function of the user's returns: a mapping of arrays, or a data frame."""
+class Parquet(_Typed):
+    """A Parquet file, without the index that pandas may have added."""
 
-    def __init__(self, made: Any, function: user_code.Function):
-        """Takes what the function returned.
+    def __init__(self, path: str):
+        """Reads the names of the columns.
 
         Raises:
-          errors.InputError: that is something else.
+          errors.InputError: the file is damaged, or has a name twice.
         """
-        self.name = str(function)
-        with user_code.blamed("making the data", function):
-            names = list(made.columns) if hasattr(made, "columns") else list(made)
-            self._columns = {str(name): np.asarray(made[name]) for name in names}
-        self.header = list(self._columns)
-        lengths = {len(column) if column.ndim == 1 else -1 for column in self._columns.values()}
-        errors.require(
-            len(lengths) == 1 and -1 not in lengths,
-            f"{function.flag} must return columns of one length by their names; received "
-            + short.repr({name: list(array.shape) for name, array in self._columns.items()}),
+        import polars
+
+        self.name = path
+        try:
+            scan = polars.scan_parquet(path, glob=False)
+            types = scan.collect_schema()
+            of_levels = [
+                name for name, dtype in types.items() if dtype in (polars.Categorical, polars.Enum)
+            ]
+            self._scan = scan.cast(dict.fromkeys(of_levels, polars.String))
+            metadata = polars.read_parquet_metadata(path)
+            self._count = self._scan.select(polars.len()).collect().item()
+        except (OSError, polars.exceptions.PolarsError) as error:
+            raise self._unreadable(error) from error
+        index = json.loads(metadata.get("pandas", "{}")).get("index_columns", [])
+        self.header = [name for name in types if name not in index]
+
+    def _unreadable(self, error: Exception) -> errors.InputError:
+        return errors.InputError(
+            f"{self.name}: can't be read as a Parquet file: {errors.one_line(error)[:200]}"
         )
 
-    def _parts(self, names: Sequence[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        count = len(self._columns[self.header[0]])
-        for first in range(0, count, ROWS):
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """Reads some columns."""
+        import polars
+
+        first = 0
+        try:
+            scan = self._scan.select(names or self.header[:1])
+            for frame in scan.collect_batches(chunk_size=ROWS):
+                yield self._block(frame, first)
+                first += len(frame)
+        except (OSError, polars.exceptions.PolarsError) as error:
+            raise self._unreadable(error) from error
+
+
+class Arrays(_Typed):
+    """Columns in memory."""
+
+    def __init__(self, name: str, columns: Mapping[str, npt.NDArray[Any]]):
+        """Takes columns [N] by their names."""
+        self.name, self._columns, self.header = name, columns, list(columns)
+        self._count = len(next(iter(columns.values())))
+
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """Takes some columns."""
+        import polars
+
+        for first in range(0, self._count, ROWS):
             some = slice(first, first + ROWS)
-            self.part_read = min(1.0, (first + ROWS) / count)
-            yield {name: self._columns[name][some] for name in names or self.header[:1]}
+            columns = {n: self._values(n, some) for n in names or self.header[:1]}
+            yield self._block(polars.DataFrame(columns), first)
+
+    def _values(self, name: str, rows: slice) -> Any:
+        """Some values of a column, in a form that polars has a type for."""
+        column = self._columns[name][rows]
+        kind = column.dtype.kind
+        errors.require(
+            kind in "biufOUT",
+            f"{self.name}: column {name!r} must hold numbers or texts; received {column.dtype}",
+        )
+        if kind in "OUT":
+            return [str(int(v)) if isinstance(v, bool | np.bool_) else str(v) for v in column]
+        return column.astype(np.float64) if kind == "f" else column
 
 
-def made_by(function: user_code.Function) -> Any:
-    """What a function returns; raises errors.InputError where it raises.
+def returned_by(function: user_code.Function) -> Any:
+    """What a user's function returns; raises errors.InputError if it raises.
 
     Its file may import TensorFlow, as for a model beside it.
     """
@@ -207,7 +245,44 @@ def made_by(function: user_code.Function) -> Any:
         return function.load()()
 
 
-def is_text(name: str, columns: dict[str, str]) -> errors.InputError:
+def from_columns(made: Any, function: user_code.Function) -> Table:
+    """The columns that a user's function returned: a mapping of arrays, or a data frame.
+
+    Raises:
+      errors.InputError: it returned something else.
+    """
+    with user_code.blamed("making the data", function):
+        names = list(made.columns) if hasattr(made, "columns") else list(made)
+        columns = {str(name): np.asarray(made[name]) for name in names}
+    lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
+    errors.require(
+        len(lengths) == 1 and -1 not in lengths,
+        f"{function.flag} must return columns of one length by their names, or arrays (x, y); "
+        "received " + short.repr({name: list(array.shape) for name, array in columns.items()}),
+    )
+    return Arrays(str(function), columns)
+
+
+def open_table(data: str) -> Table:
+    """The table of files, by their paths or patterns, separated by commas.
+
+    Raises:
+      errors.InputError: there is none, or its first line is no header.
+    """
+    from pipeline.data import text_tables  # which defines kinds of Table
+
+    if os.path.exists(data) or data == text_tables.STDIN:  # a comma or a star may be in a name
+        return text_tables.open_file(data)
+    paths: list[str] = []
+    for path in data.split(","):
+        matching = [path] if os.path.exists(path) else sorted(glob.glob(path))
+        errors.require(matching, f"{path}: there is no such file")
+        paths += matching
+    found = [text_tables.open_file(path) for path in dict.fromkeys(paths)]
+    return found[0] if len(found) == 1 else Files(found)
+
+
+def _is_text(name: str, columns: dict[str, str]) -> errors.InputError:
     """The error of columns with texts where numbers should be; `columns` has one text of each."""
     words = [f"{column!r} ({short.repr(text)})" for column, text in columns.items()]
     is_one = len(words) == 1
@@ -216,14 +291,3 @@ def is_text(name: str, columns: dict[str, str]) -> errors.InputError:
         f"{'is' if is_one else 'are'} text; name {'it' if is_one else 'them'} in --categorical, or "
         "choose others with --features"
     )
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value, or its text, stands for a missing one."""
-    return str(value).strip().lower() in MISSING
-
-
-def _as_texts(column: npt.NDArray[Any]) -> Texts:
-    if column.dtype.kind in "UT":
-        return np.char.strip(column.astype(np.str_))
-    return np.array(["" if is_missing(value) else str(value).strip() for value in column], np.str_)

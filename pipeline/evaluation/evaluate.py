@@ -63,8 +63,10 @@ class Evaluator:
           errors.InputError: a metric is not for this model.
         """
         self.task, self._datasets, self._total = task, datasets, total
-        scale = datasets.scale
-        self._mean, self._stddev = (float(each[-1]) for each in scale or [[0.0], [1.0]])
+        units = datasets.units
+        self._mean, self._stddev = 0.0, 1.0
+        if units:
+            self._mean, self._stddev = float(units.mean[-1]), float(units.stddev[-1])
         sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
         self.is_mean_over_examples = _is_mean_over_examples(task, sample)
         self._piece_size = 0

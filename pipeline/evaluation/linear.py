@@ -10,8 +10,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares
-from pipeline.data import scale as scale_lib
+from pipeline.data import least_squares, linear_units, preprocessing
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
@@ -30,7 +29,7 @@ class Linear:
     Attributes:
       variables: Its variables, W and b of standardized data where these are standardized.
       features: D names.
-      scale: How the data are standardized, if they are.
+      units: How the data are standardized, if they are.
       standardized: The squared error of the training examples as a function of W and b, and so
         least squares, as the model is trained; None where there is no use for it.
       reference: The same as a function of the watched values, if these are W and b.
@@ -40,7 +39,7 @@ class Linear:
 
     variables: variables_lib.Variables
     features: tuple[str, ...]
-    scale: scale_lib.Scale | None
+    units: preprocessing.Preprocessing | None
     standardized: least_squares.LeastSquares | None
     reference: least_squares.LeastSquares | None
     truth: Float64 | None
@@ -65,14 +64,16 @@ class Linear:
                 why_not = _OTHER_TASK
             else:
                 reference = solved.penalized(config.l2)
-        scale, truth = datasets.scale, datasets.truth
-        in_units = scale.least_squares_in_units(reference) if scale and reference else reference
+        units, truth = datasets.units, datasets.truth
+        squares = reference
+        if units and reference:
+            squares = linear_units.least_squares_in_data_units(reference, units)
         return cls(
             task.variables,
             datasets.features,
-            scale,
+            units,
             reference,
-            in_units if task.variables.watches_all else None,
+            squares if task.variables.watches_all else None,
             np.array(truth[:2]) if truth and truth.is_line and reference else None,
             why_not,
         )
@@ -92,7 +93,7 @@ class Linear:
     @property
     def importance(self) -> dict[str, float]:
         """|W| of standardized features, the largest first; nothing if they are not standardized."""
-        if self.scale is None:
+        if self.units is None:
             return {}
         sizes = np.abs(self.variables.numbers().numpy()[:-1]).tolist()
         pairs = zip(self.features, sizes, strict=True)
@@ -100,14 +101,14 @@ class Linear:
 
     def in_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """W and b [K, D + 1] of the model in the units of the data."""
-        if self.scale is not None:
-            numbers = self.scale.parameters_in_units(numbers)
+        if self.units is not None:
+            numbers = linear_units.in_data_units(numbers, self.units)
         return variables_lib.as_float32(numbers)
 
     def from_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The inverse of in_data_units."""
-        if self.scale is not None:
-            numbers = self.scale.standardized_parameters(numbers)
+        if self.units is not None:
+            numbers = linear_units.standardized(numbers, self.units)
         return variables_lib.as_float32(numbers)
 
     def watched_in_data_units(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -57,7 +57,7 @@ def _report(
     total: workers.Total,
 ) -> dict[str, RegressionReport]:
     assert datasets.label_variances
-    scale = datasets.scale.stddev[-1] if datasets.scale else 1.0
+    scale = datasets.units.stddev[-1] if datasets.units else 1.0
     parts = datasets.evaluated, datasets.validation
     result = {}
     for name, part, variance in zip(_PARTS, parts, datasets.label_variances, strict=True):

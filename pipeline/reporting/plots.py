@@ -13,8 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares
-from pipeline.data import scale as scale_lib
+from pipeline.data import least_squares, preprocessing
 from pipeline.reporting import progress
 from pipeline.training import step_metrics
 
@@ -64,7 +63,7 @@ class Sample(NamedTuple):
     label: str  # the name of y
     truth: datasets_lib.Truth | None  # that the examples were drawn from
     is_whole: bool  # whether these are all training examples
-    scale: scale_lib.Scale | None = None  # in which they are standardized
+    units: preprocessing.Preprocessing | None = None  # None where nothing is standardized
 
     @classmethod
     def of(cls, datasets: datasets_lib.Datasets) -> "Sample":
@@ -78,15 +77,15 @@ class Sample(NamedTuple):
         shown: Array = inputs.astype(np.float32, copy=False)
         is_whole = datasets.num_train == len(chosen)
         about = datasets.features, datasets.label, datasets.truth
-        return cls(x, y, shown, *about, is_whole, datasets.scale)
+        return cls(x, y, shown, *about, is_whole, datasets.units)
 
     def in_units(self, y: Values) -> Values:
         """Labels or predictions in the units of the data."""
-        return self.scale.y_in_units(y) if self.scale else y
+        return self.units.in_data_units(y) if self.units else y
 
     def column(self, i: int, x: Array) -> Values:
         """A feature of inputs [N, D] in the units of the data."""
-        return self.scale.x_in_units(x)[:, i] if self.scale else x[:, i]
+        return self.units.x_in_data_units(x)[:, i] if self.units else x[:, i]
 
 
 def png(figure: Figure) -> bytes:

@@ -61,7 +61,8 @@ class SummaryWriter:
     ):
         """Prepares to write from first_step on, beside what earlier processes have written.
 
-        `names` are those of the values that are watched at every step. `earlier` is what `sizes` gave at first_step; what was written later is cut off.
+        `names` are those of the values that are watched at every step. `earlier` is what `sizes`
+        gave at first_step; what was written later is cut off.
         """
         self._names = names
         variables = dict.fromkeys(name.partition("/")[0] for name in names)

@@ -1,5 +1,6 @@
 """Checkpoints, saved whole and verified before use."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -12,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import errors, files
-from pipeline.data import scale as scale_lib
+from pipeline.data import preprocessing
 from pipeline.run import run_state, signals
 from pipeline.training import hooks, optimizers, step_metrics
 from pipeline.training import variables as variables_lib
@@ -35,11 +36,11 @@ class Checkpoints:
         directory: pathlib.Path,
         variables: variables_lib.Variables,
         optimizer: optimizers.Optimizer,
-        scale: scale_lib.Scale | None = None,
+        learned: preprocessing.Preprocessing | None = None,
     ):
         """Prepares to save and restore a model, its optimizer and the state of the run.
 
-        Beside them lies the scale of the data that the model is for, to be read by `scale_of`.
+        Beside them lies the preprocessing of its table, to be read by `preprocessing_of`.
         """
         self._directory = directory
         self._variables = [*variables.by_name.values(), *optimizer.variables]
@@ -48,7 +49,7 @@ class Checkpoints:
             model=dict(variables.by_name),
             optimizer=optimizer,
             run_state=self._state,
-            scale=tf.Variable(np.array(scale or np.zeros((2, 0))), trainable=False),
+            preprocessing=tf.Variable(json.dumps(learned and learned.state()), trainable=False),
         )
         self._saved = -1
 
@@ -165,10 +166,10 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
     return {names[name].replace("..", "."): array for name, array in found.items()}
 
 
-def scale_of(path: pathlib.Path) -> scale_lib.Scale | None:
-    """The scale of the data of the same checkpoint; None where they are not standardized."""
-    saved = _newest(path).get(f"scale{_SUFFIX}", np.zeros(0))
-    return scale_lib.Scale(*saved) if saved.size else None
+def preprocessing_of(path: pathlib.Path) -> preprocessing.Preprocessing | None:
+    """The preprocessing in the same checkpoint; None if it is not that of a table."""
+    state = json.loads(bytes(_newest(path).get(f"preprocessing{_SUFFIX}", b"null")))
+    return preprocessing.Preprocessing.from_state(state) if state else None
 
 
 def _is_finite(variable: Any) -> bool:

@@ -1,5 +1,6 @@
 """Exports the model as a SavedModel, and in other formats beside it."""
 
+import json
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,10 +12,17 @@ import tensorflow as tf
 
 from pipeline import errors, files
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import scale as scale_lib
+from pipeline.data import preprocessing
 from pipeline.evaluation import linear
 from pipeline.reporting import results
-from pipeline.run import export_formats, exported, nest_export, serving, versions
+from pipeline.run import (
+    export_formats,
+    exported,
+    nest_export,
+    preprocessing_graph,
+    serving,
+    versions,
+)
 from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples on which a reloaded model must agree with the live one
@@ -32,11 +40,11 @@ def publish(
     line: linear.Linear | None = None,
     formats: Sequence[str] = (),
 ) -> None:
-    """Writes the model, with the names in the data, as a version of an export directory.
+    """Writes a task's model, and the preprocessing of its datasets, as a version of an export.
 
     Args:
       task: Its model is exported.
-      datasets: Their names and their scale become a part of the export; some examples are tried.
+      datasets: Some of the examples are tried.
       version: The directory to make.
       description: What versions.description gives.
       line: What is known of a linear model, whose W and b are in the units of the data.
@@ -44,17 +52,9 @@ def publish(
 
     Raises:
       errors.InputError: the model can't be written in one of the formats.
-      errors.RunError: reloaded, it predicts something else than the live model.
-      OSError: it can't be written at all.
+      errors.RunError: the reloaded model predicts something else than the live one.
     """
-    errors.require(
-        not formats or datasets.features,
-        f"--export_formats={','.join(formats)}: only models of tables are written in them",
-    )
-    errors.require(
-        "litert" not in formats or not datasets.scale or not datasets.scale.needs_float64,
-        "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
-    )
+    learned = _preprocessing(datasets, formats)
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
         if not datasets.features:
@@ -62,12 +62,13 @@ def publish(
             _describe(unfinished, description)
             nest_export.check(unfinished, task, datasets.train.rows(slice(_SAMPLE)))
             return
-        request = _save(task, unfinished, datasets, line)
+        _save(task, unfinished, learned, line)
         _describe(unfinished, description)
-        serving.write_warm_up(unfinished, request)
         saved, x = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
-        given = (datasets.scale.x_in_units(x) if datasets.scale else x).astype(saved.dtype)
-        _compare("the SavedModel", saved.predict, _live(task, datasets), [given])
+        given, live = learned.x_in_data_units(x).astype(saved.dtype), _live(task, learned)
+        for predict in (saved.predict, lambda x: saved.predict_columns(learned.decode(x))):
+            _compare("the SavedModel", predict, live, [given])
+        serving.write_warm_up(unfinished, saved.inputs(learned.decode(given[:1])))
         for name in formats:
             predict = export_formats.write(name, saved)
             _compare(f"--export_formats={name}", predict, saved.predict, _unusual(given))
@@ -88,8 +89,8 @@ def _save_nest(task: task_lib.Task, path: pathlib.Path) -> None:
     served.serve = nest_export.signature(task)
     layers = task.model._flatten_layers() if isinstance(task.model, tf.keras.Model) else ()
     served.tables = [each.lookup_table for each in layers if hasattr(each, "lookup_table")]
-    variables = _giving(served.variables_by_name)
-    signatures = {"serving_default": served.serve, exported.VARIABLES: variables}
+    variables = _returning(served.variables_by_name)
+    signatures = {exported.SERVE: served.serve, exported.VARIABLES: variables}
     tf.saved_model.save(served, str(path), signatures=signatures)
 
 
@@ -101,43 +102,42 @@ def _describe(version: pathlib.Path, description: Mapping[str, Any]) -> None:
 def _save(
     task: task_lib.Task,
     path: pathlib.Path,
-    datasets: datasets_lib.Datasets,
+    learned: preprocessing.Preprocessing,
     line: linear.Linear | None,
-) -> tf.TensorSpec:
-    """Saves a module with the same signatures for both kinds of model; returns what x is.
+) -> None:
+    """Saves a module with the same signatures for both kinds of model.
 
-    With one feature x is [None] and W a scalar, as in the guide. keras.export.ExportArchive
-    would save the same, but for Keras models only.
+    It takes x, which is [None] with one feature, as W is a scalar then, as in the guide; or the
+    columns of a table that has texts. keras.export.ExportArchive is for Keras models only.
     """
-    served, scale = tf.Module(), _InGraph(datasets.scale)
+    served, graph = tf.Module(), preprocessing_graph.PreprocessingGraph(learned)
     served.variables_by_name = dict(task.variables.by_name)
-    served.features = tf.Variable(datasets.features, trainable=False)
-    served.label = tf.Variable(datasets.label, trainable=False)
-    served.scale = scale
-    count = len(datasets.features)
-    has_one_feature = count == 1
-    x = tf.TensorSpec([None] if has_one_feature else [None, count], scale.dtype, "x")
-
-    # The model's own calls are converted by AutoGraph; the rest need not be, which takes a while.
-    @tf.function(input_signature=[x], autograph=False)  # type: ignore[untyped-decorator]
-    def serve(x: tf.Tensor) -> tf.Tensor:
-        x = tf.ensure_shape(x, [None] if has_one_feature else [None, count])  # signatures do not
-        standardized = scale.standardized_x(x[:, None] if has_one_feature else x)
-        return scale.y_in_units(task.predict(standardized))
-
-    predict = tf.function(lambda x: {"y": serve(x)}, [x], autograph=False)
-    served.serve = serve  # as in the exports of Keras: loaded.serve(x), and TFSMLayer(path)
+    served.features = tf.Variable(learned.features, trainable=False)
+    served.label = tf.Variable(learned.label, trainable=False)
+    served.preprocessing = tf.Variable(json.dumps(learned.state()), trainable=False)
+    served.graph, from_x = graph, graph.serve_x(task.predict)
+    signatures = {exported.SERVE: from_x}
+    if learned.has_texts:
+        signatures = {exported.SERVE: graph.serve_columns(from_x), exported.ENCODED: from_x}
+    # As in the exports of Keras: loaded.serve(x), and TFSMLayer(path).
+    served.serve = signatures[exported.SERVE]
     served.shown = dict(task.variables.by_name)
     if line:
         (numbers,) = line.in_data_units(task.variables.numbers().numpy()[None])
         served.shown = {n: tf.Variable(v) for n, v in task.variables.split(numbers).items()}
     # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
-    signatures = {"serving_default": predict, exported.VARIABLES: _giving(served.shown)}
+    signatures = {name: _returning_y(function) for name, function in signatures.items()}
+    signatures[exported.VARIABLES] = _returning(served.shown)
     tf.saved_model.save(served, str(path), signatures=signatures)
-    return x
 
 
-def _giving(variables: Mapping[str, tf.Variable]) -> Any:
+def _returning_y(function: Any) -> Any:
+    """The function of a signature, which names its output."""
+    named = lambda inputs: {"y": function(inputs)}  # noqa: E731
+    return tf.function(named, function.input_signature, autograph=False)
+
+
+def _returning(variables: Mapping[str, tf.Variable]) -> Any:
     """The function that returns variables; one of a single number as a scalar."""
 
     @tf.function(input_signature=[], autograph=False)  # type: ignore[untyped-decorator]
@@ -150,47 +150,32 @@ def _giving(variables: Mapping[str, tf.Variable]) -> Any:
     return shaped
 
 
-class _InGraph(tf.Module):  # type: ignore[misc]
-    """A scale as part of a served model; without one, it changes nothing.
-
-    Of each mean the part that float32 rounds off is subtracted by itself, so that the differences
-    are exact to float32. Where the numbers themselves are not, it is all in float64.
-    """
-
-    def __init__(self, scale: scale_lib.Scale | None):
-        super().__init__()
-        self.dtype = tf.float64 if scale and scale.needs_float64 else tf.float32
-        self._is_used = scale is not None
-        if scale:
-            near = scale.mean.astype(self.dtype.as_numpy_dtype)
-            parts = near, scale.mean - near, scale.stddev
-            self._near, self._rest, self._stddev = (tf.Variable(p, dtype=self.dtype) for p in parts)
-
-    def standardized_x(self, x: tf.Tensor) -> tf.Tensor:
-        """Inputs [N, D] as the model takes them."""
-        if not self._is_used:
-            return x
-        moved = (x - self._near[:-1]) - self._rest[:-1]
-        return tf.cast(moved / self._stddev[:-1], tf.float32)
-
-    def y_in_units(self, y: tf.Tensor) -> tf.Tensor:
-        """The model's predictions, of any shape, in the units of the data."""
-        if not self._is_used:
-            return y
-        return (tf.cast(y, self.dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
+def _preprocessing(
+    datasets: datasets_lib.Datasets, formats: Sequence[str]
+) -> preprocessing.Preprocessing:
+    """That of the datasets; raises errors.InputError if a format can't hold it."""
+    numbers = dict.fromkeys(datasets.features)
+    learned = datasets.preprocessing or preprocessing.unchanged(numbers, datasets.label)
+    errors.require(
+        not formats or datasets.features,
+        f"--export_formats={','.join(formats)}: only models of tables are written in them",
+    )
+    errors.require(
+        "litert" not in formats or not learned.needs_float64,
+        "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
+    )
+    return learned
 
 
-def _live(task: task_lib.Task, datasets: datasets_lib.Datasets) -> Callable[[Array], Array]:
+def _live(task: task_lib.Task, learned: preprocessing.Preprocessing) -> Callable[[Array], Array]:
     """What predicts y from x [N, D] in the units of the data, with the model in memory."""
     # As a graph, too: the rounding of 16-bit layers depends on that.
-    x = tf.TensorSpec([None, len(datasets.features)], tf.float32)
+    x = tf.TensorSpec([None, len(learned.features)], tf.float32)
     predict = tf.function(task.predict, [x], autograph=False)
 
     def live(x: Array) -> Array:
-        scale = datasets.scale
-        if scale is None:
-            return np.asarray(predict(x))
-        return scale.y_in_units(predict(scale.standardized_x(x).astype(np.float32)).numpy())
+        y = predict(learned.standardized_x(x).astype(np.float32)).numpy()
+        return learned.in_data_units(y) if learned.standardizes else np.asarray(y)
 
     return live
 

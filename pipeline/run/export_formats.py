@@ -24,15 +24,20 @@ class Format(NamedTuple):
 
 
 def _write_litert(saved_model: pathlib.Path, target: pathlib.Path) -> None:
-    keys = ["serving_default"]
+    keys = [_signature(tf.saved_model.load(str(saved_model)))]
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=keys)
     target.write_bytes(converter.convert())
+
+
+def _signature(loaded: Any) -> str:
+    """The name of the signature that takes x: these formats have no texts."""
+    return exported.ENCODED if exported.ENCODED in loaded.signatures else exported.SERVE
 
 
 def _predict_litert(path: pathlib.Path, x: Array) -> Array:
     from ai_edge_litert import interpreter
 
-    run = interpreter.Interpreter(str(path)).get_signature_runner("serving_default")
+    run = interpreter.Interpreter(str(path)).get_signature_runner()
     return np.asarray(run(x=x)["y"])
 
 
@@ -41,7 +46,7 @@ def _write_onnx(saved_model: pathlib.Path, target: pathlib.Path) -> None:
     import tf2onnx
 
     loaded = tf.saved_model.load(str(saved_model))
-    signature = loaded.signatures["serving_default"]
+    signature = loaded.signatures[_signature(loaded)]
     inputs = [signature.structured_input_signature[1]["x"]]
     function = tf.function(lambda x: signature(x=x), inputs, autograph=False)
     model, _ = tf2onnx.convert.from_function(function, inputs)

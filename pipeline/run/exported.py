@@ -1,5 +1,6 @@
-"""Loads exports: SavedModels that predict y from x."""
+"""Loads exports: SavedModels that predict y from x, or from named columns."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,28 +10,44 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import errors, files
-from pipeline.run import versions
+from pipeline.data import preprocessing
+from pipeline.run import preprocessing_graph, versions
 
 Array = npt.NDArray[np.floating[Any]]
-VARIABLES = "variables"  # the signature that gives them, behind serving_default in every order
+SERVE = "serving_default"
+# Signatures beside it, which come behind it in every order: x for a model that takes columns, and
+# the variables of the model.
+ENCODED, VARIABLES = "serving_encoded", "variables"
 _VARIABLES_BEFORE = "parameters"  # its name in exports of earlier versions of this package
 
 
 class Exported:
-    """A SavedModel that predicts y from x."""
+    """A SavedModel that predicts y from x, or from named columns.
+
+    Attributes:
+      path: The SavedModel.
+      preprocessing: What was learned from the training table; None if another program wrote it.
+      features, label: Their names, if they were saved.
+      columns: The columns that it takes, with the known texts of those that hold texts.
+      dtype: The type of numbers that it takes.
+      num_features: The D of x [N, D]; None if x is [N].
+    """
 
     def __init__(self, path: pathlib.Path):
         """Loads the SavedModel at `path`.
 
         Raises:
-          errors.InputError: there is none whose signature serving_default maps x to y.
+          errors.InputError: there is none whose signature serving_default gives y.
         """
         self.path = path
         try:
             with files.without_pattern(path) as readable:
                 self._loaded = tf.saved_model.load(str(readable))
-            self._serve = self._loaded.signatures.get("serving_default")
-            is_from_x_to_y = self._serve is not None and _maps_x_to_y(self._serve)
+            signatures = self._loaded.signatures
+            self._serve = signatures.get(SERVE)
+            self._from_x = signatures.get(ENCODED, self._serve)
+            is_from_x_to_y = self._from_x is not None and _maps_x_to_y(self._from_x)
+            self.preprocessing = self._saved_preprocessing()
         except Exception as error:  # depending on the byte, damage shows as almost any type
             raise errors.InputError(
                 f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
@@ -40,24 +57,48 @@ class Exported:
             f"{path}: is no SavedModel whose signature serving_default maps x (floats, [None] or "
             "[None, D]) to y (floats, [None] or [None, C])",
         )
-        inputs = self._serve.structured_input_signature[1]["x"]
+        inputs = self._from_x.structured_input_signature[1]["x"]
         self.dtype, shape = inputs.dtype.as_numpy_dtype, inputs.shape
-        self.num_features: int | None = shape[1] if shape.rank == 2 else None  # None: x is [N]
-        self.features = self._names("features", self.num_features or 1)
-        self.label = "".join(self._names("label", 1))
+        self.num_features: int | None = shape[1] if shape.rank == 2 else None
+        count = self.num_features or 1
+        self.features, self.label = self._names("features", count), "".join(self._names("label", 1))
+        made_up = tuple(f"x{i}" for i in range(count)) if self.num_features else ("x",)
+        self.columns = dict.fromkeys(self.features or made_up, None)
+        if self.preprocessing:
+            self.columns = dict(self.preprocessing.columns)
 
     def predict(self, x: Array) -> Array:
         """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
         given = x[:, 0] if self.num_features is None else x
+        return self._call(self._from_x, {"x": tf.constant(given, self.dtype)}, len(x))
+
+    def predict_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> Array:
+        """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError where it can't."""
+        count = len(next(iter(columns.values())))
+        return self._call(self._serve, self.inputs(columns), count)
+
+    def inputs(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
+        """Columns as serving_default takes them, be it as x."""
+        if self._serve is self._from_x:
+            x = np.stack([columns[name] for name in self.columns], axis=1)
+            return {"x": tf.constant(x[:, 0] if self.num_features is None else x, self.dtype)}
+        assert self.preprocessing
+        names = preprocessing_graph.input_names(self.preprocessing)
+        return {
+            name: tf.constant(columns[column], tf.string if texts else self.dtype)
+            for name, (column, texts) in zip(names, self.columns.items(), strict=True)
+        }
+
+    def _call(self, signature: Any, inputs: Mapping[str, tf.Tensor], count: int) -> Array:
         try:
-            y = np.asarray(self._serve(x=tf.constant(given, self.dtype))["y"])
+            y = np.asarray(signature(**inputs)["y"])
         except tf.errors.OpError as error:
             raise errors.InputError(
                 f"{self.path}: can't predict: {errors.one_line(error)[:200]}"
             ) from error
         errors.require(
-            y.ndim in (1, 2) and len(y) == len(x) and y.size >= len(x),
-            f"{self.path}: gave y {list(y.shape)} for {len(x)} inputs",
+            y.ndim in (1, 2) and len(y) == count and y.size >= count,
+            f"{self.path}: gave y {list(y.shape)} for {count} inputs",
         )
         return y
 
@@ -79,6 +120,10 @@ class Exported:
         if getattr(saved, "dtype", None) != tf.string or saved.shape.num_elements() != count:
             return ()
         return tuple(name.decode(errors="replace") for name in np.ravel(saved.numpy()))
+
+    def _saved_preprocessing(self) -> preprocessing.Preprocessing | None:
+        (text,) = self._names("preprocessing", 1) or ("",)
+        return preprocessing.Preprocessing.from_state(json.loads(text)) if text else None
 
 
 def _maps_x_to_y(serve: Any) -> bool:

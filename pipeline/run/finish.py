@@ -124,8 +124,8 @@ class Outputs:
         """A flag with an input to predict from."""
         if len(self._datasets.features) > _MOST_NUMBERS:
             return f"--input={self._config.data}"
-        scale, last = self._datasets.scale, self._datasets.train.x[-1]
-        numbers = [f"{x:.3g}" for x in last] if scale is None else scale.short_x_in_units(last)
+        units, last = self._datasets.units, self._datasets.train.x[-1]
+        numbers = units.short_input(last) if units else [f"{x:.3g}" for x in last]
         return f"--x={','.join(numbers)}"
 
     def _exported_step(self, last_step: int) -> int:

@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 
 from pipeline import errors
+from pipeline.data import linear_units
 from pipeline.evaluation import linear
 from pipeline.run import checkpoints, exported, run_dir, versions
 from pipeline.training import task as task_lib
@@ -15,25 +16,25 @@ from pipeline.training import variables as variables_lib
 def initialize(task: task_lib.Task, line: linear.Linear | None, source: str) -> None:
     """Sets the variables to those of the run's directory, checkpoint or export that is named.
 
-    W and b of a linear model stay the same in the units of the data, whatever the scale of either
-    run; those of another model are taken as they are.
+    W and b of a linear model stay the same in the units of the data, however either run was
+    standardized; those of another model are taken as they are.
 
     Raises:
       errors.InputError: there is none, or it has other variables, or some that are not finite.
     """
-    path, its_scale = pathlib.Path(source), None
+    path, its = pathlib.Path(source), None
     if versions.find(path):
         arrays = exported.load(path).variables()
     else:
         run = run_dir.RunDir(path)
         place = run.checkpoints if run.flags.exists() else path
-        arrays, its_scale = checkpoints.variables(place), checkpoints.scale_of(place)
+        arrays, its = checkpoints.variables(place), checkpoints.preprocessing_of(place)
     variables = task.variables
     _check(variables, source, arrays)
     variables.assign(arrays)
     if line:
         numbers = variables.numbers().numpy()[None].astype(np.float64)
-        numbers = its_scale.parameters_in_units(numbers) if its_scale else numbers
+        numbers = linear_units.in_data_units(numbers, its) if its else numbers
         variables.assign(variables.split(line.from_data_units(numbers)[0]))
 
 

@@ -1,24 +1,25 @@
-"""The rows of a CSV table with the predictions of an exported model behind them."""
+"""The rows of a table with the predictions of an exported model behind them."""
 
-import csv
 import io
 import textwrap
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import errors
-from pipeline.data import csv_text, tables
+from pipeline.data import table_block, tables
 from pipeline.run import exported
 
-Array = npt.NDArray[np.floating[Any]]
-Float64 = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
 
 class Predictions:
-    """What a model predicts of a table, of which it holds a piece at a time.
+    """What a model predicts of a table, of which it holds a block at a time.
+
+    A table's only column may have another name than the model's, and so may all if the model has no
+    names.
 
     Attributes:
       rows: How many have been read.
@@ -26,190 +27,112 @@ class Predictions:
       first_skipped: What was wrong with the first of those.
     """
 
-    def __init__(
-        self,
-        file: TextIO,
-        header: csv_text.Header,
-        model: exported.Exported,
-        *,
-        skips: bool = False,
-    ):
-        """Prepares to read what follows the header in a file.
-
-        Raises:
-          errors.InputError: a column is missing.
-        """
-        self._file, self._header, self._model, self._skips = file, header, model, skips
-        self._inputs = _Inputs(header, model)
+    def __init__(self, table: tables.Table, model: exported.Exported, *, skips: bool = False):
+        """Prepares to read the table; raises errors.InputError if a column is missing."""
+        self._table, self._model, self._skips = table, model, skips
+        names = list(model.columns)
+        may_differ = len(table.header) == len(names) and (len(names) == 1 or not model.features)
+        if may_differ and not set(names) <= set(table.header):
+            names = table.header
+        table.check_columns(names)
+        self._names = dict(zip(model.columns, names, strict=True))  # of the model, in the table
         self.rows, self.skipped, self.first_skipped = 0, 0, ""
 
-    def texts(self) -> Iterator[str]:
-        """The header, then many rows at a time, each as it was read and with y behind it.
+    def texts(self) -> Iterator[bytes]:
+        """The header, then many rows at a time, each with its cells and y behind them.
 
         Raises:
           errors.InputError: the file can't be read; or a row can't be used, and none is to be
             skipped; or the model can't predict.
         """
-        is_empty = True
-        try:
-            for records, x in self._blocks():
-                y = self._model.predict(x)
-                if is_empty:
-                    yield self._first_line(y)
-                is_empty = False
-                yield _lines(records, y, self._header.separator)
-        except csv_text.ERRORS as error:
-            raise csv_text.unreadable(self._header.file, error) from error
-        if is_empty:  # the names are as many as the model has outputs
-            zeros = np.zeros((1, self._inputs.count), np.float32)
-            yield self._first_line(self._model.predict(zeros))
+        import polars
 
-    def _first_line(self, y: Array) -> str:
-        """The header with names for the columns of y [N] or [N, C]."""
+        has_header = False
+        for block in self._table.blocks(self._table.header):
+            self.rows += len(block.frame)
+            columns, is_usable = self._columns(block)
+            frame = block.frame
+            if frame.columns != self._table.header:
+                frame = frame.select(self._table.header)
+            if not is_usable.all():
+                frame = frame.filter(polars.Series(is_usable))
+                columns = {name: column[is_usable] for name, column in columns.items()}
+            if len(frame):
+                y = self._model.predict_columns(columns)
+                if not has_header:
+                    yield self._lines(frame[:0], y[:0], include_header=True)
+                    has_header = True
+                # To look for cells that need quotes takes longer than to write them.
+                yield self._lines(frame, y, quote_style="never" if block.is_plain else "necessary")
+        if not has_header:  # the names are as many as the model has outputs
+            empty = polars.DataFrame(schema=dict.fromkeys(self._table.header, polars.String))
+            row = {
+                name: np.array(texts[:1] if texts else [0.0])
+                for name, texts in self._model.columns.items()
+            }
+            y = self._model.predict_columns(row)[:0]
+            yield self._lines(empty, y, include_header=True)
+
+    def _columns(self, block: table_block.Block) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
+        """The columns of the model, and which rows can be used."""
+        known = {name: texts for name, texts in self._model.columns.items() if texts}
+        numbers = [name for name in self._names if name not in known]
+        found = block.numbers([self._names[name] for name in numbers])
+        with np.errstate(over="ignore"):
+            found = found.astype(self._model.dtype)
+        columns: dict[str, Array] = dict(zip(numbers, found.T, strict=True))
+        is_usable = np.asarray(np.isfinite(found).all(axis=1))
+        for name in known:
+            assert self._model.preprocessing
+            columns[name] = block.texts(self._names[name])
+            is_usable &= self._model.preprocessing.is_known(name, columns[name])
+        is_usable[list(block.wrong)] = False
+        if not is_usable.all():
+            self._skip(block, int(np.argmin(is_usable)), int((~is_usable).sum()))
+        return columns, is_usable
+
+    def _skip(self, block: table_block.Block, row: int, count: int) -> None:
+        """Counts rows that can't be used, the first of which is that of a block."""
+        if not self.skipped:
+            self.first_skipped = block.place(row) + self._problem(block, row)
+            message = f"{self.first_skipped}; leave such rows out with --on_error=skip"
+            errors.require(self._skips, message)
+        self.skipped += count
+
+    def _problem(self, block: table_block.Block, row: int) -> str:
+        """What is wrong with a row that can't be used."""
+        if row in block.wrong:
+            return block.wrong[row]
+        one = table_block.Block(block.frame[row : row + 1], block.place)
+        missing = [n for n in self._names.values() if one.texts(n)[0] == ""]
+        if missing:
+            return f", column {missing[0]!r}: the value is missing"
+        for name, texts in self._model.columns.items():
+            column = self._names[name]
+            cell = table_block.short.repr(str(one.frame[column][0]))
+            if texts and one.texts(column)[0] not in texts:
+                known = textwrap.shorten(", ".join(texts), 200)
+                return f", column {column!r}: the model was trained with {known}; received {cell}"
+            number = 0.0 if texts else float(one.numbers([column])[0, 0])
+            if not np.isfinite(number):
+                return table_block.not_finite(column, cell)
+            if abs(number) > float(np.finfo(self._model.dtype).max):
+                return (
+                    f", column {column!r}: must be finite as {np.dtype(self._model.dtype)}; "
+                    f"received {one.frame[column][0]}"
+                )
+        raise AssertionError("a row that can be used")
+
+    def _lines(self, frame: Any, y: Array, *, include_header: bool = False, **how: Any) -> bytes:
+        """Rows with the numbers of y [N] or [N, C] behind them, in the fewest digits."""
+        import polars
+
         label = self._model.label or "y"
         names = [label] if y.ndim == 1 else [f"{label}_{i}" for i in range(y.shape[1])]
-        while set(names) & set(self._header.names):  # it may have the true label
+        while set(names) & set(frame.columns):  # it may have the true label
             names = [f"predicted_{name}" for name in names]
-        text = io.StringIO()
-        csv.writer(text, delimiter=self._header.separator, lineterminator="\n").writerow(names)
-        return f"{self._header.line}{self._header.separator}{text.getvalue()}"
-
-    def _blocks(self) -> Iterator[tuple[list[str], Array]]:
-        """Records and the inputs [N, D] that they give."""
-        line = self._header.count + 1
-        for text in self._header.pieces(self._file):
-            records = self._header.records(text)
-            self.rows += len(records)
-            try:
-                x = self._inputs.of(text, len(records))
-            except ValueError:
-                rows = [(line + before, record) for before, record in self._header.numbered(text)]
-                records, x = self._usable(rows)
-            line += text.count("\n")
-            if records:
-                yield records, x
-
-    def _usable(self, rows: list[tuple[int, str]]) -> tuple[list[str], Array]:
-        """The usable ones of some records with their lines, found by halves, and their inputs."""
-        records = [record for _, record in rows]
-        try:
-            return records, self._inputs.of("\n".join(records) + "\n", len(records))
-        except ValueError:
-            if len(rows) == 1:
-                self._skip(*rows[0])
-                return [], np.empty((0, self._inputs.count))
-        middle = len(rows) // 2
-        first, second = self._usable(rows[:middle]), self._usable(rows[middle:])
-        return first[0] + second[0], np.concatenate([first[1], second[1]])
-
-    def _skip(self, line: int, record: str) -> None:
-        self.skipped += 1
-        if self.skipped == 1:
-            problem = f"{self._header.file}: line {line}{self._inputs.problem(record)}"
-            errors.require(self._skips, f"{problem}; leave such rows out with --on_error=skip")
-            self.first_skipped = problem
-
-
-class _Inputs:
-    """Where the inputs of a model are found in a table.
-
-    An only column may have another name, and so may all where the model has no names. A feature
-    such as city=Paris is 1 where the column city holds that text.
-    """
-
-    def __init__(self, header: csv_text.Header, model: exported.Exported):
-        self._header, self._dtype = header, model.dtype
-        self._features = features_of(model)
-        columns = header.names
-        may_differ = len(columns) == len(self._features) and (
-            len(self._features) == 1 or not model.features
-        )
-        if may_differ and not set(self._features) <= set(columns):
-            self._features = tuple(columns)
-        self._texts: dict[str, list[str]] = {}
-        numbers = []
-        for feature in self._features:
-            column, sign, text = feature.partition("=")
-            if feature not in columns and sign and column in columns:
-                self._texts.setdefault(column, []).append(text)
-            else:
-                numbers.append(feature)
-        self._numbers = numbers
-        self._columns = header.columns(numbers, list(self._texts))
-        self.count = len(self._features)
-
-    def of(self, text: str, count: int) -> Array:
-        """The inputs [N, D] in so many records; raises ValueError where one can't be used."""
-        numbers, texts = self._header.parse(text, self._columns)
-        x = numbers
-        if self._texts:
-            columns = dict(zip(self._numbers, numbers.T, strict=True))
-            for (column, known), found in zip(self._texts.items(), texts, strict=True):
-                if not np.isin(found, known).all():
-                    raise ValueError("a text is unknown")
-                columns |= {f"{column}={text}": (found == text) * 1.0 for text in known}
-            x = np.column_stack([columns[name] for name in self._features])
-        with np.errstate(over="ignore"):
-            result: Array = x.astype(self._dtype)
-        if len(result) != count or not np.isfinite(result).all():
-            raise ValueError("a number is too large, or a quote stands where there should be none")
-        return result
-
-    def problem(self, record: str) -> str:
-        """What is wrong with a record that can't be used."""
-        cells, header = self._header.cells(record), self._header
-        if wrong := header.wrong_count(cells):
-            return wrong
-        for column in (*self._columns.numbers, *self._columns.texts):
-            if tables.is_missing(cells[column]):
-                return f", column {header.names[column]!r}: the value is missing"
-        for column in self._columns.numbers:
-            if not csv_text.is_number(cells[column]):
-                return header.wrong_number(column, cells[column])
-            if abs(float(cells[column])) > float(np.finfo(self._dtype).max):
-                return (
-                    f", column {header.names[column]!r}: must be finite as "
-                    f"{np.dtype(self._dtype)}; received {cells[column]}"
-                )
-        for (name, known), column in zip(self._texts.items(), self._columns.texts, strict=True):
-            if cells[column].strip() not in known:
-                return (
-                    f", column {name!r}: the model was trained with "
-                    f"{textwrap.shorten(', '.join(known), 200)}; received {cells[column]!r}"
-                )
-        return ": a quote stands where there should be none"
-
-
-def features_of(model: exported.Exported) -> tuple[str, ...]:
-    """The names of a model's features, if need be made up."""
-    count = model.num_features
-    return model.features or (tuple(f"x{i}" for i in range(count)) if count else ("x",))
-
-
-def _lines(records: list[str], y: Array, separator: str) -> str:
-    """Records with the numbers of y [N] or [N, C] behind them, in the fewest digits."""
-    columns = _in_few_digits(y).reshape(len(records), -1).T
-    stride = 1 + len(columns)
-    form = "%.9g" if y.dtype == np.float32 else "%r"
-    cells: list[Any] = [None] * (stride * len(records))
-    cells[::stride] = records
-    for i, column in enumerate(columns, start=1):
-        cells[i::stride] = column.tolist()
-    line = separator.join(["%s", *[form] * len(columns)])
-    # One operation for all: it takes half the time of one for each row.
-    return f"{line}\n" * len(records) % tuple(cells)
-
-
-def _in_few_digits(y: Array) -> Float64:
-    """Rounds float32 to seven or eight digits where those read back as the same number."""
-    exact = y.astype(np.float64)
-    if y.dtype != np.float32:
-        return exact
-    result = exact
-    with np.errstate(all="ignore"):  # of 0 and what is not finite, which stay as they are
-        places = -np.floor(np.log10(np.abs(exact)))
-        for digits in (8, 7):
-            power = 10.0 ** (places + digits - 1)
-            rounded = np.rint(exact * power) / power
-            result = np.where(rounded.astype(np.float32) == y, rounded, result)
-    return result
+        numbers = polars.DataFrame(dict(zip(names, y.reshape(len(y), len(names)).T, strict=True)))
+        digits = numbers.select(polars.all().cast(polars.String).str.strip_suffix(".0"))
+        file, how["separator"] = io.BytesIO(), self._table.separator
+        frame.hstack(digits).write_csv(file, include_header=include_header, **how)
+        return file.getvalue()

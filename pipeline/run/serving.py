@@ -1,7 +1,10 @@
 """What TensorFlow Serving finds beside a SavedModel: a request to warm up with."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+import numpy.typing as npt
 import tensorflow as tf
 
 # TensorFlow Serving looks for it there.
@@ -13,16 +16,16 @@ _SIGNATURE_NAME = 3  # of ModelSpec
 _KEY, _VALUE = 1, 2  # of an entry of a map
 
 
-def write_warm_up(saved_model: pathlib.Path, x: tf.TensorSpec) -> None:
-    """Writes a request of one row of zeros, which a server makes when it has loaded the model.
+def write_warm_up(saved_model: pathlib.Path, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes a request of one row, which a server makes when it has loaded the model.
 
     The messages are those of tensorflow_serving/apis (prediction_log.proto, predict.proto and
     model.proto), of which this writes so little that their package is not needed.
     """
-    zeros = tf.make_tensor_proto(tf.zeros([1, *x.shape[1:]], x.dtype))
-    entry = _field(_KEY, x.name.encode()) + _field(_VALUE, zeros.SerializeToString())
-    model = _field(_SIGNATURE_NAME, b"serving_default")
-    request = _field(_MODEL, model) + _field(_INPUTS, entry)
+    request = _field(_MODEL, _field(_SIGNATURE_NAME, b"serving_default"))
+    for name, values in inputs.items():
+        value = tf.make_tensor_proto(values).SerializeToString()
+        request += _field(_INPUTS, _field(_KEY, name.encode()) + _field(_VALUE, value))
     with tf.io.TFRecordWriter(str(saved_model / WARM_UP)) as file:
         file.write(_field(_LOG_PREDICT, _field(_REQUEST, request)))
 

@@ -135,7 +135,7 @@ class _Trainer:
         self._monitor = monitor.Monitor(self._evaluator, datasets, config)
         self._fingerprint = agreement.fingerprint_of_all(datasets, communicator)
         self._checkpoints = checkpoints.Checkpoints(
-            self.run_dir.checkpoints, task.variables, optimizer, datasets.scale
+            self.run_dir.checkpoints, task.variables, optimizer, datasets.preprocessing
         )
         self._outputs = finish.Outputs(
             config, datasets, task, self._line, self._monitor, self.run_dir, self._checkpoints
@@ -197,7 +197,7 @@ class _Trainer:
             why = line.why_not if line else "this model with this loss is not linear regression"
             printing.say(f"Note: {why}, so the least-squares reference is left out")
         squares = line.standardized if line else None
-        if self._datasets.scale and squares and squares.condition_number > _COLLINEAR:
+        if self._datasets.units and squares and squares.condition_number > _COLLINEAR:
             printing.say(
                 "Note: the features are nearly collinear (condition number "
                 f"{squares.condition_number:.3g}): many W fit about as well, and training takes "

@@ -11,6 +11,7 @@ from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import linear_units
 from pipeline.training import losses
 from pipeline.training import task as task_lib
 
@@ -75,14 +76,14 @@ def _loss(
 def _start(
     config: config_lib.Config, datasets: datasets_lib.Datasets
 ) -> npt.NDArray[np.floating[Any]]:
-    """W and b [D + 1] that a linear model starts from, of standardized data if there is a scale."""
+    """W and b [D + 1] that a linear model starts from, for data as they are trained on."""
     W, b = config.initial_w, config.initial_b
     start = np.append(np.full(datasets.train.x.shape[1], W or 0.0), b or 0.0)
-    if datasets.scale is None:
+    if datasets.units is None:
         return start
-    start[-1] = datasets.scale.mean[-1] if b is None else b
-    numbers: npt.NDArray[np.floating[Any]] = datasets.scale.standardized_parameters(start[None])[0]
-    return numbers
+    start[-1] = datasets.units.mean[-1] if b is None else b
+    (numbers,) = linear_units.standardized(start[None], datasets.units)
+    return np.asarray(numbers)
 
 
 def _make_model(

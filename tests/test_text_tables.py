@@ -1,4 +1,4 @@
-"""Tests of pipeline.data.csv_reader."""
+"""Tests of pipeline.data.text_tables."""
 
 import csv
 import gzip
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import errors
-from pipeline.data import csv_reader
+from pipeline.data import text_tables
 
 
 def _file(directory: pathlib.Path, content: str | bytes) -> str:
@@ -23,8 +23,8 @@ def _file(directory: pathlib.Path, content: str | bytes) -> str:
 
 def _read(path: str, names: list[str] | None = None, **options: Any) -> np.ndarray:
     """The numbers in some columns, or all."""
-    table = csv_reader.Csv(path)
-    return np.concatenate([b.numbers for b in table.blocks(names or table.header, **options)])
+    table = text_tables.open_file(path)
+    return np.concatenate([b.numbers for b in table.rows(names or table.header, **options)])
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_numbers_are_the_nearest_float64(tmp_path: pathlib.Path) -> None:
 
 def test_header_gives_the_column_names(tmp_path: pathlib.Path) -> None:
     path = _file(tmp_path, '\ufeff a ,"b, in m",y\r\nnot,a,number\r\n')
-    assert csv_reader.Csv(path).header == ["a", "b, in m", "y"]
+    assert text_tables.open_file(path).header == ["a", "b, in m", "y"]
 
 
 _GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
@@ -169,7 +169,7 @@ def test_some_columns_are_checked_as_strictly(
 def test_columns_that_do_not_fit_the_header_are_named(
     tmp_path: pathlib.Path, names: list[str], flag: str, words: list[str]
 ) -> None:
-    table = csv_reader.Csv(_file(tmp_path, _GOOD))
+    table = text_tables.open_file(_file(tmp_path, _GOOD))
     with pytest.raises(errors.InputError) as caught:
         table.check_columns(names, flag=flag)
     assert [word for word in words if word not in str(caught.value)] == []
@@ -178,7 +178,7 @@ def test_columns_that_do_not_fit_the_header_are_named(
 def test_the_check_of_many_columns_takes_no_time(tmp_path: pathlib.Path) -> None:
     """It takes milliseconds; a message made for each column, and not needed, would take seconds."""
     header = [f"column {i}" for i in range(10_000)]
-    table = csv_reader.Csv(_file(tmp_path, ",".join(header)))
+    table = text_tables.open_file(_file(tmp_path, ",".join(header)))
     started = time.monotonic()
     table.check_columns(header, flag="features")
     assert time.monotonic() - started < 1
@@ -195,6 +195,6 @@ def test_unknown_column_is_not_read(tmp_path: pathlib.Path) -> None:
 
 
 def test_directory_in_place_of_a_file_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(errors.InputError, match="must be a file on disk") as caught:
-        csv_reader.Csv(str(tmp_path))
+    with pytest.raises(errors.InputError, match="Is a directory") as caught:
+        text_tables.open_file(str(tmp_path))
     assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,139 @@
+"""What was learned from the training rows of a table, and how it is applied. numpy alone."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Columns = Mapping[str, npt.NDArray[Any]]  # [N] each, numbers or texts
+
+_COARSE = 1e-3  # of a standard deviation: rounding that is too coarse
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Turns the columns of a table into examples, and predictions back into its units.
+
+    Each text of a column of texts becomes a feature, such as city=Paris, that is 1 where the column
+    holds that text and else 0. Features and label are standardized by (column - mean) / stddev;
+    columns that are not, or that are constant, have the stddev 1.
+    """
+
+    columns: Mapping[str, tuple[str, ...] | None]  # in order: texts sorted, None for numbers
+    label: str
+    mean: Float64  # [D + 1], of the features and, last, of the label
+    stddev: Float64  # [D + 1]
+    is_regression: bool = True  # else the labels stand for classes, and stay as they are
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The D names."""
+        names: list[str] = []
+        for name, texts in self.columns.items():
+            names += [name] if texts is None else [f"{name}={text}" for text in texts]
+        return tuple(names)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether a column holds texts."""
+        return any(texts is not None for texts in self.columns.values())
+
+    @property
+    def standardizes(self) -> bool:
+        """Whether any column changes."""
+        return bool(self.mean.any() or (self.stddev != 1).any())
+
+    @property
+    def needs_float64(self) -> bool:
+        """Whether float32 is too coarse, or too small, for numbers in the units of the data."""
+        float32 = np.finfo(np.float32)
+        largest = np.abs(self.mean) + 100 * self.stddev
+        is_coarse = largest * float32.eps > _COARSE * self.stddev
+        return bool((is_coarse | (largest > float32.max) | (self.stddev < float32.tiny)).any())
+
+    # Columns to examples.
+
+    def is_known(self, name: str, texts: npt.NDArray[Any]) -> Bools:
+        """Whether texts [N] were in that column of the training table."""
+        known = np.array(self.columns[name], np.str_)
+        return np.asarray(known[self._codes(name, texts)] == texts)
+
+    def encode(self, columns: Columns) -> Float64:
+        """The features [N, D] of columns, in the units of the data."""
+        found: list[npt.NDArray[Any]] = []
+        for name, texts in self.columns.items():
+            column = columns[name]
+            if texts is None:
+                found.append(column[:, None])
+            else:
+                places = np.arange(len(texts))
+                found.append(self._codes(name, column)[:, None] == places)
+        return np.hstack(found, dtype=np.float64)
+
+    def decode(self, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """The columns of features [N, D] in the units of the data."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        first = 0
+        for name, texts in self.columns.items():
+            count = 1 if texts is None else len(texts)
+            part, first = x[:, first : first + count], first + count
+            found[name] = part[:, 0] if texts is None else np.array(texts)[part.argmax(axis=1)]
+        return found
+
+    def _codes(self, name: str, texts: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+        """The places of texts [N] among the sorted ones."""
+        known = np.array(self.columns[name], np.str_)
+        return np.minimum(np.searchsorted(known, texts), len(known) - 1)
+
+    def x(self, columns: Columns) -> Float32:
+        """The inputs [N, D] of a model; float64 until then keeps the digits of years."""
+        return self.standardized_x(self.encode(columns)).astype(np.float32)
+
+    def y(self, labels: npt.NDArray[Any]) -> Float32:
+        """Labels as a model is trained on them."""
+        return np.asarray((labels - self.mean[-1]) / self.stddev[-1], np.float32)
+
+    def standardized_x(self, x: npt.NDArray[Any]) -> Float64:
+        """Features [N, D] in units of their standard deviations."""
+        return np.asarray((x - self.mean[:-1]) / self.stddev[:-1])
+
+    # Examples and predictions back.
+
+    def in_data_units(self, predictions: npt.NDArray[Any]) -> Float64:
+        """Predictions or standardized labels, of any shape, in the units of the label."""
+        return np.asarray(predictions * self.stddev[-1] + self.mean[-1])
+
+    def x_in_data_units(self, x: npt.NDArray[Any]) -> Float64:
+        """Standardized features [N, D] in the units of the data."""
+        return np.asarray(x * self.stddev[:-1] + self.mean[:-1])
+
+    def short_input(self, x: npt.NDArray[Any]) -> list[str]:
+        """Standardized features [D] in the units of the data, with a few digits each."""
+        digits = 2 - np.floor(np.log10(self.stddev[:-1]))
+        columns = zip(self.x_in_data_units(x).tolist(), digits.tolist(), strict=True)
+        return [f"{round(number, int(count)) + 0.0:.15g}" for number, count in columns]
+
+    # The state that is saved beside a model.
+
+    def state(self) -> dict[str, Any]:
+        """Everything as JSON holds it."""
+        arrays = {"mean": self.mean.tolist(), "stddev": self.stddev.tolist()}
+        return {**dataclasses.asdict(self), "columns": list(self.columns.items()), **arrays}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of `state`."""
+        columns = {name: texts and tuple(texts) for name, texts in state["columns"]}
+        arrays = {name: np.array(state[name], np.float64) for name in ("mean", "stddev")}
+        return cls(**{**state, "columns": columns, **arrays})
+
+
+def unchanged(columns: Mapping[str, tuple[str, ...] | None], label: str) -> Preprocessing:
+    """The preprocessing that standardizes nothing."""
+    count = 1 + sum(1 if texts is None else len(texts) for texts in columns.values())
+    return Preprocessing(columns, label, np.zeros(count), np.ones(count))
