@@ -9,10 +9,13 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import IO, Any
+
+from pipeline import errors
 
 _UNFINISHED = ".unfinished-"
 
@@ -52,6 +55,22 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
         os.rename(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Re-raises what goes wrong while files are written at a path, as errors.WriteError.
+
+    Wrap it around calls that only write: in them, TensorFlow reports a full disk as an OpError of
+    almost any type, and elsewhere these types are errors of the model or the data.
+    """
+    tf = sys.modules.get("tensorflow")
+    types = (OSError, tf.errors.OpError) if tf else (OSError,)
+    try:
+        yield
+    except types as error:
+        reason = errors.one_line(error)
+        raise errors.WriteError(reason if str(path) in reason else f"{path}: {reason}") from error
 
 
 def remove(directory: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
         is_one = name != "data" or os.path.exists(values[name])
         paths = [values[name]] if is_one else values[name].split(",")
         values[name] = ",".join(path and os.path.abspath(path) for path in paths)
-    for name, function in user_code.functions(config).items():
+    for name, function in user_code.find(config).items():
         values[name] = function.portable
     return as_text(values)
 

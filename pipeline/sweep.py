@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> None:
     configs = combinations()
     loaded = []
     for config in configs:
-        user_code.functions(config)
+        user_code.find(config)
         run_dir.RunDir.of(config).check(config)
         datasets = datasets_lib.load(config)
         loaded.append((datasets.fingerprint(), len(datasets.train.y)))

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     name = config.run_name or run_dir.name_from_time()
     config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
-    user_code.functions(config)  # raises where there is none
+    user_code.find(config)  # raises where there is none
     worker = workers.from_environment()
     errors.require(
         worker.count == 1 or config.loop == "custom",

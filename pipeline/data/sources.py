@@ -14,7 +14,7 @@ def open_table(config: config_lib.Config) -> tables.Table:
     Raises:
       errors.InputError: there is none, or its first line is no header.
     """
-    functions = user_code.functions(config)
+    functions = user_code.find(config, ("data",))
     if "data" in functions:
         return tables.FromFunction(functions["data"])
     found: list[tables.Table] = []

@@ -172,7 +172,7 @@ class Columns(Table):
 class FromFunction(Columns):
     """The columns that a function of the user's returns: a mapping of arrays, or a data frame."""
 
-    def __init__(self, function: user_code.Function):
+    def __init__(self, function: user_code.UserFunction):
         """Calls the function.
 
         Raises:
@@ -180,7 +180,7 @@ class FromFunction(Columns):
         """
         self.name = str(function)
         # The file may import TensorFlow, as for a model beside it.
-        with tf_runtime.importing(), user_code.blamed("making the data", function):
+        with tf_runtime.importing(), user_code.user_errors("making the data", function):
             made = function.load()()
             names = list(made.columns) if hasattr(made, "columns") else list(made)
             self._columns = {str(name): np.asarray(made[name]) for name in names}

@@ -6,6 +6,7 @@ import pathlib
 
 import tensorflow as tf
 
+from pipeline import files
 from pipeline.training import hooks, metrics
 
 
@@ -33,7 +34,8 @@ class Profiler(hooks.Hook):
     def before(self, step: int) -> None:
         """Starts the profiler at the first step, or in a run resumed after it."""
         if not self._is_running and self._first <= step < self._last:
-            tf.profiler.experimental.start(str(self._directory))
+            with files.writing(self._directory):
+                tf.profiler.experimental.start(str(self._directory))
             self._is_running = True
         if self._is_running:
             marker = tf.profiler.experimental.Trace("train", step_num=step, _r=1)  # 1: a step
@@ -50,4 +52,5 @@ class Profiler(hooks.Hook):
         if self._is_running:
             self._is_running = False
             self._calls.close()
-            tf.profiler.experimental.stop()
+            with files.writing(self._directory):
+                tf.profiler.experimental.stop()

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.text import summary_v2 as text
 
-from pipeline import printing
+from pipeline import files, printing
 from pipeline.reporting import event_file
 from pipeline.training import clock as clock_lib
 from pipeline.training import metrics
@@ -75,7 +75,8 @@ class SummaryWriter:
         self._file_name = event_file.file_name(
             1 + max(map(event_file.number_of, written), default=0)
         )
-        self._earlier = _cut_back(directory, written, earlier)
+        with files.writing(directory):
+            self._earlier = _cut_back(directory, written, earlier)
         self._files: dict[str, event_file.EventFile] = {}
 
     def steps(self, rows: metrics.StepMetrics) -> None:

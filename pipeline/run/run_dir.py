@@ -87,12 +87,13 @@ class RunDir:
         except OSError as error:
             raise errors.RunError(f"{self.path} can't be made: {error.strerror}") from error
         with self._locked():
-            for directory in (self.path, self.figures, self.export):
-                files.remove_unfinished(directory)
             resumes = self._has_begun()
-            if not resumes:
-                flagfile.write(self.flags, flagfile.from_config(config))
-                self._copy_code(config)
+            with files.writing(self.path):
+                for directory in (self.path, self.figures, self.export):
+                    files.remove_unfinished(directory)
+                if not resumes:
+                    flagfile.write(self.flags, flagfile.from_config(config))
+                    self._copy_code(config)
             try:
                 yield resumes
             except BaseException:
@@ -150,19 +151,19 @@ class RunDir:
 
     def _copy_code(self, config: config_lib.Config) -> None:
         """Keeps the user's files as they are at the start of the run."""
-        for flag, function in user_code.functions(config).items():
+        for flag, function in user_code.find(config).items():
             if function.is_own:
                 self.code.mkdir(exist_ok=True)
                 with files.replacing(self.code / f"{flag}.py") as unfinished:
-                    unfinished.write_bytes(function.path.read_bytes())
+                    unfinished.write_bytes(function.code)
 
     def _check_code(self, config: config_lib.Config) -> None:
-        for flag, function in user_code.functions(config).items():
+        for flag, function in user_code.find(config).items():
             copy = self.code / f"{flag}.py"
             errors.require(
                 not function.is_own
                 or not copy.exists()
-                or user_code.is_same_code(copy.read_bytes(), function.path.read_bytes()),
+                or user_code.is_same_code(copy.read_bytes(), function.code),
                 f"{function.path} has changed since the run {self.path} was started, which keeps "
                 f"it as {copy}; choose another --run_name, or start anew with --overwrite",
             )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline import cli, errors, files, flagfile, printing
+from pipeline import cli, errors, files, flagfile, printing, user_code
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
@@ -69,15 +69,18 @@ def train(
       errors.StoppedError: a signal stopped the run; it can be resumed.
       errors.LostWorkerError: another worker can't be reached; all can be started again.
     """
-    trainer = _Trainer(config, datasets, communicator)
-    with trainer.team.ending(), trainer.run_dir.opened(config) as resumes:
-        try:
-            return trainer.run(resumes=resumes)
-        except (OSError, tf.errors.OpError) as error:
-            raise errors.RunError(
-                f"the run {trainer.run_dir.path} can't be written: {errors.one_line(error)}; its "
-                f"checkpoints are intact; resume with: {trainer.command}"
-            ) from error
+    functions = user_code.find(config, ("model", "loss")).values()
+    # What TensorFlow raises while it doesn't write is about the model, the loss or the data.
+    with user_code.user_errors("training", *functions, only=tf.errors.OpError):
+        trainer = _Trainer(config, datasets, communicator)
+        with trainer.team.ending(), trainer.run_dir.opened(config) as resumes:
+            try:
+                return trainer.run(resumes=resumes)
+            except errors.WriteError as error:
+                raise errors.RunError(
+                    f"the run {trainer.run_dir.path} can't be written: {error}; its checkpoints "
+                    f"are intact; resume with: {trainer.command}"
+                ) from error
 
 
 def follow(
@@ -90,7 +93,9 @@ def follow(
     Raises:
       As `train` does.
     """
-    _Trainer(config, datasets, communicator).follow()
+    functions = user_code.find(config, ("model", "loss")).values()
+    with user_code.user_errors("training", *functions, only=tf.errors.OpError):
+        _Trainer(config, datasets, communicator).follow()
 
 
 class _Trainer:
@@ -282,11 +287,13 @@ class _Trainer:
         """Saves and records what is known before training; returns the first step."""
         first_step = state.step if state else 0
         is_extended = state is not None and state.last_step < self._last_step
-        self.run_dir.result.unlink(missing_ok=True)
+        with files.writing(self.run_dir.result):
+            self.run_dir.result.unlink(missing_ok=True)
         if state is None:
             self._save(0)
         else:
-            flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
+            with files.writing(self.run_dir.flags):
+                flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
             printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
         if first_step == 0:
             self._recorder.start(self._graph)
@@ -383,17 +390,18 @@ class _Trainer:
             epoch = step // self._evaluator.steps_per_epoch
             loss = f"{self._evaluator.decisive_loss}={self._evaluator.best.loss:.5f}"
             printing.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
-        if isinstance(model, tf.keras.Model):
-            self._save_weights(model)
         version = versions.following(self.run_dir.export, *self.run_dir.exports_before())
-        export.publish(
-            self._task,
-            self._datasets,
-            version,
-            self._description(step, final),
-            units=self._evaluator.units,
-            formats=self._config.formats,
-        )
+        with files.writing(self.run_dir.export):
+            if isinstance(model, tf.keras.Model):
+                self._save_weights(model)
+            export.publish(
+                self._task,
+                self._datasets,
+                version,
+                self._description(step, final),
+                units=self._evaluator.units,
+                formats=self._config.formats,
+            )
         exported = str(version.relative_to(self.run_dir.path))
         fits = {
             f"{part}, {who}": fit._asdict()
@@ -403,7 +411,8 @@ class _Trainer:
         self._write_result("trained", export=exported, **final._asdict(), fits=fits)
 
     def _remove_old_exports(self) -> None:
-        versions.remove_old(self.run_dir.export, keep=self._config.export_versions_to_keep)
+        with files.writing(self.run_dir.export):
+            versions.remove_old(self.run_dir.export, keep=self._config.export_versions_to_keep)
 
     def _description(self, step: int, final: evaluation.Evaluation) -> dict[str, Any]:
         """What the export says of the model of a step, and of where it came from."""

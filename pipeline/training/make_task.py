@@ -27,7 +27,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         # Keras numbers its names on, from one run of a process to the next.
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
-    functions = user_code.of_task(config)
+    functions = user_code.find(config, ("model", "loss"))
     x, y = (array[:_SAMPLE] for array in datasets.train)
     model = _make_model(functions["model"], config, x)
     loss = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
@@ -43,7 +43,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         made.assign(made.by_variable(_start(config, datasets)))
     else:
         _check_model(functions["model"], made, x)
-    with user_code.blamed("calling the loss", *reversed(functions.values())):
+    with user_code.user_errors("calling the loss", *reversed(functions.values())):
         prediction = made.predict(x)
         names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
         for flag, name in names:
@@ -74,11 +74,11 @@ def _start(
 
 
 def _make_model(
-    function: user_code.Function, config: config_lib.Config, x: npt.NDArray[np.float32]
+    function: user_code.UserFunction, config: config_lib.Config, x: npt.NDArray[np.float32]
 ) -> Any:
     """Calls the function, and the model once, which then has its variables."""
     make = function.load()
-    with user_code.blamed("making the model", function):
+    with user_code.user_errors("making the model", function):
         model = make(x.shape[1])
     errors.require(
         isinstance(model, tf.keras.Model) or (isinstance(model, tf.Module) and callable(model)),
@@ -94,7 +94,7 @@ def _make_model(
         f"{function}: the model has a train_step of its own, which would not be called: both loops "
         "take the gradient of the loss of --loss",
     )
-    with user_code.blamed("calling the model", function), tf_runtime.quiet_stderr():
+    with user_code.user_errors("calling the model", function), tf_runtime.quiet_stderr():
         y = model(tf.constant(x))
     shape, dtype = getattr(y, "shape", None), getattr(y, "dtype", tf.string)
     errors.require(
@@ -114,11 +114,11 @@ def _make_model(
 
 
 def _check_model(
-    function: user_code.Function, made: task_lib.Task, x: npt.NDArray[np.float32]
+    function: user_code.UserFunction, made: task_lib.Task, x: npt.NDArray[np.float32]
 ) -> None:
     """Checks that predictions without training are the same each time, and change nothing."""
     before = made.arrays()
-    with user_code.blamed("calling the model", function):
+    with user_code.user_errors("calling the model", function):
         one, other = made.predict(x).numpy(), made.predict(x).numpy()
     after = made.arrays()
     changed = [n for n in before if not np.array_equal(before[n], after[n], equal_nan=True)]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import errors
+from pipeline import errors, user_code
 from pipeline.training import losses, norms
 
 _MOST_WATCHED = 16  # trainable numbers that are watched one by one
@@ -77,7 +77,8 @@ class Task:
 
     def predict(self, x: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """Predicts y [B] or [B, C] from x [B, D], by default as after training."""
-        y = self._call(x, training=training) if self._takes_training else self._call(x)
+        with user_code.kept_process():
+            y = self._call(x, training=training) if self._takes_training else self._call(x)
         y = tf.convert_to_tensor(y)
         return tf.cast(y[:, 0] if y.shape.rank == 2 and y.shape[1] == 1 else y, tf.float32)
 
@@ -86,7 +87,8 @@ class Task:
         if self._label_scale != (0.0, 1.0):
             mean, stddev = self._label_scale
             y, prediction = y * stddev + mean, prediction * stddev + mean
-        result = self._loss(y, prediction)
+        with user_code.kept_process():
+            result = self._loss(y, prediction)
         errors.require(
             isinstance(result, tf.Tensor) and result.shape.rank == 1,
             "the loss must give one number for each of the examples; received "
