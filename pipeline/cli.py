@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from pipeline import config as config_lib
-from pipeline import errors, flagfile, printing
+from pipeline import console, errors, flagfile
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -112,7 +112,7 @@ def start(
     main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse
 ) -> NoReturn:
     """Parses the flags, runs `main` on the other arguments, and exits with its code."""
-    printing.open_streams()
+    console.open_streams()
     # What a library warns of does not end the work, as PYTHONWARNINGS=error would have it.
     warnings.filters = [each for each in warnings.filters if each[0] != "error"]
     # Ctrl-C ends the process without a traceback, unless something is to be saved first.
@@ -121,7 +121,7 @@ def start(
         _run(main, flags_parser)
     except errors.PipelineError as error:
         if isinstance(error, errors.UserCodeError) and error.traceback:
-            printing.say(error.traceback, sys.stderr)
+            console.say(error.traceback, sys.stderr)
         _complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
@@ -144,7 +144,7 @@ def _run(
 
 def _complain(message: str) -> None:
     program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    printing.say(printing.printable(f"{program}: {message}"), sys.stderr)
+    console.say(console.printable(f"{program}: {message}"), sys.stderr)
 
 
 def command(module: str, *arguments: str) -> str:

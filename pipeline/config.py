@@ -25,6 +25,7 @@ _TABLE = (
     "standardize",
 )
 _SYNTHETIC = ("synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
+OF_DATA = (*_TABLE, *_SYNTHETIC, "validation_examples", "model", "loss", "seed")
 # Losses of regression, by their plain names: those that keep their meaning where labels are
 # standardized, and those that are for the units of the data.
 _OF_STANDARDIZED = ("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh")

@@ -24,7 +24,7 @@ from typing import IO
 
 from absl import flags
 
-from pipeline import cli, flagfile, printing
+from pipeline import cli, console, flagfile
 from pipeline import config as config_lib
 from pipeline.distributed import workers
 from pipeline.run import run_dir, signals
@@ -108,7 +108,7 @@ def _copy(output: IO[str], file: IO[str], index: int, lock: threading.Lock) -> N
     with output, file:
         for line in output:
             with lock:
-                printing.say(f"worker {index}: {line.rstrip()}")
+                console.say(f"worker {index}: {line.rstrip()}")
             file.write(line)
             file.flush()
 
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> None:
             sys.exit(max(codes))
         words = ", ".join(f"worker {index} with {code}" for index, code in failed.items())
         next_ = f"starting all again, {left} times at most" if left else f"see {directory}"
-        printing.say(f"Exit codes: {words}; {next_}", sys.stderr)
+        console.say(f"Exit codes: {words}; {next_}", sys.stderr)
         config = dataclasses.replace(config, overwrite=False)
     sys.exit(1)
 

@@ -8,22 +8,20 @@ separated by commas. Each combination is a run of its own in <logdir>/<run_name>
 command with the same --run_name goes on with a sweep that was stopped.
 """
 
-import contextlib
 import csv
 import dataclasses
-import io
+import functools
 import itertools
 import math
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from pipeline import cli, errors, files, printing, tf_runtime, user_code
+from pipeline import cli, console, errors, files, tf_runtime, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
@@ -124,11 +122,11 @@ def main(arguments: list[str]) -> None:
     for config in configs:
         user_code.find(config)
         run_dir.RunDir.of(config).check(config)
-        datasets = datasets_lib.load(config)
+        datasets = _load(config)
         loaded.append((datasets.fingerprint(), len(datasets.train.y)))
     configs = _with_references_once(configs, loaded)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
-    printing.say(
+    console.say(
         f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
     )
     tf_runtime.import_tensorflow()
@@ -140,7 +138,7 @@ def main(arguments: list[str]) -> None:
     outcomes.sort(key=lambda outcome: outcome.loss)
     _print_table(outcomes)
     _write_table(outcomes)
-    printing.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+    console.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
 
 
 def _with_references_once(
@@ -162,23 +160,17 @@ def _with_references_once(
     ]
 
 
-class _ProgressOnly(io.StringIO):
-    """Passes on what shows that a run is alive, and keeps the rest of what it says."""
+def _load(config: config_lib.Config) -> datasets_lib.Datasets:
+    """The examples of a config, which are read once for all configs that have the same ones."""
+    settings = {name: getattr(config, name) for name in config_lib.OF_DATA}
+    datasets = _load_examples(config_lib.Config(**settings))
+    config.last_step(datasets.num_train)  # raises where the steps do not fit
+    return datasets
 
-    def __init__(self, out: TextIO):
-        super().__init__()
-        self._out = out
 
-    def isatty(self) -> bool:
-        """Whether the progress goes to a terminal."""
-        return self._out.isatty()
-
-    def write(self, text: str) -> int:
-        """Passes on a progress line, or what clears it."""
-        is_live = text.startswith("\r") and not text.endswith("\n")
-        if is_live or text.startswith("  step "):
-            printing.say(text, self._out, end="")
-        return len(text)
+@functools.lru_cache(maxsize=1)  # examples may be large
+def _load_examples(config: config_lib.Config) -> datasets_lib.Datasets:
+    return datasets_lib.load(config)
 
 
 def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
@@ -188,7 +180,7 @@ def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
     tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     outcomes = []
     for number, config in enumerate(configs, 1):
-        printing.say(f"{number} of {len(configs)}: {config.run_name}")
+        console.say(f"{number} of {len(configs)}: {config.run_name}")
         outcomes.append(_train(config))
     return outcomes
 
@@ -198,19 +190,19 @@ def _train(config: config_lib.Config) -> Outcome:
     from pipeline.run import trainer
 
     try:
-        with contextlib.redirect_stdout(_ProgressOnly(sys.stdout)):
-            return Outcome(config, trainer.train(config, datasets_lib.load(config)))
+        with console.only_progress():
+            return Outcome(config, trainer.train(config, _load(config)))
     except errors.DivergedError as error:
         return Outcome(config, None, str(error).partition(";")[0])
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
     """The results, the smallest loss first, and at the end what diverged."""
-    printing.say("")
+    console.say("")
     width = max(len(outcome.config.run_name) for outcome in outcomes)
     for outcome in outcomes:
         report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"
-        printing.say(f"{outcome.config.run_name:{width}}  {report}")
+        console.say(f"{outcome.config.run_name:{width}}  {report}")
 
 
 def _write_table(outcomes: list[Outcome]) -> None:

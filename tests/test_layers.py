@@ -7,7 +7,7 @@ import pipeline
 
 ROOT = pathlib.Path(pipeline.__file__).parent
 SHARED = {
-    *("__init__", "cli", "config", "errors", "files", "flagfile", "printing", "tf_runtime"),
+    *("__init__", "cli", "config", "errors", "files", "flagfile", "console", "tf_runtime"),
     "user_code",
 }
 LAYERS = (SHARED, {"distributed"}, {"data"}, {"training"}, {"reporting"}, {"run"})

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
-from pipeline import errors, printing
+from pipeline import console, errors
 from pipeline.data import fingerprint, least_squares, sources, tables
 from pipeline.data import scale as scale_lib
 from pipeline.distributed import workers
@@ -179,7 +179,7 @@ class _Reader:
 
     def _blocks(self, numbers: Sequence[str]) -> Iterator[tables.Block]:
         """Reads blocks, and shows that this goes on."""
-        live = printing.LiveLine()
+        live = console.LiveLine()
         for block in self._table.blocks(numbers, self.texts, drops_missing=self._drops_missing):
             if live.is_due():
                 live.show(f"Reading {self._table.name}: {self._table.part_read:.0%}")

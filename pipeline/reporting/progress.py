@@ -7,13 +7,12 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import printing
+from pipeline import console
 from pipeline.training import evaluation, hooks, metrics, regression
 
-_MOST_ROWS = 20
-_MOST_VALUES = 3  # of a variable
-_MOST_VARIABLES = 4
-_LARGE, _SMALL = 1e7, 5e-6
+_MAX_ROWS = 20
+_MAX_VALUES = 3  # of a variable
+_MAX_VARIABLES = 4
 
 
 def report(
@@ -24,15 +23,17 @@ def report(
 ) -> str:
     """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
 
-    The names of a variable's elements begin with its name and a slash; of many elements the first
-    few are shown, and norms none. Losses and metrics are those over all examples.
+    The names of a variable's elements begin with its name and a slash. The first few elements are
+    shown, and no norms. Losses and metrics are those over all examples.
     """
-    variables: dict[str, list[float]] = {}
+    variables: dict[str, list[str]] = {}
     for name, value in zip(names, np.asarray(values), strict=True):
         if not name.startswith("norm/"):
-            variables.setdefault(name.partition("/")[0], []).append(float(value))
-    shown = list(variables.items())[:_MOST_VARIABLES]
-    words = [f"{name} = {_elements(numbers)}" for name, numbers in shown]
+            variables.setdefault(name.partition("/")[0], []).append(_fixed(value, 2))
+    words = []
+    for name, numbers in list(variables.items())[:_MAX_VARIABLES]:
+        shown = numbers[:_MAX_VALUES] + ["..."] * (len(numbers) > _MAX_VALUES)
+        words.append(f"{name} = " + (f"[{', '.join(shown)}]" if len(numbers) > 1 else shown[0]))
     words += [f"{name}={number(value)}" for name, value in train.items()]
     words += [f"validation {name}={number(value)}" for name, value in (validation or {}).items()]
     return ", ".join(words)
@@ -40,33 +41,25 @@ def report(
 
 def table_of_fits(fits: Mapping[str, Mapping[str, regression.Fit]], label: str) -> Iterator[str]:
     """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
-    rows = [
-        (f"{part}, {who}", parts[part])
+    found = [
+        (f"  {part}, {who}", parts[part])
         for part in ("training", "validation")
         for who, parts in fits.items()
         if part in parts
     ]
+    rows = [(who, f"{f.rmse:.6g}", f"{f.mae:.6g}", f"{f.r2:.4f}") for who, f in found]
     if rows:
-        yield f"{f'Fit of {label}':30.30}{'RMSE':>14}{'MAE':>14}{'R²':>10}"
-    for name, fit in rows:
-        yield f"  {name:28}{fit.rmse:14.6g}{fit.mae:14.6g}{fit.r2:10.4f}"
+        yield from console.table([f"Fit of {label}", "RMSE", "MAE", "R²"], rows).splitlines()
 
 
 def number(value: float) -> str:
     """A loss or a metric: with five decimals as in the guide, unless they were all zero."""
-    return f"{value:.5e}" if 0 < abs(value) < _SMALL else _number(value, 5)
+    return f"{value:.5e}" if 0 < abs(value) < 5e-6 else _fixed(value, 5)
 
 
-def _elements(numbers: list[float]) -> str:
-    if len(numbers) == 1:
-        return _number(numbers[0], 2)
-    shown = [_number(each, 2) for each in numbers[:_MOST_VALUES]]
-    return f"[{', '.join(shown + ['...'] * (len(numbers) > _MOST_VALUES))}]"
-
-
-def _number(value: float, decimals: int) -> str:
-    """Fixed decimals as in the guide, unless the number would fill the line."""
-    return f"{value:.{decimals}f}" if abs(value) < _LARGE else f"{value:.{decimals}e}"
+def _fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals as in the guide, unless it would fill the line."""
+    return f"{value:.{decimals}{'f' if abs(value) < 1e7 else 'e'}}"
 
 
 def _duration(seconds: float) -> str:
@@ -88,11 +81,11 @@ class Progress(hooks.Hook):
         out: TextIO | None = None,
     ):
         """Prepares to print the values of these names up to the last epoch and step."""
-        self._names = names
-        self._live = printing.LiveLine(out)
+        self._names, self._live = names, console.LiveLine(out)
         self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
-        self._num_epochs = last_step // steps_per_epoch
-        self._every = -(-self._num_epochs // _MOST_ROWS)
+        epochs = last_step // steps_per_epoch
+        self._every = -(-epochs // _MAX_ROWS)
+        self._digits = len(str(epochs))
         self._first: tuple[int, float] | None = None
 
     def epochs(self, ends: evaluation.EpochMetrics) -> None:
@@ -101,11 +94,12 @@ class Progress(hooks.Hook):
         is_last = ends.step == self.last_step
         for i in np.flatnonzero((epoch % self._every == 0) | is_last):
             one = ends.select(i)
+            label = f"Epoch {epoch[i]:{self._digits}d}:" if epoch[i] else "Starting:"
             text = report(self._names, one.values, one.train, one.validation)  # type: ignore[arg-type]
-            self.line(f"{self._label(int(epoch[i]))} {text}")
+            self.line(f"{label:{max(7 + self._digits, len('Starting:'))}} {text}")
 
     def after(self, rows: metrics.StepMetrics) -> None:
-        """Shows that training is alive, where nothing else has for a while."""
+        """Shows that training is alive, if nothing else has for a while."""
         now = time.monotonic()
         if self._first is None:  # what went before was compilation
             self._first = rows.end, now
@@ -126,8 +120,3 @@ class Progress(hooks.Hook):
     def close(self) -> None:
         """Leaves a terminal at the start of a line."""
         self._live.close()
-
-    def _label(self, epoch: int) -> str:
-        width = len(f"Epoch {self._num_epochs}:")
-        label = f"Epoch {epoch:{len(str(self._num_epochs))}d}:" if epoch else "Starting:"
-        return label.ljust(max(width, len("Starting:")))

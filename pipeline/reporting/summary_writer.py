@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.text import summary_v2 as text
 
-from pipeline import files, printing
+from pipeline import console, files
 from pipeline.reporting import event_file
 from pipeline.training import clock as clock_lib
 from pipeline.training import metrics
@@ -189,7 +189,7 @@ def _cut_back(
         found.pop(name).unlink()
     for name, size in sizes.items():
         if name not in found or not event_file.cut_back(found[name], size):
-            printing.say(
+            console.say(
                 f"Warning: a part of {directory / name} is gone, so its curves have a gap",
                 sys.stderr,
             )

@@ -150,6 +150,7 @@ class SaveCheckpoints(hooks.Hook):
     def after(self, rows: metrics.StepMetrics) -> None:
         """Saves if it is due; raises errors.StoppedError if a signal has come."""
         if self._stop or self._every.is_due(rows.end):
+            self._stop.announce()
             self._save(rows.end)
             self._every.done(rows.end)
             # A signal that comes later than the save waits for the next one.

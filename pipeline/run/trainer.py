@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline import cli, errors, files, flagfile, printing, user_code
+from pipeline import cli, console, errors, files, flagfile, user_code
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
@@ -216,7 +216,7 @@ class _Trainer:
 
     def _finish_again(self, exported: versions.Steps, final: evaluation.Evaluation) -> Result:
         """Exports a finished run again if its newest export is not what is wanted."""
-        printing.say(f"{self.run_dir.path} is finished; {self._how_to_extend(exported.last)}")
+        console.say(f"{self.run_dir.path} is finished; {self._how_to_extend(exported.last)}")
         result = self._result(final)
         self._last_step = exported.last
         if exported.model != self._exported_step() or self._lacks_formats():
@@ -244,25 +244,25 @@ class _Trainer:
     def _say_how(self) -> None:
         """Says where something is not done, or will not go, as one would expect."""
         if reason := self._evaluator.closed_form.why_not:
-            printing.say(
+            console.say(
                 f"Note: {reason}, so the losses come from passes over the examples, and the "
                 "least-squares reference is left out"
             )
         solved = self._evaluator.closed_form.train
         if self._datasets.scale and solved and solved.condition_number > _COLLINEAR:
-            printing.say(
+            console.say(
                 "Note: the features are nearly collinear (condition number "
                 f"{solved.condition_number:.3g}): many W fit about as well, and training takes "
                 "long to come near least squares"
             )
         mode, reason = self._compilation
         if reason:
-            printing.say(f"Note: {reason}, so the steps run {mode.value}")
+            console.say(f"Note: {reason}, so the steps run {mode.value}")
         whole = self.team.global_batch(self._batches.batch_size)
         if whole and (note := team.note(self._task, self._batches, whole, mode)):
-            printing.say(f"Note: {note}")
+            console.say(f"Note: {note}")
         if warning := divergence.warning(self._config, self._evaluator):
-            printing.say(f"Warning: {warning}")
+            console.say(f"Warning: {warning}")
 
     def _result(self, final: evaluation.Evaluation) -> Result:
         (values,) = self._evaluator.shown(self._task.values().numpy()[None])
@@ -294,7 +294,7 @@ class _Trainer:
         else:
             with files.writing(self.run_dir.flags):
                 flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
-            printing.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
+            console.say(f"Resuming at step {first_step:,} of {self._last_step:,}")
         if first_step == 0:
             self._recorder.start(self._graph)
         elif is_extended:
@@ -389,7 +389,7 @@ class _Trainer:
             self._task.assign(self._checkpoints.best(step))
             epoch = step // self._evaluator.steps_per_epoch
             loss = f"{self._evaluator.decisive_loss}={self._evaluator.best.loss:.5f}"
-            printing.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
+            console.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
         version = versions.following(self.run_dir.export, *self.run_dir.exports_before())
         with files.writing(self.run_dir.export):
             if isinstance(model, tf.keras.Model):
@@ -450,6 +450,6 @@ class _Trainer:
         if len(self._datasets.features) > _MOST_NUMBERS:
             example = f"--input={self._config.data}"
         predict = cli.command("predict", f"--export_dir={self.run_dir.export}", example)
-        printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
+        console.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
         repeat = cli.repeat_command(self.run_dir.flags)
-        printing.say(f"Predict: {predict}\nRepeat:  {repeat}")
+        console.say(f"Predict: {predict}\nRepeat:  {repeat}")
