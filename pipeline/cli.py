@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from pipeline import config as config_lib
-from pipeline import console, errors, flagfile
+from pipeline import console, errors, fields, flagfile
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -28,8 +28,8 @@ class _FloatOrAuto(flags.FloatParser):
         return None if argument == "auto" else super().parse(argument)
 
 
-def _define_float_or_auto(name: str, default: float | None, help_text: str) -> None:
-    flags.DEFINE(_FloatOrAuto(), name, default, help_text)
+def _define_float_or_auto(name: str, default: float | None, help_text: str, **options: Any) -> None:
+    flags.DEFINE(_FloatOrAuto(), name, default, help_text, **options)
 
 
 _DEFINE: dict[Any, Callable[..., Any]] = {
@@ -43,21 +43,34 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 }
 
 
-def define_flags() -> None:
-    """Defines one absl flag for each field of Config."""
-    for field in dataclasses.fields(config_lib.Config):
-        define_flag(field)
+def define_flags(*, takes_several: bool = False) -> None:
+    """Defines one absl flag for each field of Config; its group is the module for --help.
+
+    Args:
+      takes_several: Makes a flag a string of one or several values if its field may be swept.
+    """
+    for title, group in config_lib.GROUPS.items():
+        for field in dataclasses.fields(group):
+            name, default, bounds = field.name, field.default, fields.bounds(field)
+            help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
+            options: dict[str, Any] = {"module_name": title}
+            if takes_several and field.metadata["may_sweep"]:
+                default = None if default is None else str(default)
+                flags.DEFINE_string(name, default, f"{help_text} One value or several.", **options)
+            elif choices := field.metadata["choices"]:
+                options["case_sensitive"] = False
+                flags.DEFINE_enum(name, str(default), choices, help_text, **options)
+            else:
+                _DEFINE[field.type](name, default, help_text, **options)
 
 
-def define_flag(field: "dataclasses.Field[Any]") -> None:
-    """Defines the absl flag of a field of Config."""
-    bounds = config_lib.bounds(field)
-    help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
-    choices = field.metadata["choices"]
-    if choices:
-        flags.DEFINE_enum(field.name, str(field.default), choices, help_text)
-    else:
-        _DEFINE[field.type](field.name, field.default, help_text)
+def _help() -> str:
+    """What an entry point does, its own flags, and those of a config in their groups."""
+    registered = flags.FLAGS.flags_by_module_dict()
+    titles = [title for title in config_lib.GROUPS if title in registered]
+    texts = [flags.FLAGS.main_module_help(), *map(flags.FLAGS.module_help, titles)]
+    doc = sys.modules["__main__"].__doc__ or f"usage: {sys.argv[0]} [flags]\n"
+    return "\n".join([f"{doc}\nflags:", *filter(None, texts), "\nSee also --helpfull."])
 
 
 def config_from_flags() -> config_lib.Config:
@@ -75,6 +88,9 @@ def refuse(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> list[str]:
     """Parses flags; a mistake costs one line and exit code 2."""
+    if {"--help", "-help", "--helpshort", "-?", "-h"} & set(arguments[1:]):
+        print(_help())
+        sys.exit(0)
     try:
         return flags.FLAGS(_with_settings_of_runs(arguments))
     except (flags.Error, errors.InputError, UnicodeDecodeError) as error:

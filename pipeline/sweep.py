@@ -72,10 +72,12 @@ def combinations() -> list[config_lib.Config]:
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
-        shown = {name: "auto" if chosen[name] is None else chosen[name] for name in varied}
+        config = config_lib.Config(**(chosen | {"logdir": logdir}))
+        # mse and mean_squared_error are one value, but what "auto" stands for is known later.
+        shown = {n: "auto" if chosen[n] is None else getattr(config, n) for n in varied}
         label = ",".join(f"{_SHORT.get(name, f'{name}=')}{value}" for name, value in shown.items())
         label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
-        configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
+        configs.append(dataclasses.replace(config, run_name=label))
     names = [config.run_name for config in configs]
     errors.require(
         len(set(names)) == len(names),
@@ -97,16 +99,6 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
         raise errors.InputError(
             f"--{field.name} must be values separated by commas; received {given!r}"
         ) from error
-
-
-def _define_flags() -> None:
-    for field in dataclasses.fields(config_lib.Config):
-        if not field.metadata["may_sweep"]:
-            cli.define_flag(field)
-        else:
-            default = None if field.default is None else str(field.default)
-            help_text = field.metadata["help"] + " One value or several."
-            flags.DEFINE_string(field.name, default, help_text)
 
 
 def main(arguments: list[str]) -> None:
@@ -226,5 +218,5 @@ def _write_table(outcomes: list[Outcome]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    cli.define_flags(takes_several=True)
     cli.start(main)

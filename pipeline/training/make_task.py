@@ -12,6 +12,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.training import losses
 from pipeline.training import task as task_lib
 
+_OF_STANDARDIZED = ("mean_squared_error", "mean_absolute_error", "huber", "log_cosh")
 _SAMPLE = 100  # examples that the functions are tried on
 
 
@@ -55,7 +56,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
 
 def _label_scale(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tuple[float, float]:
     """Mean and deviation of labels for a loss that is for the units of the data."""
-    if datasets.scale is None or config.is_loss_of_standardized:
+    if datasets.scale is None or config.loss in _OF_STANDARDIZED:
         return 0.0, 1.0
     return float(datasets.scale.mean[-1]), float(datasets.scale.stddev[-1])
 
