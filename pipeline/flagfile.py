@@ -50,8 +50,10 @@ def write(path: pathlib.Path, flags: dict[str, str]) -> None:
 def is_of_run(path: pathlib.Path) -> bool:
     """Whether a file is the flagfile of a run."""
     try:
+        if not path.is_file():  # a pipe would wait for a writer
+            return False
         with open(path, "rb") as file:
-            return file.readline().strip() == _FIRST_LINE.encode()
+            return file.readline(1000).strip() == _FIRST_LINE.encode()
     except OSError:
         return False
 

@@ -78,6 +78,7 @@ def combinations() -> list[config_lib.Config]:
         label = ",".join(f"{_SHORT.get(name, f'{name}=')}{value}" for name, value in shown.items())
         label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
         configs.append(dataclasses.replace(config, run_name=label))
+    configs = list(dict.fromkeys(configs))
     names = [config.run_name for config in configs]
     errors.require(
         len(set(names)) == len(names),

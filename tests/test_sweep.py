@@ -4,6 +4,8 @@ import csv
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -140,6 +142,19 @@ def test_a_stopped_sweep_is_finished_by_the_command_it_names(tmp_path: pathlib.P
     exports = _exports(directory)
     assert len(exports) == 2
     assert written.items() <= exports.items()
+
+
+def test_two_spellings_of_a_value_are_one() -> None:
+    script = """
+from pipeline import cli, sweep
+cli.define_flags(takes_several=True)
+cli.parse(["", "--loss=mse,MeanSquaredError,huber", "--optimizer=Adam,adam", "--seed=1,2"])
+print(*[config.run_name for config in sweep.combinations()])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout.split() == [
+        f"{loss},adam,seed={seed}" for loss in ("mean_squared_error", "huber") for seed in (1, 2)
+    ], result.stderr
 
 
 @pytest.mark.parametrize(("validation", "expected"), [({"loss": 2.0}, 2.0), ({}, 1.0)])

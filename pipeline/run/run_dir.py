@@ -137,7 +137,7 @@ class RunDir:
         )
         epochs = flags.get("epochs", "")
         errors.require(
-            epochs.isdecimal() and config.epochs >= int(epochs),
+            re.fullmatch(r"\d{1,16}", epochs) and config.epochs >= int(epochs),
             f"the run {self.path} has --epochs={epochs}, which may grow but not shrink; "
             f"received --epochs={config.epochs}",
         )
@@ -174,7 +174,8 @@ class RunDir:
         try:
             file = open(self._lock, "a+")  # noqa: SIM115 (closed below)
         except OSError as error:
-            raise errors.RunError(f"{self.path} can't be written to: {error.strerror}") from error
+            reason = error.strerror or errors.one_line(error)
+            raise errors.RunError(f"{self.path} can't be written to: {reason}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
