@@ -81,7 +81,7 @@ def config_from_flags() -> config_lib.Config:
 
 
 def refuse(arguments: list[str]) -> None:
-    """Raises where an entry point that takes only flags was given something else."""
+    """Raises InputError if an entry point that takes only flags was given something else."""
     received = " ".join(arguments)
     errors.require(not arguments, f"takes only flags; received {received!r}; see --help")
 
@@ -102,7 +102,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 def _with_settings_of_runs(arguments: list[str]) -> list[str]:
-    """Replaces the flagfile of a run by the flags in it, and by where the run is now."""
+    """Replaces the flagfile of a run by the flags in it and the place of the run."""
     result, rest = [], iter(arguments)
     for argument in rest:
         if argument in ("-flagfile", "--flagfile"):
@@ -129,7 +129,7 @@ def start(
 ) -> NoReturn:
     """Parses the flags, runs `main` on the other arguments, and exits with its code."""
     console.open_streams()
-    # What a library warns of does not end the work, as PYTHONWARNINGS=error would have it.
+    # A warning of a library does not end the work, even with PYTHONWARNINGS=error.
     warnings.filters = [each for each in warnings.filters if each[0] != "error"]
     # Ctrl-C ends the process without a traceback, unless something is to be saved first.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

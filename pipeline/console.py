@@ -135,7 +135,7 @@ class LiveLine:
     On a terminal it is rewritten in place, at most ten times a second; in a pipe or a file it is
     a plain line every 30 seconds. The cursor waits at the beginning of the line: if a window
     shrinks and wraps the line into several rows, all of them follow the cursor and are cleared.
-    (A live display of `rich` leaves such rows, and no cursor where the process is killed.)
+    (A live display of `rich` leaves such rows, and hides the cursor of a process that is killed.)
     """
 
     def __init__(self, out: TextIO | None = None):

@@ -110,7 +110,7 @@ def remove_abandoned(target: pathlib.Path) -> None:
 
 
 def mark_as_used(file: IO[Any]) -> None:
-    """Locks a file for as long as it is open, where there are locks; raises OSError if it is."""
+    """Locks a file while it is open, if the system has locks; raises OSError if it is locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

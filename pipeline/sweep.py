@@ -30,8 +30,8 @@ from pipeline.run import run_dir
 if TYPE_CHECKING:
     from pipeline.run import trainer
 
-# Names in the directories of runs, short enough for TensorBoard's side bar. What a method is
-# shows by its own name.
+# Names of settings in the names of runs, which are to be short enough for TensorBoard's side bar.
+# The name of a method needs none.
 _SHORT = dict.fromkeys(("model", "loss", "loop", "optimizer", "schedule", "synthetic"), "") | {
     "learning_rate": "lr=",
     "batch_size": "batch=",
@@ -44,7 +44,7 @@ _PARSE[float | None] = lambda text: None if text == "auto" else float(text)
 
 
 class Outcome(NamedTuple):
-    """How one combination ended: with a result, or diverged with a message."""
+    """The result of one combination, or the message with which it diverged."""
 
     config: config_lib.Config
     result: "trainer.Result | None"
@@ -67,7 +67,7 @@ def combinations() -> list[config_lib.Config]:
     varied = [name for name, several in values.items() if len(several) > 1]
     errors.require(varied, "give at least one flag several values, as in --learning_rate=0.1,0.2")
     name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
-    config_lib.Config(run_name=name)  # raises where it is no name of a directory
+    config_lib.Config(run_name=name)  # raises if it is no name of a directory
     logdir = os.path.join(flags.FLAGS.logdir, name)
     configs = []
     for combination in itertools.product(*values.values()):
@@ -137,9 +137,13 @@ def main(arguments: list[str]) -> None:
 def _with_references_once(
     configs: list[config_lib.Config], loaded: list[tuple[int, int]]
 ) -> list[config_lib.Config]:
-    """Of all runs on the same examples, the reference lines belong to the longest linear one.
+    """The configs, of which only one draws the reference lines of each set of examples.
 
-    `loaded` gives the fingerprint of the examples of each, and how many are trained on.
+    It is the longest run of linear regression, or else the longest run.
+
+    Args:
+      configs: All combinations.
+      loaded: The fingerprint of the examples of each, and how many are trained on.
     """
     owners: dict[int, tuple[Any, config_lib.Config]] = {}
     for config, (data, count) in zip(configs, loaded, strict=True):
@@ -157,7 +161,7 @@ def _load(config: config_lib.Config) -> datasets_lib.Datasets:
     """The examples of a config, which are read once for all configs that have the same ones."""
     settings = {name: getattr(config, name) for name in config_lib.OF_DATA}
     datasets = _load_examples(config_lib.Config(**settings))
-    config.last_step(datasets.num_train)  # raises where the steps do not fit
+    config.last_step(datasets.num_train)  # raises if the steps do not fit
     return datasets
 
 

@@ -4,7 +4,7 @@ Example:
   python -m pipeline.train --epochs=100 --learning_rate=0.05
 
 A run writes to <logdir>/<run_name>: event files for TensorBoard, plots, checkpoints, and the
-trained model as a SavedModel. Where TF_CONFIG names several workers, they train one model together.
+trained model as a SavedModel. If TF_CONFIG names several workers, they train one model together.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     name = config.run_name or run_dir.name_from_time()
     config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
-    user_code.find(config)  # raises where there is none
+    user_code.find(config)  # raises if there is none
     worker = workers.from_environment()
     errors.require(
         worker.count == 1 or config.loop == "custom",

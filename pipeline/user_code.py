@@ -195,7 +195,7 @@ def user_errors(
     Args:
       action: What is being done, for the message.
       *functions: Those that may be called; errors pass as they are if none is the user's own.
-      only: The type of errors to re-raise, where code of this package may raise others.
+      only: The type of errors to re-raise; others pass as they are.
     """
     own = [function for function in functions if function.is_own]
     try:
@@ -232,7 +232,7 @@ def kept_process() -> Iterator[None]:
 
 
 def _check_settings(action: str) -> None:
-    """Raises InputError where the user's code has changed what counts for the whole process."""
+    """Raises InputError if the user's code has changed a setting of the whole process."""
     tf, keras = sys.modules.get("tensorflow"), sys.modules.get("keras")
     errors.require(
         not tf or not tf.config.functions_run_eagerly(),
@@ -258,7 +258,7 @@ def _traceback(error: BaseException, path: pathlib.Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The type and the message of an error on one line, without where it was raised."""
+    """The type and the message of an error on one line."""
     text = _DECORATION.sub("", str(error)).strip()
     first, *parts = text.split("\n\n")
     if parts and first.startswith("Exception encountered"):

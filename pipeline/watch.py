@@ -10,7 +10,7 @@ only this machine can open the page.
 
 The page follows training: it reloads every 30 seconds, and at once by its round arrow.
 TensorBoard selects up to 500 of its runs by itself (a training has three to five: train,
-validation, ...), and none where there are more. Then filter them by a regular expression in
+validation, ...), and none if there are more. Then filter them by a regular expression in
 the side bar and tick the box above them, or watch a directory further down.
 """
 

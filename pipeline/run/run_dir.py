@@ -76,7 +76,7 @@ class RunDir:
         """Holds the lock of the directory; yields whether there is a run to resume.
 
         Raises:
-          As check does.
+          errors.PipelineError: the same errors as those of `check`.
         """
         self.check(config)
         if config.overwrite and self.path.exists():
@@ -102,7 +102,7 @@ class RunDir:
                 raise
 
     def _content(self) -> list[pathlib.Path]:
-        """What is in the directory, but for what a process leaves that is killed at its start."""
+        """The content of the directory, without what a process killed at its start leaves."""
         is_lock = self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes())
         return [
             path
@@ -111,7 +111,7 @@ class RunDir:
         ]
 
     def _has_begun(self) -> bool:
-        """Whether training has begun here: then there is a checkpoint, or should be one."""
+        """Whether training has begun here, so that there should be a checkpoint."""
         beginning = {self.flags, self.checkpoints, self.code}
         return flagfile.is_of_run(self.flags) and (
             any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning

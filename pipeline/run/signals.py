@@ -1,4 +1,4 @@
-"""Requests to stop by SIGINT, SIGTERM, and SIGHUP where it is not ignored."""
+"""Requests to stop by SIGINT, SIGTERM, and by SIGHUP unless it is ignored."""
 
 import signal
 import sys
