@@ -79,13 +79,12 @@ class Config(
             object.__setattr__(self, name, value)
         for field in dataclasses.fields(self):
             fields.check(field, getattr(self, field.name))
-        self.check()
+        self._check()
 
-    def check(self) -> None:
-        """Raises InputError if two settings contradict each other."""
+    def _check(self) -> None:
         for group in GROUPS.values():
-            if hasattr(group, "check"):
-                group.check(self)
+            if hasattr(group, "_check"):
+                group._check(self)
         for name in ("initial_w", "initial_b"):
             value = getattr(self, name)
             errors.require(

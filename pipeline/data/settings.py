@@ -25,8 +25,7 @@ class Synthetic:
     x_min: float = fields.field(-2.0, "The smallest synthetic x.")
     x_max: float = fields.field(2.0, "The largest synthetic x.")
 
-    def check(self) -> None:
-        """Raises InputError if two settings contradict each other."""
+    def _check(self) -> None:
         errors.require(
             self.x_min < self.x_max,
             f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
@@ -72,8 +71,7 @@ class Table:
         may_sweep=False,
     )
 
-    def check(self) -> None:
-        """Raises InputError if two settings contradict each other."""
+    def _check(self) -> None:
         fields.check_path("data", self.data)
         for name in fields.names(Table):
             value = getattr(self, name)
@@ -113,8 +111,7 @@ class Validation:
         may_sweep=False,
     )
 
-    def check(self) -> None:
-        """Raises InputError if two settings contradict each other."""
+    def _check(self) -> None:
         errors.require(
             not (self.validation_examples and self.validation_fraction),
             "--validation_examples and --validation_fraction exclude each other",

@@ -27,8 +27,7 @@ class TensorBoard:
         "", "Profile from a first to a last step, such as 100,200.", **fields.OUTPUT_ONLY
     )
 
-    def check(self) -> None:
-        """Raises InputError if --profile_steps isn't two steps."""
+    def _check(self) -> None:
         steps = re.fullmatch(r"(\d+),(\d+)", self.profile_steps)
         errors.require(
             not self.profile_steps or (steps and int(steps[1]) < int(steps[2])),

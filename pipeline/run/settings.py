@@ -60,8 +60,7 @@ class Export:
         **fields.OUTPUT_ONLY,
     )
 
-    def check(self) -> None:
-        """Raises InputError if there is no such format."""
+    def _check(self) -> None:
         errors.require(
             set(self.formats) <= set(_FORMATS),
             f"--export_formats must be some of {', '.join(_FORMATS)}; received "
@@ -91,8 +90,7 @@ class Output:
         False, "Start anew, and rename an earlier run of that name.", **fields.OUTPUT_ONLY
     )
 
-    def check(self) -> None:
-        """Raises InputError if there can't be such a directory."""
+    def _check(self) -> None:
         fields.check_path("logdir", self.logdir)
         errors.require(
             re.fullmatch(r"(?!\.{1,2}$)[\w.,=+-]*", self.run_name),

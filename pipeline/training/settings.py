@@ -15,34 +15,18 @@ _REGRESSION = {  # by their short names
     "mae": "mean_absolute_error",
     "mape": "mean_absolute_percentage_error",
     "msle": "mean_squared_logarithmic_error",
-    "huber": "huber",
     "logcosh": "log_cosh",
+    "huber": "huber",
 }
-_OTHERS = {
-    "bce": "binary_crossentropy",
-    "kld": "kl_divergence",
-    **{
-        name: name
-        for name in (
-            *("binary_focal_crossentropy", "categorical_crossentropy", "categorical_hinge"),
-            *("categorical_focal_crossentropy", "circle", "cosine_similarity", "ctc", "dice"),
-            *("hinge", "poisson", "sparse_categorical_crossentropy", "squared_hinge", "tversky"),
-        )
-    },
-}
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", "").lower()
-
-
-_LOSSES = _REGRESSION | _OTHERS
-_LOSSES |= {_plain(name): name for name in _LOSSES.values()}
+_SHORT = {"bce": "binary_crossentropy", "kld": "kl_divergence", "kldivergence": "kl_divergence"}
 
 
 def loss_name(name: str) -> str:
     """One name for all that Keras takes for a loss: mse, MSE and MeanSquaredError are the same."""
-    return _LOSSES.get(_plain(name), name)
+    if not name.isidentifier():  # a function of one's own
+        return name
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return (_REGRESSION | _SHORT).get(words, words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +55,7 @@ class Solution:
         choices=_OPTIMIZERS,
     )
 
-    def check(self) -> None:
-        """Raises InputError if two settings contradict each other."""
+    def _check(self) -> None:
         errors.require(
             self.model != "module" or self.loop != "fit",
             "--model=module can't be trained with --loop=fit: compile and fit are methods of "
@@ -158,8 +141,7 @@ class Schedule:
         **fields.STEP_COUNT,
     )
 
-    def check(self) -> None:
-        """Raises InputError if two settings contradict each other."""
+    def _check(self) -> None:
         errors.require(
             self.schedule != "constant" or not self.decay_steps,
             f"--decay_steps={self.decay_steps} needs --schedule=cosine or --schedule=exponential",
@@ -189,8 +171,7 @@ class Evaluation:
         may_change=True,
     )
 
-    def check(self) -> None:
-        """Raises InputError if --metrics is no list of names."""
+    def _check(self) -> None:
         errors.require(
             re.fullmatch(r"(\w+(,\w+)*)?", self.metrics),
             f"--metrics must be names separated by commas; received {self.metrics!r}",
@@ -237,8 +218,7 @@ class Start:
         may_sweep=False,
     )
 
-    def check(self) -> None:
-        """Raises InputError if --initialize_from is on another machine."""
+    def _check(self) -> None:
         fields.check_path("initialize_from", self.initialize_from)
 
 
