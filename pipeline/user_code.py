@@ -184,9 +184,7 @@ def is_same_code(one: bytes, other: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def user_errors(
-    action: str, *functions: UserFunction, only: type[BaseException] = BaseException
-) -> Iterator[None]:
+def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False) -> Iterator[None]:
     """Re-raises errors of user code, sys.exit among them, as errors.InputError.
 
     The message names the function in whose file the error was raised, or else the first of the
@@ -195,7 +193,8 @@ def user_errors(
     Args:
       action: What is being done, for the message.
       *functions: Those that may be called; errors pass as they are if none is the user's own.
-      only: The type of errors to re-raise; others pass as they are.
+      beside_ours: Whether code of this package runs in the block, too. Then only errors from the
+        user's files and from TensorFlow's operations are re-raised.
     """
     own = [function for function in functions if function.is_own]
     try:
@@ -205,13 +204,20 @@ def user_errors(
             _check_settings(action)
     except (MemoryError, errors.UserCodeError):
         raise
-    except only as error:
+    except BaseException as error:
+        tf: Any = sys.modules.get("tensorflow")
+        is_of_operation = bool(tf) and isinstance(error, tf.errors.OpError)
+        if is_of_operation and isinstance(error, tf.errors.ResourceExhaustedError):
+            raise MemoryError(_reason(error)) from error
         is_ours = isinstance(error, errors.PipelineError)
         is_named = any(str(error).startswith(each.flag) for each in own)
         if not own or (is_ours and (is_named or not isinstance(error, errors.InputError))):
             raise
         text = "".join(traceback.format_exception(error))
-        function = next((f for f in own if f'"{f.path}"' in text), own[0])
+        function = next((f for f in own if f'"{f.path}"' in text), None)
+        if beside_ours and not function and not is_of_operation:
+            raise
+        function = function or own[0]
         if isinstance(error, errors.InputError):
             raise errors.InputError(f"{function.flag}: {error} ({function})") from error
         message = f"{function.flag}: {action} raised {_reason(error)} ({function})"

@@ -292,17 +292,28 @@ def test_the_function_that_raised_is_named(folder: pathlib.Path) -> None:
 
 
 def test_other_errors_are_not_the_users(folder: pathlib.Path) -> None:
-    """Those of shipped functions, those of other types than asked for, and those of the run."""
+    """Those of shipped functions, those of other code in the block, and those of the run."""
     _write(folder / "mine.py", "def make(n): ...\n")
     shipped, own = _find("mlp"), _find("mine:make")
-    for function, error, only in (
-        (shipped, KeyError(), BaseException),
-        (own, KeyError(), tf.errors.OpError),
-        (own, errors.RunError("a full disk"), BaseException),
-        (own, MemoryError(), BaseException),
+    for function, error, beside_ours in (
+        (shipped, KeyError(), False),
+        (own, KeyError(), True),
+        (own, errors.RunError("a full disk"), False),
+        (own, MemoryError(), False),
     ):
-        with pytest.raises(type(error)), user_code.user_errors("it", function, only=only):
+        with (
+            pytest.raises(type(error)),
+            user_code.user_errors("it", function, beside_ours=beside_ours),
+        ):
             raise error
+    with pytest.raises(MemoryError, match="OOM"), user_code.user_errors("it", shipped):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    operation = tf.errors.InvalidArgumentError(None, None, "an index")
+    with (
+        pytest.raises(errors.UserCodeError, match="training raised InvalidArgumentError: an index"),
+        user_code.user_errors("training", own, beside_ours=True),
+    ):
+        raise operation
     with pytest.raises(errors.InputError) as caught, user_code.user_errors("it", own):
         raise errors.InputError("the loss must be less")
     expected = f"--model=mine:make: the loss must be less (make in {folder / 'mine.py'})"

@@ -70,8 +70,8 @@ def train(
       errors.LostWorkerError: another worker can't be reached; all can be started again.
     """
     functions = user_code.find(config, ("model", "loss")).values()
-    # What TensorFlow raises while it doesn't write is about the model, the loss or the data.
-    with user_code.user_errors("training", *functions, only=tf.errors.OpError):
+    # files.writing takes the errors of TensorFlow that are about the disk.
+    with user_code.user_errors("training", *functions, beside_ours=True):
         trainer = _Trainer(config, datasets, communicator)
         with trainer.team.ending(), trainer.run_dir.opened(config) as resumes:
             try:
@@ -94,7 +94,7 @@ def follow(
       As `train` does.
     """
     functions = user_code.find(config, ("model", "loss")).values()
-    with user_code.user_errors("training", *functions, only=tf.errors.OpError):
+    with user_code.user_errors("training", *functions, beside_ours=True):
         _Trainer(config, datasets, communicator).follow()
 
 
