@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from pipeline import config as config_lib
-from pipeline import errors, flagfile, printing
+from pipeline import console, errors, fields, flagfile
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -28,8 +28,8 @@ class _FloatOrAuto(flags.FloatParser):
         return None if argument == "auto" else super().parse(argument)
 
 
-def _define_float_or_auto(name: str, default: float | None, help_text: str) -> None:
-    flags.DEFINE(_FloatOrAuto(), name, default, help_text)
+def _define_float_or_auto(name: str, default: float | None, help_text: str, **options: Any) -> None:
+    flags.DEFINE(_FloatOrAuto(), name, default, help_text, **options)
 
 
 _DEFINE: dict[Any, Callable[..., Any]] = {
@@ -43,21 +43,34 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 }
 
 
-def define_flags() -> None:
-    """Defines one absl flag for each field of Config."""
-    for field in dataclasses.fields(config_lib.Config):
-        define_flag(field)
+def define_flags(*, takes_several: bool = False) -> None:
+    """Defines one absl flag for each field of Config; its group is the module for --help.
+
+    Args:
+      takes_several: Makes a flag a string of one or several values if its field may be swept.
+    """
+    for title, group in config_lib.GROUPS.items():
+        for field in dataclasses.fields(group):
+            name, default, bounds = field.name, field.default, fields.bounds(field)
+            help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
+            options: dict[str, Any] = {"module_name": title}
+            if takes_several and field.metadata["may_sweep"]:
+                default = None if default is None else str(default)
+                flags.DEFINE_string(name, default, f"{help_text} One value or several.", **options)
+            elif choices := field.metadata["choices"]:
+                options["case_sensitive"] = False
+                flags.DEFINE_enum(name, str(default), choices, help_text, **options)
+            else:
+                _DEFINE[field.type](name, default, help_text, **options)
 
 
-def define_flag(field: "dataclasses.Field[Any]") -> None:
-    """Defines the absl flag of a field of Config."""
-    bounds = config_lib.bounds(field)
-    help_text = field.metadata["help"] + (f" Bounds: {bounds}." if bounds else "")
-    choices = field.metadata["choices"]
-    if choices:
-        flags.DEFINE_enum(field.name, str(field.default), choices, help_text)
-    else:
-        _DEFINE[field.type](field.name, field.default, help_text)
+def _help() -> str:
+    """What an entry point does, its own flags, and those of a config in their groups."""
+    registered = flags.FLAGS.flags_by_module_dict()
+    titles = [title for title in config_lib.GROUPS if title in registered]
+    texts = [flags.FLAGS.main_module_help(), *map(flags.FLAGS.module_help, titles)]
+    doc = sys.modules["__main__"].__doc__ or f"usage: {sys.argv[0]} [flags]\n"
+    return "\n".join([f"{doc}\nflags:", *filter(None, texts), "\nSee also --helpfull."])
 
 
 def config_from_flags() -> config_lib.Config:
@@ -68,13 +81,16 @@ def config_from_flags() -> config_lib.Config:
 
 
 def refuse(arguments: list[str]) -> None:
-    """Raises where an entry point that takes only flags was given something else."""
+    """Raises InputError if an entry point that takes only flags was given something else."""
     received = " ".join(arguments)
     errors.require(not arguments, f"takes only flags; received {received!r}; see --help")
 
 
 def parse(arguments: list[str]) -> list[str]:
     """Parses flags; a mistake costs one line and exit code 2."""
+    if {"--help", "-help", "--helpshort", "-?", "-h"} & set(arguments[1:]):
+        print(_help())
+        sys.exit(0)
     try:
         return flags.FLAGS(_with_settings_of_runs(arguments))
     except (flags.Error, errors.InputError, UnicodeDecodeError) as error:
@@ -86,7 +102,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 def _with_settings_of_runs(arguments: list[str]) -> list[str]:
-    """Replaces the flagfile of a run by the flags in it, and by where the run is now."""
+    """Replaces the flagfile of a run by the flags in it and the place of the run."""
     result, rest = [], iter(arguments)
     for argument in rest:
         if argument in ("-flagfile", "--flagfile"):
@@ -112,8 +128,8 @@ def start(
     main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]] = parse
 ) -> NoReturn:
     """Parses the flags, runs `main` on the other arguments, and exits with its code."""
-    printing.open_streams()
-    # What a library warns of does not end the work, as PYTHONWARNINGS=error would have it.
+    console.open_streams()
+    # A warning of a library does not end the work, even with PYTHONWARNINGS=error.
     warnings.filters = [each for each in warnings.filters if each[0] != "error"]
     # Ctrl-C ends the process without a traceback, unless something is to be saved first.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -121,7 +137,7 @@ def start(
         _run(main, flags_parser)
     except errors.PipelineError as error:
         if isinstance(error, errors.UserCodeError) and error.traceback:
-            printing.say(error.traceback, sys.stderr)
+            console.say(error.traceback, sys.stderr)
         _complain(str(error))
         sys.exit(error.exit_code)
     except OSError as error:
@@ -144,7 +160,7 @@ def _run(
 
 def _complain(message: str) -> None:
     program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    printing.say(printing.printable(f"{program}: {message}"), sys.stderr)
+    console.say(console.printable(f"{program}: {message}"), sys.stderr)
 
 
 def command(module: str, *arguments: str) -> str:

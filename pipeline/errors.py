@@ -16,6 +16,10 @@ class RunError(PipelineError):
     """Environment failure: a directory that can't be written to, a disk that is full."""
 
 
+class WriteError(RunError):
+    """A file of the run can't be written."""
+
+
 class LostWorkerError(RunError):
     """Another worker can't be reached."""
 

@@ -9,10 +9,13 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import IO, Any
+
+from pipeline import errors
 
 _UNFINISHED = ".unfinished-"
 
@@ -54,6 +57,22 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Re-raises what goes wrong while files are written at a path, as errors.WriteError.
+
+    Wrap it around calls that only write: in them, TensorFlow reports a full disk as an OpError of
+    almost any type, and elsewhere these types are errors of the model or the data.
+    """
+    tf = sys.modules.get("tensorflow")
+    types = (OSError, tf.errors.OpError) if tf else (OSError,)
+    try:
+        yield
+    except types as error:
+        reason = errors.one_line(error)
+        raise errors.WriteError(reason if str(path) in reason else f"{path}: {reason}") from error
+
+
 def remove(directory: pathlib.Path) -> None:
     """Removes a directory of which nobody should see a half; raises OSError."""
     unfinished = _unfinished(directory)
@@ -91,7 +110,7 @@ def remove_abandoned(target: pathlib.Path) -> None:
 
 
 def mark_as_used(file: IO[Any]) -> None:
-    """Locks a file for as long as it is open, where there are locks; raises OSError if it is."""
+    """Locks a file while it is open, if the system has locks; raises OSError if it is locked."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The flagfile of a run: the settings of the run in the directory where it lies.
+"""The flagfile of a run, which lies in its directory and holds its settings.
 
-A first line that says so, then one `--name=value` a line, quoted as for a shell where needed. It
-does not say where the run is, so that a run can be moved and copied.
+Its first line tells it from other flagfiles. Each other line is a `--name=value`, quoted as for a
+shell if needed. It does not name the directory, so that a run can be moved and copied.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _PATHS = ("data", "initialize_from")
 
 
 def from_config(config: config_lib.Config) -> dict[str, str]:
-    """The flags that give a config again, by name, from whatever directory they are read."""
+    """The flags that give the same config from any directory, by name."""
     values = dataclasses.asdict(config)
     del values["logdir"], values["run_name"]
     del values["overwrite"]  # to read the flags again is to resume
@@ -26,13 +26,13 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
         is_one = name != "data" or os.path.exists(values[name])
         paths = [values[name]] if is_one else values[name].split(",")
         values[name] = ",".join(path and os.path.abspath(path) for path in paths)
-    for name, function in user_code.functions(config).items():
+    for name, function in user_code.find(config).items():
         values[name] = function.portable
     return as_text(values)
 
 
 def as_text(values: dict[str, Any]) -> dict[str, str]:
-    """The texts that give values of a config again as flags, by name."""
+    """The values of a config as flags take them, by name."""
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()
@@ -50,8 +50,10 @@ def write(path: pathlib.Path, flags: dict[str, str]) -> None:
 def is_of_run(path: pathlib.Path) -> bool:
     """Whether a file is the flagfile of a run."""
     try:
+        if not path.is_file():  # a pipe would wait for a writer
+            return False
         with open(path, "rb") as file:
-            return file.readline().strip() == _FIRST_LINE.encode()
+            return file.readline(1000).strip() == _FIRST_LINE.encode()
     except OSError:
         return False
 
@@ -77,7 +79,7 @@ def read(path: pathlib.Path) -> dict[str, str]:
 
 
 def differences(saved: dict[str, str], given: dict[str, str]) -> list[str]:
-    """Says in which flags two runs differ, of those that may not change on resume."""
+    """The flags that may not change on resume and differ between two runs, in words."""
     fixed = {f.name for f in dataclasses.fields(config_lib.Config) if not f.metadata["may_change"]}
     return [
         f"--{name}={saved.get(name, 'default')} (now {given.get(name, 'default')})"

@@ -5,8 +5,8 @@ Example:
 
 What follows `--` are flags of pipeline.train. On several machines, start `python -m pipeline.train`
 on each, with TF_CONFIG set; here it is set for each process. What a worker prints is shown with its
-name in front, and kept in <logdir>/<run_name>.workers/. Where a worker dies, all are started again
-and go on from the last checkpoint.
+name in front, and kept in <logdir>/<run_name>.workers/. If a worker dies, all are started again and
+go on from the last checkpoint. Ctrl-C lets them save a checkpoint first; a second one ends them.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from typing import IO
 
 from absl import flags
 
-from pipeline import cli, flagfile, printing
+from pipeline import cli, console, flagfile
 from pipeline import config as config_lib
 from pipeline.distributed import workers
 from pipeline.run import run_dir, signals
@@ -33,7 +33,7 @@ _WORKERS = flags.DEFINE_integer("workers", 2, "Processes to train with.", lower_
 _RESTARTS = flags.DEFINE_integer(
     "restarts", 3, "How many times to start all again after one has died.", lower_bound=0
 )
-_GRACE_SECS = 15.0  # for the others to end by themselves when one has ended
+_GRACE_SECS = 15.0  # for the others to end by themselves when one has failed
 _FINAL = {2, 3}  # exit codes that another start would not change
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
 
@@ -48,7 +48,7 @@ class _Group:
             signal.signal(number, self._pass_on)
 
     def run(self, config: config_lib.Config, count: int, directory: pathlib.Path) -> list[int]:
-        """Starts them and waits for all, a while only after the first that fails.
+        """Starts them, and waits for all; after the first failure only for a while.
 
         Returns their exit codes.
         """
@@ -62,7 +62,8 @@ class _Group:
             self._processes.append(process)
         end = math.inf
         while any(process.poll() is None for process in self._processes):
-            if self.received or any(process.returncode for process in self._processes):
+            # After a signal they save first, however long that takes; a second one ends them.
+            if not self.received and any(process.returncode for process in self._processes):
                 end = min(end, time.monotonic() + _GRACE_SECS)
             if time.monotonic() > end:
                 self._send(signal.SIGKILL)
@@ -98,7 +99,7 @@ def _start(config: config_lib.Config, addresses: list[str], index: int) -> "subp
 
 
 def _end_with_parent() -> None:
-    """Lets Linux stop a worker, which then saves a checkpoint, where this program is killed."""
+    """Lets Linux stop a worker, which then saves a checkpoint, if this program is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
@@ -108,13 +109,13 @@ def _copy(output: IO[str], file: IO[str], index: int, lock: threading.Lock) -> N
     with output, file:
         for line in output:
             with lock:
-                printing.say(f"worker {index}: {line.rstrip()}")
+                console.say(f"worker {index}: {line.rstrip()}")
             file.write(line)
             file.flush()
 
 
 def main(arguments: list[str]) -> None:
-    """Starts the workers, and again where one dies."""
+    """Starts the workers, and starts them again if one dies."""
     cli.refuse(cli.parse(["train", *arguments])[1:])
     config = cli.config_from_flags()
     config = dataclasses.replace(config, run_name=config.run_name or run_dir.name_from_time())
@@ -131,7 +132,7 @@ def main(arguments: list[str]) -> None:
             sys.exit(max(codes))
         words = ", ".join(f"worker {index} with {code}" for index, code in failed.items())
         next_ = f"starting all again, {left} times at most" if left else f"see {directory}"
-        printing.say(f"Exit codes: {words}; {next_}", sys.stderr)
+        console.say(f"Exit codes: {words}; {next_}", sys.stderr)
         config = dataclasses.replace(config, overwrite=False)
     sys.exit(1)
 

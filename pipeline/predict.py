@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from pipeline import cli, errors, files, printing, tf_runtime
+from pipeline import cli, console, errors, files, tf_runtime
 from pipeline.data import tables, text_tables
 from pipeline.run import signals, versions
 
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
     rows = predictions.Predictions(table, model, skips=values.on_error == "skip")
     _write(rows, values.output)
     if rows.skipped:
-        printing.say(
+        console.say(
             f"predict: {rows.skipped:,} of {rows.rows:,} rows skipped; the first: "
             f"{rows.first_skipped}",
             sys.stderr,
@@ -89,7 +89,7 @@ def _describe(export_dir: pathlib.Path) -> None:
         f"--export_dir={export_dir}: has no {versions.DESCRIPTION}; exports of earlier versions of "
         "this package, and of other programs, do not say where they came from",
     )
-    printing.say(json.dumps(found, indent=2))
+    console.say(json.dumps(found, indent=2))
 
 
 def _stop_cleanly() -> None:
@@ -127,7 +127,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
       errors.RunError: it can't be written; that nobody reads stdout any more is no error.
     """
     is_stdout = path in ("", _STANDARD) or _is_stdout(path)
-    progress = printing.LiveLine(sys.stderr)
+    progress = console.LiveLine(sys.stderr)
     try:
         with _output(path, is_stdout=is_stdout) as file:
             for text in rows.texts():
@@ -135,7 +135,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
                 if progress.is_due() and not (is_stdout and sys.stdout.isatty()):
                     progress.show(f"{rows.rows:,} rows")
     except OSError as error:
-        if is_stdout and printing.has_no_reader(1, error):
+        if is_stdout and console.has_no_reader(1, error):
             return
         name = "stdout:" if is_stdout else f"--output={path} can't be written:"
         raise errors.RunError(f"{name} {error.strerror}") from error

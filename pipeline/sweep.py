@@ -8,22 +8,20 @@ separated by commas. Each combination is a run of its own in <logdir>/<run_name>
 command with the same --run_name goes on with a sweep that was stopped.
 """
 
-import contextlib
 import csv
 import dataclasses
-import io
+import functools
 import itertools
 import math
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from pipeline import cli, errors, files, printing, tf_runtime, user_code
+from pipeline import cli, console, errors, files, tf_runtime, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
@@ -32,8 +30,8 @@ from pipeline.run import run_dir
 if TYPE_CHECKING:
     from pipeline.run import finish
 
-# Names in the directories of runs, short enough for TensorBoard's side bar. What a method is
-# shows by its own name.
+# Names of settings in the names of runs, which are to be short enough for TensorBoard's side bar.
+# The name of a method needs none.
 _SHORT = dict.fromkeys(("model", "loss", "loop", "optimizer", "schedule", "synthetic"), "") | {
     "learning_rate": "lr=",
     "batch_size": "batch=",
@@ -46,7 +44,7 @@ _PARSE[float | None] = lambda text: None if text == "auto" else float(text)
 
 
 class Outcome(NamedTuple):
-    """How one combination ended: with a result, or diverged with a message."""
+    """The result of one combination, or the message with which it diverged."""
 
     config: config_lib.Config
     result: "finish.Result | None"
@@ -69,15 +67,18 @@ def combinations() -> list[config_lib.Config]:
     varied = [name for name, several in values.items() if len(several) > 1]
     errors.require(varied, "give at least one flag several values, as in --learning_rate=0.1,0.2")
     name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
-    config_lib.Config(run_name=name)  # raises where it is no name of a directory
+    config_lib.Config(run_name=name)  # raises if it is no name of a directory
     logdir = os.path.join(flags.FLAGS.logdir, name)
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
-        shown = {name: "auto" if chosen[name] is None else chosen[name] for name in varied}
+        config = config_lib.Config(**(chosen | {"logdir": logdir}))
+        # mse and mean_squared_error are one value, but what "auto" stands for is known later.
+        shown = {n: "auto" if chosen[n] is None else getattr(config, n) for n in varied}
         label = ",".join(f"{_SHORT.get(name, f'{name}=')}{value}" for name, value in shown.items())
         label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
-        configs.append(config_lib.Config(**(chosen | {"logdir": logdir, "run_name": label})))
+        configs.append(dataclasses.replace(config, run_name=label))
+    configs = list(dict.fromkeys(configs))
     names = [config.run_name for config in configs]
     errors.require(
         len(set(names)) == len(names),
@@ -101,16 +102,6 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
         ) from error
 
 
-def _define_flags() -> None:
-    for field in dataclasses.fields(config_lib.Config):
-        if not field.metadata["may_sweep"]:
-            cli.define_flag(field)
-        else:
-            default = None if field.default is None else str(field.default)
-            help_text = field.metadata["help"] + " One value or several."
-            flags.DEFINE_string(field.name, default, help_text)
-
-
 def main(arguments: list[str]) -> None:
     """Runs what the flags ask for."""
     cli.refuse(arguments)
@@ -122,13 +113,13 @@ def main(arguments: list[str]) -> None:
     configs = combinations()
     loaded = []
     for config in configs:
-        user_code.functions(config)
+        user_code.find(config)
         run_dir.RunDir.of(config).check(config)
-        datasets = datasets_lib.load(config)
+        datasets = _load(config)
         loaded.append((datasets.fingerprint(), len(datasets.train.y)))
     configs = _with_references_once(configs, loaded)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
-    printing.say(
+    console.say(
         f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
     )
     tf_runtime.import_tensorflow()
@@ -140,15 +131,19 @@ def main(arguments: list[str]) -> None:
     outcomes.sort(key=lambda outcome: outcome.loss)
     _print_table(outcomes)
     _write_table(outcomes)
-    printing.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+    console.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
 
 
 def _with_references_once(
     configs: list[config_lib.Config], loaded: list[tuple[int, int]]
 ) -> list[config_lib.Config]:
-    """Of all runs on the same examples, the reference lines belong to the longest linear one.
+    """The configs, of which only one draws the reference lines of each set of examples.
 
-    `loaded` gives the fingerprint of the examples of each, and how many are trained on.
+    It is the longest run of linear regression, or else the longest run.
+
+    Args:
+      configs: All combinations.
+      loaded: The fingerprint of the examples of each, and how many are trained on.
     """
     owners: dict[int, tuple[Any, config_lib.Config]] = {}
     for config, (data, count) in zip(configs, loaded, strict=True):
@@ -162,23 +157,17 @@ def _with_references_once(
     ]
 
 
-class _ProgressOnly(io.StringIO):
-    """Passes on what shows that a run is alive, and keeps the rest of what it says."""
+def _load(config: config_lib.Config) -> datasets_lib.Datasets:
+    """The examples of a config, which are read once for all configs that have the same ones."""
+    settings = {name: getattr(config, name) for name in config_lib.OF_DATA}
+    datasets = _load_examples(config_lib.Config(**settings))
+    config.last_step(datasets.num_train)  # raises if the steps do not fit
+    return datasets
 
-    def __init__(self, out: TextIO):
-        super().__init__()
-        self._out = out
 
-    def isatty(self) -> bool:
-        """Whether the progress goes to a terminal."""
-        return self._out.isatty()
-
-    def write(self, text: str) -> int:
-        """Passes on a progress line, or what clears it."""
-        is_live = text.startswith("\r") and not text.endswith("\n")
-        if is_live or text.startswith("  step "):
-            printing.say(text, self._out, end="")
-        return len(text)
+@functools.lru_cache(maxsize=1)  # examples may be large
+def _load_examples(config: config_lib.Config) -> datasets_lib.Datasets:
+    return datasets_lib.load(config)
 
 
 def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
@@ -188,7 +177,7 @@ def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
     tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     outcomes = []
     for number, config in enumerate(configs, 1):
-        printing.say(f"{number} of {len(configs)}: {config.run_name}")
+        console.say(f"{number} of {len(configs)}: {config.run_name}")
         outcomes.append(_train(config))
     return outcomes
 
@@ -198,19 +187,19 @@ def _train(config: config_lib.Config) -> Outcome:
     from pipeline.run import trainer
 
     try:
-        with contextlib.redirect_stdout(_ProgressOnly(sys.stdout)):
-            return Outcome(config, trainer.train(config, datasets_lib.load(config)))
+        with console.only_progress():
+            return Outcome(config, trainer.train(config, _load(config)))
     except errors.DivergedError as error:
         return Outcome(config, None, str(error).partition(";")[0])
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
     """The results, the smallest loss first, and at the end what diverged."""
-    printing.say("")
+    console.say("")
     width = max(len(outcome.config.run_name) for outcome in outcomes)
     for outcome in outcomes:
         report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"
-        printing.say(f"{outcome.config.run_name:{width}}  {report}")
+        console.say(f"{outcome.config.run_name:{width}}  {report}")
 
 
 def _write_table(outcomes: list[Outcome]) -> None:
@@ -234,5 +223,5 @@ def _write_table(outcomes: list[Outcome]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    cli.define_flags(takes_several=True)
     cli.start(main)

@@ -61,7 +61,7 @@ def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """What TensorFlow is imported in, also by a user's own code before it is asked for."""
+    """Prepares for an import of TensorFlow, which the user's code may do before this package."""
     _settle_environment()
     absl_logging.set_verbosity(absl_logging.WARNING)
     # It warns of its own settings, which do not count here, and of a home without a cache.
@@ -83,7 +83,7 @@ def _settle_environment() -> None:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drops what is written to stderr, by C++ too, where an error is expected and reported."""
+    """Drops what is written to stderr, by C++ too, while an error is expected and reported."""
     with open(os.devnull, "wb") as nowhere, _stderr_to(nowhere):
         yield
 

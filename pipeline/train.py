@@ -4,12 +4,12 @@ Example:
   python -m pipeline.train --epochs=100 --learning_rate=0.05
 
 A run writes to <logdir>/<run_name>: event files for TensorBoard, plots, checkpoints, and the
-trained model as a SavedModel. Where TF_CONFIG names several workers, they train one model together.
+trained model as a SavedModel. If TF_CONFIG names several workers, they train one model together.
 """
 
 import dataclasses
 
-from pipeline import cli, errors, printing, user_code
+from pipeline import cli, console, errors, user_code
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.run import run_dir
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     name = config.run_name or run_dir.name_from_time()
     config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
-    user_code.functions(config)  # raises where there is none
+    user_code.find(config)  # raises if there is none
     worker = workers.from_environment()
     errors.require(
         worker.count == 1 or config.loop == "custom",
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
         directory.check(config)
     datasets = datasets_lib.load(config, worker)
     if worker.is_chief:
-        printing.say(
+        console.say(
             f"Training {directory.path}: {config.model} model, {config.loop} loop, "
             f"{datasets.num_train:,} examples, {config.epochs:,} epochs"
             + (f", {datasets.dropped:,} rows left out" if datasets.dropped else "")
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         )
     if worker.count > 1 and worker.is_chief:
         others = ", ".join(str(index) for index in range(1, worker.count))
-        printing.say(f"Waiting for worker {others}, {config.peer_timeout_secs} s at most")
+        console.say(f"Waiting for worker {others}, {config.peer_timeout_secs} s at most")
     communicator = workers.import_tensorflow(worker, timeout_secs=config.peer_timeout_secs)
     from pipeline.run import trainer
 

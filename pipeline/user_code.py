@@ -1,171 +1,178 @@
 """Functions that --model, --loss and --data name: found before TensorFlow is imported, then loaded.
 
 `mlp` is a function in this package, `mine:make_model` one in a module that Python finds from the
-current directory, `models/mine.py:make_model` one in a file.
+current directory, `models/mine.py:make_model` one in a file. A process reads a file once, when it
+finds it: these bytes are executed, compared on resume and copied into the run.
 """
 
 import ast
 import contextlib
+import dataclasses
+import functools
 import importlib
 import importlib.util
+import linecache
 import os
 import pathlib
 import re
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline import config as config_lib
 from pipeline import errors
 
 _MODELS = pathlib.Path(__file__).parent / "training" / "models.py"
-# What Keras and TensorFlow put around the message of an error.
-_COLORS = re.compile(r"\x1b\[\d*m")
-_AROUND = re.compile(r"^\{\{.*?\}\} | \[Op:\w+\].*$")
-_HEADINGS = re.compile(r"^(\w+: )?Exception encountered when calling .*$|.*Error encountered:$")
-_IN_COMPILED_CODE = "in user code:"
+# Colours and names of nodes, which TensorFlow and Keras put around the message of an error.
+_DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.*|\[Op:\w+\]")
 
 
-class Function:
+@dataclasses.dataclass(frozen=True)
+class UserFunction:
     """A function that a flag names.
 
     Attributes:
       flag: The flag with its value, for messages.
-      name: What it is called in the file that defines it.
+      name: The name of the function in its file.
       path: That file.
+      module: The name under which Python imports the file.
+      code: The content of the file when it was found.
       is_own: Whether the user wrote it.
     """
 
-    def __init__(self, flag: str, value: str):
-        """Finds the file, and the name in it, without running any of it.
-
-        Raises:
-          errors.InputError: there is no such file, or no such function in it.
-        """
-        self.flag = f"--{flag}={value}"
-        self._module, _, self.name = value.rpartition(":")
-        self.is_own = bool(self._module)
-        errors.require(
-            self.name.isidentifier(),
-            f"{self.flag} must be a name, module:function, or path/to/file.py:function",
-        )
-        self.path = self._find()
-        _check_definition(self.path, self.name, self.flag)
+    flag: str
+    name: str
+    path: pathlib.Path
+    module: str
+    code: bytes = dataclasses.field(repr=False)
+    is_own: bool
 
     def __str__(self) -> str:
         return f"{self.name} in {self.path}"
-
-    def _find(self) -> pathlib.Path:
-        if not self.is_own:
-            return _MODELS
-        if self._module.endswith(".py"):
-            path = pathlib.Path(os.path.abspath(self._module))
-            errors.require(path.is_file(), f"{self.flag}: there is no file {path}")
-            return path
-        _search(os.getcwd())
-        try:
-            spec = importlib.util.find_spec(self._module)
-        except (ImportError, ValueError):
-            spec = None
-        if spec is None or not (spec.origin or "").endswith(".py"):
-            raise errors.InputError(
-                f"{self.flag}: Python finds no module {self._module} from {os.getcwd()}; give "
-                "the path of its file, such as models/mine.py:make_model"
-            )
-        return pathlib.Path(str(spec.origin))
 
     @property
     def portable(self) -> str:
         """The value of the flag that names the same function from any directory.
 
-        A module in a package keeps its name, so that it can import what lies beside it.
+        A module in a package keeps its name, so that its relative imports work.
         """
-        if self._module.endswith(".py") or self.path == pathlib.Path.cwd() / f"{self._module}.py":
-            return f"{self.path}:{self.name}"
-        return f"{self._module}:{self.name}" if self.is_own else self.name
+        if not self.is_own:
+            return self.name
+        is_file = ".py:" in self.flag or self.path == pathlib.Path.cwd() / f"{self.module}.py"
+        return f"{self.path if is_file else self.module}:{self.name}"
 
     def load(self) -> Callable[..., Any]:
-        """Imports the file and returns the function.
+        """Executes the file, once in a process, and returns the function.
 
         Raises:
-          errors.InputError: the import fails, or what has the name can't be called.
+          errors.InputError: the file raises, or what has the name can't be called.
         """
-        with blamed("importing its file", self):
-            if not self._module.endswith(".py"):
-                name = self._module or "pipeline.training.models"
-                module = importlib.import_module(name)
-            else:
-                _search(str(self.path.parent))  # for what else it imports from there
-                name = f"{self.path.stem}_of_{self.flag[2:].partition('=')[0]}"
-                spec = importlib.util.spec_from_file_location(name, self.path)
-                assert spec is not None
-                assert spec.loader is not None
-                module = sys.modules[name] = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(module)
-        function = getattr(module, self.name, None)
+        with user_errors("importing its file", self):
+            function = getattr(_import(self), self.name, None)
         errors.require(
             callable(function), f"{self.flag}: {self} is no function; received {function!r}"
         )
         return function  # type: ignore[return-value]
 
 
-def of_task(config: config_lib.Config) -> dict[str, Function]:
-    """The functions of model and loss that a config names, by flag: a model, perhaps a loss.
+def find(
+    config: config_lib.Config, flags: Sequence[str] = ("model", "loss", "data")
+) -> dict[str, UserFunction]:
+    """Finds the functions that a config names, by flag, without running any of them.
+
+    There is always one for the model. A loss may be a name of Keras, and data may be files.
 
     Raises:
-      errors.InputError: one of them does not exist.
+      errors.InputError: there is no such file, or no such function in it.
     """
-    found = {"model": Function("model", config.model)}
-    if ":" in config.loss:
-        found["loss"] = Function("loss", config.loss)
+    found = {}
+    for flag in flags:
+        value = getattr(config, flag)
+        is_function = re.fullmatch("[^,*?]*:[^,*?]*", value) and not os.path.exists(value)
+        if flag == "model" or is_function:
+            found[flag] = _find(f"--{flag}={value}", *value.rpartition(":")[::2])
     return found
 
 
-def functions(config: config_lib.Config) -> dict[str, Function]:
-    """All functions that a config names, by flag; one of data, too, unless that is a file.
-
-    Raises:
-      errors.InputError: one of them does not exist.
-    """
-    found = of_task(config)
-    if re.fullmatch(r"[^,*?]+:[^\W\d]\w*", config.data) and not os.path.exists(config.data):
-        found["data"] = Function("data", config.data)
-    return found
-
-
-@contextlib.contextmanager
-def blamed(work: str, *functions: Function) -> Iterator[None]:
-    """Turns what the user's code raises into an InputError with their part of the traceback.
-
-    What this package says of their code gets the name of the function and its file. Of several
-    functions it is the one in whose file it happened, or else the first of the user's own.
-
-    Args:
-      work: What is being done, for the message.
-      *functions: Those that are called; nothing is turned if none is the user's own.
-    """
-    own = [function for function in functions if function.is_own]
+def _find(flag: str, module: str, name: str) -> UserFunction:
+    errors.require(
+        name.isidentifier(), f"{flag} must be a name, module:function, or path/to/file.py:function"
+    )
+    path, imported_as = _MODELS, module or "pipeline.training.models"
+    if module.endswith(".py"):
+        path = pathlib.Path(os.path.abspath(module))
+        errors.require(path.is_file(), f"{flag}: there is no file {path}")
+        imported_as = re.sub(r"\W", "_", str(path))  # two files of one name are two modules
+    elif module:
+        path = _path_of_module(flag, module)
     try:
-        yield
-    except MemoryError:
+        code = read(path)
+        ast.parse(code, str(path))
+        text = code.decode()
+    except (SyntaxError, ValueError, OSError) as error:
+        raise errors.InputError(f"{flag}: {path}: {errors.one_line(error)}") from error
+    shipped = re.findall(r"^def ([a-z]\w*)", text, re.MULTILINE)
+    errors.require(
+        module or name in shipped,
+        f"{flag} must be one of {', '.join(shipped)}, or a function of your own, such as "
+        "mine:make_model in a module or models/mine.py:make_model in a file",
+    )
+    is_named = re.search(rf"\b{name}\b|import \*", text)  # only running it tells for sure
+    errors.require(is_named, f"{flag}: {path} defines no {name}")
+    return UserFunction(flag, name, path, imported_as, code, is_own=bool(module))
+
+
+@functools.cache
+def read(path: pathlib.Path) -> bytes:
+    """Reads a file, once in a process."""
+    return path.read_bytes()
+
+
+def _path_of_module(flag: str, name: str) -> pathlib.Path:
+    """The file of a module, for which Python looks in the current directory after all others."""
+    sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]
+    reason, spec = "", None
+    try:
+        spec = importlib.util.find_spec(name)  # imports the packages that it is in
+    except (Exception, SystemExit) as error:
+        reason = f" ({type(error).__name__}: {errors.one_line(error)})"
+    if spec is None or not (spec.origin or "").endswith(".py"):
+        raise errors.InputError(
+            f"{flag}: Python finds no module {name} from {os.getcwd()}{reason}; give the path of "
+            "its file, such as models/mine.py:make_model"
+        )
+    return pathlib.Path(str(spec.origin))
+
+
+def _import(function: UserFunction) -> types.ModuleType:
+    """The module of a function, executed from the bytes that were found."""
+    path, name, code = str(function.path), function.module, function.code
+    if not function.is_own or "." in name:
+        importlib.import_module(name if not function.is_own else name.rpartition(".")[0])
+    known = sys.modules.get(name)
+    is_known = os.path.normpath(getattr(known, "__file__", None) or "") == path
+    if known and is_known and getattr(known, "_code", code) == code:
+        return known
+    folder = os.path.dirname(path)
+    sys.path += [] if folder in sys.path else [folder]  # for what else it imports from there
+    # AutoGraph and tracebacks read the code that is executed, not a file that has changed since.
+    # AutoGraph would read the file again if __file__ were spelled like the name in the code.
+    linecache.cache[path] = len(code), None, code.decode().splitlines(keepends=True), path
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    module: Any = importlib.util.module_from_spec(spec)
+    module.__file__ = os.path.join(folder, ".", os.path.basename(path))
+    module._code, sys.modules[name] = code, module
+    try:
+        exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
         raise
-    except Exception as error:
-        is_ours = isinstance(error, errors.PipelineError)
-        if (
-            not own
-            or isinstance(error, errors.UserCodeError)
-            or (is_ours and not isinstance(error, errors.InputError))
-        ):
-            raise
-        places = "".join(traceback.format_exception(error))
-        function = next((f for f in own if f'"{f.path}"' in places), own[0])
-        if is_ours:
-            message = f"{function.flag}: {_reason(error)} ({function})"
-            raise errors.InputError(message) from error
-        reason = f"{type(error).__name__}: {_reason(error)}"
-        message = f"{function.flag}: {work} raised {reason} ({function})"
-        raise errors.UserCodeError(message, _traceback(error, function.path)) from error
+    return sys.modules[name]
 
 
 def is_same_code(one: bytes, other: bytes) -> bool:
@@ -176,53 +183,92 @@ def is_same_code(one: bytes, other: bytes) -> bool:
         return one == other
 
 
-def _search(directory: str) -> None:
-    """Lets Python look for modules in a directory, after all others."""
-    if directory not in sys.path:
-        sys.path.append(directory)
+@contextlib.contextmanager
+def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False) -> Iterator[None]:
+    """Re-raises errors of user code, sys.exit among them, as errors.InputError.
 
+    The message names the function in whose file the error was raised, or else the first of the
+    user's own. Their code can't change the working directory for longer than it runs.
 
-def _check_definition(path: pathlib.Path, name: str, flag: str) -> None:
-    """Raises InputError if a file surely does not define a name; only running it tells for sure."""
+    Args:
+      action: What is being done, for the message.
+      *functions: Those that may be called; errors pass as they are if none is the user's own.
+      beside_ours: Whether code of this package runs in the block, too. Then only errors from the
+        user's files and from TensorFlow's operations are re-raised.
+    """
+    own = [function for function in functions if function.is_own]
     try:
-        text = path.read_text(encoding="utf-8")
-        ast.parse(text, str(path))
-    except (SyntaxError, ValueError, OSError) as error:
-        raise errors.InputError(f"{flag}: {path}: {errors.one_line(error)}") from error
-    if path == _MODELS:
-        shipped = re.findall(r"^def ([a-z]\w*)", text, re.MULTILINE)
-        errors.require(
-            name in shipped,
-            f"{flag} must be one of {', '.join(shipped)}, or a function of your own, such as "
-            "mine:make_model in a module or models/mine.py:make_model in a file",
-        )
-    else:
-        is_named = re.search(rf"\b{name}\b|import \*", text)
-        errors.require(is_named, f"{flag}: {path} defines no {name}")
+        with kept_process():
+            yield
+        if own:
+            _check_settings(action)
+    except (MemoryError, errors.UserCodeError):
+        raise
+    except BaseException as error:
+        tf: Any = sys.modules.get("tensorflow")
+        is_of_operation = bool(tf) and isinstance(error, tf.errors.OpError)
+        if is_of_operation and isinstance(error, tf.errors.ResourceExhaustedError):
+            raise MemoryError(_reason(error)) from error
+        is_ours = isinstance(error, errors.PipelineError)
+        is_named = any(str(error).startswith(each.flag) for each in own)
+        if not own or (is_ours and (is_named or not isinstance(error, errors.InputError))):
+            raise
+        text = "".join(traceback.format_exception(error))
+        function = next((f for f in own if f'"{f.path}"' in text), None)
+        if beside_ours and not function and not is_of_operation:
+            raise
+        function = function or own[0]
+        if isinstance(error, errors.InputError):
+            raise errors.InputError(f"{function.flag}: {error} ({function})") from error
+        message = f"{function.flag}: {action} raised {_reason(error)} ({function})"
+        raise errors.UserCodeError(message, _traceback(error, function.path)) from error
 
 
-def _traceback(error: Exception, path: pathlib.Path) -> str:
-    """The traceback from the user's file on, or what TensorFlow says of compiled code."""
-    if isinstance(error, SyntaxError):
-        return "".join(traceback.format_exception_only(error)).rstrip()
-    text = _COLORS.sub("", str(error))
-    if _IN_COMPILED_CODE in text:
-        start = max(0, text.find(f'    File "{path}"'))
-        return f"From your file on:\n{text[start:].rstrip()}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [i for i, frame in enumerate(frames) if frame.filename == str(path)]
-    if not own:
-        return ""
-    lines = traceback.format_list(frames[own[0] :])
-    head = "Traceback (most recent call last, from your file on):\n"
-    return f"{head}{''.join(lines)}{type(error).__name__}: {text}"
+@contextlib.contextmanager
+def kept_process() -> Iterator[None]:
+    """Restores the working directory, and drops new filters that turn warnings into errors."""
+    folder, filters = os.open(".", os.O_RDONLY), list(warnings.filters)
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+        new = [each for each in warnings.filters if each not in filters]
+        warnings.filters = [f for f in warnings.filters if f not in new or f[0] != "error"]
 
 
-def _reason(error: Exception) -> str:
-    """The line that says what is wrong in the message of an error."""
-    text = _COLORS.sub("", str(error))
-    if _IN_COMPILED_CODE in text:  # places with a line of code each, and then the message
-        text = text.rpartition('File "')[2].partition("\n")[2].partition("\n")[2]
-    lines = [_AROUND.sub("", line.strip()) for line in text.splitlines()]
-    lines = [line for line in lines if line and not _HEADINGS.match(line)]
-    return lines[0].removeprefix(f"{type(error).__name__}: ") if lines else "no message"
+def _check_settings(action: str) -> None:
+    """Raises InputError if the user's code has changed a setting of the whole process."""
+    tf, keras = sys.modules.get("tensorflow"), sys.modules.get("keras")
+    errors.require(
+        not tf or not tf.config.functions_run_eagerly(),
+        f"{action} called tf.config.run_functions_eagerly(True); use --run_eagerly instead",
+    )
+    errors.require(
+        not keras or keras.config.floatx() == "float32",
+        f"{action} called keras.config.set_floatx; give the layers that need it a dtype instead",
+    )
+
+
+def _traceback(error: BaseException, path: pathlib.Path) -> str:
+    """Python's traceback from the user's file on; of compiled code, what TensorFlow says."""
+    text = _DECORATION.sub("", str(error))
+    place = text.find(f'    File "{path}"')
+    if place >= 0:
+        return textwrap.dedent(text[place:]).rstrip()
+    frames = error.__traceback__
+    while frames and frames.tb_frame.f_code.co_filename != str(path):
+        frames = frames.tb_next
+    lines = traceback.format_exception(type(error), error, frames)
+    return _DECORATION.sub("", "".join(lines)).rstrip() if frames else ""
+
+
+def _reason(error: BaseException) -> str:
+    """The type and the message of an error on one line."""
+    text = _DECORATION.sub("", str(error)).strip()
+    first, *parts = text.split("\n\n")
+    if parts and first.startswith("Exception encountered"):
+        text = " ".join(parts[:-1] or parts)  # the last part has the arguments
+    elif parts and first.startswith(("in user code", "Graph execution")):
+        text = parts[-1].strip().removeprefix(f"{type(error).__name__}: ")
+    return f"{type(error).__name__}: {textwrap.shorten(text, 300) or 'no message'}"

@@ -10,7 +10,7 @@ only this machine can open the page.
 
 The page follows training: it reloads every 30 seconds, and at once by its round arrow.
 TensorBoard selects up to 500 of its runs by itself (a training has three to five: train,
-validation, ...), and none where there are more. Then filter them by a regular expression in
+validation, ...), and none if there are more. Then filter them by a regular expression in
 the side bar and tick the box above them, or watch a directory further down.
 """
 
@@ -19,7 +19,7 @@ import os
 import threading
 import urllib.parse
 
-from pipeline import cli, errors, printing, tf_runtime
+from pipeline import cli, console, errors, tf_runtime
 from pipeline.reporting import tensorboard_page
 
 _PINNED = ("W", "b", "loss")
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     is_there = os.path.isdir(logdir)
     errors.require(is_there, f"{logdir}: is not a directory; give that of a run, or of runs")
 
-    printing.say(f"Starting TensorBoard on {logdir}; Ctrl-C ends it. Its page:")
+    console.say(f"Starting TensorBoard on {logdir}; Ctrl-C ends it. Its page:")
     tf_runtime.import_tensorflow()
     from tensorboard import assets, program
     from tensorboard.plugins import base_plugin
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
         raise errors.InputError(str(error)) from error
     except program.TensorBoardServerException as error:
         raise errors.RunError(f"TensorBoard can't start: {error.msg}") from error
-    printing.say(link(url))
+    console.say(link(url))
     threading.Event().wait()
 
 

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 from absl import flags
 
 from pipeline import cli, errors, predict, train
@@ -22,6 +23,8 @@ def answer(program: str, *arguments: str) -> tuple[Any, str, str]:
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS([program, *arguments])
+    tf.config.run_functions_eagerly(False)  # what an earlier command may have changed
+    tf.keras.config.set_floatx("float32")
     return captured({"predict": predict, "train": train}[program].main)
 
 

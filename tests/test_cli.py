@@ -1,13 +1,17 @@
 """Mistakes in flags: answered at once, in one line, with nothing left behind."""
 
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from pipeline import config, fields
 from tests import helpers
+
+README = pathlib.Path(config.__file__).parents[1] / "README.md"
 
 MISTAKES = {
     ("--epoch=3",): "Did you mean: epochs",
@@ -20,6 +24,7 @@ MISTAKES = {
     ("--model=nowhere:make",): "Python finds no module nowhere from",
     ("--loss=points.csv.py:loss",): "there is no file",
     ("--loop=while",): "custom|fit",
+    ("--loss=huber", "--optimizer=Adem"): "sgd|adadelta",
     ("--model=module", "--loop=fit"): "a tf.Module has none",
     ("--run_name=a/b",): "'a/b'",
     ("--flagfile=nowhere.txt",): "nowhere.txt",
@@ -66,10 +71,19 @@ def test_help_does_not_import_tensorflow(entry: str, tmp_path: pathlib.Path) -> 
     assert not {"tensorflow", "matplotlib", "keras", "tensorboard"} & imported
 
 
-def test_help_lists_each_flag_with_its_bounds(tmp_path: pathlib.Path) -> None:
-    out, _ = _modules_imported_by("pipeline.train", "--help", cwd=tmp_path)
-    for flag in ("--epochs", "--learning_rate", "--validation_examples", "--<no>run_eagerly"):
-        assert flag in out.replace("[no]", "<no>")
+def test_help_lists_each_flag_in_its_group(tmp_path: pathlib.Path) -> None:
+    """With its bounds; the README's table has the same groups, in the same order."""
+    out, _ = _modules_imported_by("pipeline.train", "--helpshort", cwd=tmp_path)
+    assert re.findall(r"^(\w[^:\n]*):$", out, re.MULTILINE) == ["Example", "flags", *config.GROUPS]
+    parts = re.split("\n(?=" + "|".join(f"{title}:\n" for title in config.GROUPS) + ")", out)
+    table = README.read_text().partition("| topic | flags (default) |\n|---|---|\n")[2]
+    for (title, group), part, row in zip(
+        config.GROUPS.items(), parts[1:], table.splitlines(), strict=False
+    ):
+        names = sorted(fields.names(group))
+        assert re.findall(r"^  --(?:\[no\])?(\w+)", part, re.MULTILINE) == names, title
+        assert row.startswith(f"| {title} | ")
+        assert sorted(re.findall(r"`--(\w+)`", row)) == names
     assert "Bounds: at least 1." in " ".join(out.split())
 
 

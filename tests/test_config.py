@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from keras.src import losses as losses_of_keras
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, fields
 
+_NO_LOSSES = {"Loss", "LossFunctionWrapper"}
 _FINITE_FLOATS = (
     *("learning_rate", "clip_norm", "initial_w", "initial_b"),
     *("true_w", "true_b", "noise_stddev"),
@@ -74,19 +79,47 @@ def test_a_value_on_its_bound_is_accepted(name: str, value: Any) -> None:
     assert getattr(config_lib.Config(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize("model", ["module", "keras"])
-@pytest.mark.parametrize("loop", ["custom", "fit"])
-def test_only_a_module_with_fit_is_refused(model: str, loop: str) -> None:
-    if (model, loop) != ("module", "fit"):
-        assert config_lib.Config(model=model, loop=loop).loop == loop
+def test_each_setting_is_in_one_group() -> None:
+    names = [name for group in config_lib.GROUPS.values() for name in fields.names(group)]
+    assert sorted(names) == sorted(fields.names(config_lib.Config))
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", sorted(losses_of_keras.ALL_OBJECTS_DICT.keys() - _NO_LOSSES))
+def test_a_loss_has_one_name_however_it_is_spelled(name: str) -> None:
+    """Each name of Keras gives the loss that it gives in Keras."""
+    canonical = config_lib.Config(loss=name).loss
+    assert re.fullmatch("[a-z_]+", canonical)
+    classes, prediction = np.array([0, 2, 1]), np.float32([[0.7, 0.2, 0.1]] * 3)
+    y = classes if canonical.startswith("sparse") else np.eye(3, dtype=np.float32)[classes]
+    if name.lower() in ("ctc", "circle"):  # of sequences, and of pairs
+        assert canonical == name.lower()
         return
-    with pytest.raises(errors.InputError, match=r"--model=module .* --loop=fit: .*keras\.Model"):
-        config_lib.Config(model=model, loop=loop)
+    one, other = (losses_of_keras.get(each) for each in (name, canonical))
+    of_keras = one.call if isinstance(one, tf.keras.losses.Loss) else one
+    np.testing.assert_array_equal(of_keras(y, prediction), other(y, prediction))
+
+
+def test_other_names_stay_as_they_are() -> None:
+    for name in ("mine.py:MeanSquaredError", "no_such_loss"):
+        assert config_lib.Config(loss=name).loss == name
+    assert config_lib.Config(loss="MSE") == config_lib.Config()
+    assert config_lib.Config(optimizer="Adam") == config_lib.Config(optimizer="adam")
+
+
+def test_only_losses_of_regression_may_be_of_standardized_labels() -> None:
+    for loss, expected in (("LogCosh", True), ("mape", True), ("hinge", False), ("m:f", None)):
+        assert config_lib.Config(loss=loss).is_regression is expected
+    assert config_lib.Config(loss="mse").is_linear_regression
+    assert not config_lib.Config(loss="mae").is_linear_regression
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"loop": "fit"}, ("--model=module", "--loop=fit", "keras.Model")),
+        ({"validation_fraction": 0.1}, ("--validation_fraction=0.1", "--data")),
+        ({"export_formats": "onnx,tf"}, ("--export_formats", "litert, onnx", "'onnx,tf'")),
         ({"x_min": 3.0}, ("--x_min=3", "--x_max=2")),
         ({"x_min": 1.5, "x_max": 1.5}, ("--x_min=1.5", "--x_max=1.5")),
         ({"label": "price"}, ("--label=price", "--data")),
@@ -181,13 +214,13 @@ def test_examples_are_synthetic_unless_a_file_is_given() -> None:
 
 def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     """A sweep takes several values of every other flag."""
-    fields = dataclasses.fields(config_lib.Config)
-    assert [field.name for field in fields if not field.metadata["may_sweep"]] == [
+    all_fields = dataclasses.fields(config_lib.Config)
+    assert {field.name for field in all_fields if not field.metadata["may_sweep"]} == {
         *("metrics", "run_eagerly", "validation_fraction", "data", "label", "features"),
         *("categorical", "missing", "standardize", "initialize_from"),
         *("references", "profile_steps", "peer_timeout_secs", "export", "export_formats"),
         *("export_versions_to_keep", "logdir", "run_name", "overwrite"),
-    ]
+    }
 
 
 _OF_TABLES = {

@@ -195,7 +195,7 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     for process in both:
         result = helpers.finish(process)
         assert result.returncode == 2
-        assert "the workers differ in --metrics, --learning_rate; start all with" in result.stderr
+        assert "the workers differ in --learning_rate, --metrics; start all with" in result.stderr
 
 
 def test_launch_starts_all_again_where_a_worker_dies() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from pipeline import files
+from pipeline import errors, files
 
 
 def _write_file(path: pathlib.Path) -> None:
@@ -163,3 +163,30 @@ def test_tensorflow_reads_a_path_that_could_be_a_pattern(tmp_path: pathlib.Path,
         assert reader.get_tensor("v/.ATTRIBUTES/VARIABLE_VALUE") == 2
     with files.without_pattern(tmp_path / name / "saved") as path:
         assert tf.saved_model.load(str(path)).v.numpy() == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "{path}: [Errno 28] No space left on device"),
+        (OSError(28, "No space", "{path}/x"), "[Errno 28] No space: '{path}/x'"),
+        (tf.errors.ResourceExhaustedError(None, None, "{path}.tmp; full"), "{path}.tmp; full"),
+        (tf.errors.UnknownError(None, None, "full"), "{path}: full"),
+    ],
+)
+def test_what_fails_while_writing_is_about_the_file(
+    error: Exception, words: str, tmp_path: pathlib.Path
+) -> None:
+    path = str(tmp_path)
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.format(path=path)
+    if isinstance(error, tf.errors.OpError):
+        error = type(error)(None, None, error.message.format(path=path))
+    with pytest.raises(errors.WriteError) as caught, files.writing(tmp_path):
+        raise error
+    assert str(caught.value) == words.format(path=path)
+
+
+def test_other_errors_are_not_about_a_file(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="of the model"), files.writing(tmp_path):
+        raise ValueError("of the model")

@@ -4,60 +4,49 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from pipeline import config as config_lib
 from pipeline import errors, flagfile
 
+_VALUES = {  # those that no rule gives, or that are hard to write
+    "model": "keras",
+    "loss": "huber",
+    "metrics": "mae,auc",
+    "loop": "fit",
+    "x_min": -2.5,
+    "learning_rate": 0.1 + 0.2,
+    "noise_stddev": 1e-300,
+    "initial_w": -1e-7,
+    "initial_b": 1e22,
+    "data": "some folder/a=b.csv",
+    "label": "price in $, 'net'",
+    "features": "rooms,area = m2",
+    "categorical": "rooms",
+    "standardize": False,
+    "initialize_from": "other logs/run",
+    "validation_examples": 0,
+    "validation_fraction": 0.5,
+    "profile_steps": "100,2000",
+    "export_formats": "onnx",
+    "logdir": "some logs",
+    "run_name": "a-b_c.d,e=f+1",
+}
+
+
+def _changed(field: "dataclasses.Field[Any]") -> Any:
+    """Another value than the default."""
+    if field.name in _VALUES:
+        return _VALUES[field.name]
+    if choices := field.metadata["choices"]:
+        return choices[-1]
+    return not field.default if field.type is bool else field.default + 1
+
+
 _EVERY_FIELD_CHANGED = config_lib.Config(
-    model="keras",
-    loss="huber",
-    metrics="mae,auc",
-    loop="fit",
-    epochs=10**9,
-    learning_rate=0.1 + 0.2,
-    batch_size=64,
-    optimizer="adam",
-    clip_norm=0.3,
-    schedule="cosine",
-    decay_steps=1000,
-    warmup_steps=10,
-    early_stopping_patience=5,
-    jit_compile="false",
-    run_eagerly=True,
-    seed=2**32 - 1,
-    initial_w=-1e-7,
-    initial_b=1e22,
-    synthetic="sine",
-    num_examples=2,
-    validation_examples=0,
-    true_w=1 / 3,
-    true_b=-0.25,
-    noise_stddev=1e-300,
-    x_min=-2.5,
-    x_max=2.25,
-    data="some folder/a=b.csv",
-    label="price in $, 'net'",
-    features="rooms,area = m2",
-    categorical="rooms",
-    missing="drop",
-    standardize=False,
-    l2=0.001,
-    validation_fraction=0.5,
-    initialize_from="other logs/run",
-    summary_every=7,
-    references=False,
-    profile_steps="100,2000",
-    checkpoint_every=100,
-    checkpoint_secs=0.5,
-    peer_timeout_secs=5,
-    export="best",
-    export_formats="onnx",
-    export_versions_to_keep=3,
-    logdir="some logs",
-    run_name="a-b_c.d,e=f+1",
-    overwrite=True,
+    **{field.name: _changed(field) for field in dataclasses.fields(config_lib.Config)}
 )
 _CONFIGS = pytest.mark.parametrize(
     "config", [config_lib.Config(), _EVERY_FIELD_CHANGED], ids=["default", "changed"]

@@ -1,14 +1,16 @@
-"""The packages form layers, and functions are short."""
+"""The packages form layers, and files are short."""
 
 import ast
 import pathlib
+
+import pytest
 
 import pipeline
 
 ROOT = pathlib.Path(pipeline.__file__).parent
 SHARED = {
-    *("__init__", "cli", "config", "errors", "files", "flagfile", "printing", "tf_runtime"),
-    "user_code",
+    *("__init__", "cli", "config", "console", "errors", "fields", "files", "flagfile"),
+    *("tf_runtime", "user_code"),
 }
 LAYERS = (SHARED, {"distributed"}, {"data"}, {"training"}, {"evaluation"}, {"reporting"}, {"run"})
 NODES = {
@@ -26,9 +28,11 @@ IMPORTS = {  # dotted names, wherever in a file they are imported
 }
 
 
-def _layer(name: str) -> int:
-    """The number of a module's layer; entry points are above them all."""
-    return next((i for i, names in enumerate(LAYERS) if name in names), len(LAYERS))
+def _layer(*module: str) -> int:
+    """The number of a module's layer; entry points are above them all, settings below."""
+    if module[-1] == "settings":
+        return 0
+    return next((i for i, names in enumerate(LAYERS) if module[0] in names), len(LAYERS))
 
 
 def test_a_module_imports_only_from_its_layer_and_below() -> None:
@@ -36,8 +40,8 @@ def test_a_module_imports_only_from_its_layer_and_below() -> None:
     assert {"train", "predict", "sweep", "watch", "data", "run"} <= {name[0] for name in NODES}
     for module, names in IMPORTS.items():
         for name in (name for name in names if name.startswith("pipeline.")):
-            highest = min(_layer(module[0]), len(LAYERS) - 1)
-            assert _layer(name.split(".")[1]) <= highest, (module, name)
+            highest = min(_layer(*module), len(LAYERS) - 1)
+            assert _layer(*name.split(".")[1:]) <= highest, (module, name)
 
 
 def test_some_modules_do_not_know_others() -> None:
@@ -49,11 +53,20 @@ def test_some_modules_do_not_know_others() -> None:
             assert not any(name.startswith("tensorflow") for name in names), module
 
 
-def test_no_function_is_longer_than_40_lines() -> None:
-    too_long = [
-        (*module, node.name)
-        for module, nodes in NODES.items()
-        for node in nodes
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 40
-    ]
-    assert not too_long
+@pytest.mark.xfail(strict=True, reason="workers and communicator, until they are rewritten")
+def test_imports_have_no_circle() -> None:
+    """Wherever in a file they are, if only for the types."""
+    waiting = {
+        module: {other for other in NODES if ".".join(("pipeline", *other)) in names}
+        for module, names in IMPORTS.items()
+    }
+    while free := [module for module, others in waiting.items() if not others & waiting.keys()]:
+        for module in free:
+            del waiting[module]
+    assert not waiting
+
+
+@pytest.mark.xfail(strict=True, reason="run/trainer.py, until it is rewritten")
+def test_no_file_is_longer_than_300_lines() -> None:
+    lengths = {str(path): len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+    assert not {path: length for path, length in lengths.items() if length > 300}

@@ -538,23 +538,6 @@ def test_the_best_model_is_exported_without_training(
     assert ended.best[0] < ended.end
 
 
-def test_only_a_changed_comment_leaves_a_run_resumable(ended: _Ended) -> None:
-    """Of the user's file, of which the run keeps a copy."""
-    path = pathlib.Path(ended.config.model.rpartition(":")[0])
-    check = run_dir.RunDir.of(ended.config).check
-    assert (ended.path / "code" / "model.py").read_text() == _MINE
-    try:
-        path.write_text(_MINE.replace("# of one feature", "# of one feature, or more\n"))
-        check(ended.config)
-        path.write_text(_MINE.replace("x**3", "x**4"))
-        with pytest.raises(errors.InputError) as caught:
-            check(ended.config)
-        assert f"{path} has changed since the run {ended.path} was started" in str(caught.value)
-    finally:
-        path.write_text(_MINE)
-    check(ended.config)
-
-
 @pytest.mark.slow
 def test_an_early_stopped_run_resumes_to_the_same_end(
     ended: _Ended, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import errors, flagfile
+from pipeline import errors, flagfile, user_code
 from pipeline.run import run_dir
 
 
@@ -242,8 +242,11 @@ def test_run_keeps_the_code_that_it_was_started_with(
     kept = {f"code/{name}.py": _OWN for name in ("model", "loss")}
     assert kept.items() <= _content(run.path).items()
     own.write_text(f"# Makes a model.\n{_OWN}")
+    user_code.read.cache_clear()
     run.check(config)
     own.write_text(_OWN.replace("*", "+"))
+    run.check(config)  # a process reads a file once
+    user_code.read.cache_clear()
     changed = f"{own} has changed since the run {run.path} was started, which keeps it as "
     with pytest.raises(errors.InputError, match=re.escape(changed)):
         run.check(config)

@@ -4,13 +4,15 @@ import csv
 import pathlib
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import sweep
+from pipeline import errors, sweep
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate
 from pipeline.run import finish
@@ -142,6 +144,19 @@ def test_a_stopped_sweep_is_finished_by_the_command_it_names(tmp_path: pathlib.P
     assert written.items() <= exports.items()
 
 
+def test_two_spellings_of_a_value_are_one() -> None:
+    script = """
+from pipeline import cli, sweep
+cli.define_flags(takes_several=True)
+cli.parse(["", "--loss=mse,MeanSquaredError,huber", "--optimizer=Adam,adam", "--seed=1,2"])
+print(*[config.run_name for config in sweep.combinations()])
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stdout.split() == [
+        f"{loss},adam,seed={seed}" for loss in ("mean_squared_error", "huber") for seed in (1, 2)
+    ], result.stderr
+
+
 @pytest.mark.parametrize(("validation", "expected"), [({"loss": 2.0}, 2.0), ({}, 1.0)])
 def test_outcomes_are_ordered_by_the_validation_loss(
     validation: dict[str, float], expected: float
@@ -149,3 +164,25 @@ def test_outcomes_are_ordered_by_the_validation_loss(
     """Or else by the training loss, as the best epoch of a run is chosen."""
     result = finish.Result(evaluate.Evaluation({"loss": 1.0}, validation), "")
     assert sweep.Outcome(config_lib.Config(), result).loss == expected
+
+
+def test_the_same_examples_are_read_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the steps are checked for each config."""
+    (tmp_path / "t.csv").write_text("x,y\n1,2\n2,3\n4,5\n")
+    calls: list[config_lib.Config] = []
+    load = datasets_lib.load
+    monkeypatch.setattr(
+        datasets_lib, "load", lambda config: [calls.append(config), load(config)][1]
+    )
+    table = {"data": str(tmp_path / "t.csv")}
+    for rate, size in ((0.1, 0), (0.2, 2), (0.1, 0)):
+        sweep._load(config_lib.Config(**table, learning_rate=rate, batch_size=size))
+    assert len(calls) == 1
+    one, other, again = (sweep._load(config_lib.Config(num_examples=n)) for n in (10, 20, 20))
+    assert len(one.train.y) == 10
+    assert other is again
+    assert len(calls) == 3
+    with pytest.raises(errors.InputError, match="begins after the last step"):
+        sweep._load(config_lib.Config(num_examples=20, profile_steps="50,60"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline import config as config_lib
-from pipeline import errors, printing
+from pipeline import console, errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import linear_units, tables, text_tables
 from scripts import tables as shown_tables
@@ -159,7 +159,7 @@ def test_reading_shows_that_it_is_alive(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Here as if every block took long; compressed files tell how much of them has been read."""
-    monkeypatch.setattr(printing.LiveLine, "is_due", lambda _: True)
+    monkeypatch.setattr(console.LiveLine, "is_due", lambda _: True)
     monkeypatch.setattr(tables, "ROWS", 3)
     monkeypatch.setattr(text_tables, "PIECE", 10)
     sources = dict(_sources(tmp_path))
@@ -264,7 +264,7 @@ def test_a_bad_table_costs_one_line(
 
 _MEMORY = """
 import pathlib, resource, sys
-from pipeline import config, printing
+from pipeline import config, console
 from pipeline.data import datasets
 path = pathlib.Path(sys.argv[1])
 small = path.with_name("small.csv")

@@ -106,7 +106,7 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
     """
     if config.is_synthetic:
         datasets = _load_synthetic(config, worker)
-    elif function := user_code.functions(config).get("data"):
+    elif function := user_code.find(config).get("data"):
         made = tables.returned_by(function)
         if isinstance(made, tuple):
             datasets = _load_arrays(made, str(function), config, worker)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
-from pipeline import errors, printing
+from pipeline import console, errors
 from pipeline.data import fingerprint, least_squares, linear_units, moments, preprocessing, tables
 from pipeline.distributed import workers
 
@@ -168,7 +168,7 @@ class _Reader:
 
     def _read(self, numbers: Sequence[str]) -> Iterator[tables.Rows]:
         """Reads rows, and shows that this goes on."""
-        live = printing.LiveLine()
+        live = console.LiveLine()
         for rows in self._table.rows(numbers, self.texts, drops_missing=self._drops_missing):
             if live.is_due():
                 live.show(f"Reading {self._table.name}: {self._table.part_read:.0%}")

@@ -236,22 +236,22 @@ class Arrays(_Typed):
         return column.astype(np.float64) if kind == "f" else column
 
 
-def returned_by(function: user_code.Function) -> Any:
+def returned_by(function: user_code.UserFunction) -> Any:
     """What a user's function returns; raises errors.InputError if it raises.
 
     Its file may import TensorFlow, as for a model beside it.
     """
-    with tf_runtime.importing(), user_code.blamed("making the data", function):
+    with tf_runtime.importing(), user_code.user_errors("making the data", function):
         return function.load()()
 
 
-def from_columns(made: Any, function: user_code.Function) -> Table:
+def from_columns(made: Any, function: user_code.UserFunction) -> Table:
     """The columns that a user's function returned: a mapping of arrays, or a data frame.
 
     Raises:
       errors.InputError: it returned something else.
     """
-    with user_code.blamed("making the data", function):
+    with user_code.user_errors("making the data", function):
         names = list(made.columns) if hasattr(made, "columns") else list(made)
         columns = {str(name): np.asarray(made[name]) for name in names}
     lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}

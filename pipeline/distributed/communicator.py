@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context
 
-from pipeline import errors, printing
+from pipeline import console, errors
 from pipeline.distributed import workers
 
 # What TensorFlow raises where another worker is gone, does not answer, or never came.
@@ -127,7 +127,7 @@ class Communicator:
             timer.cancel()
 
     def _give_up(self) -> None:
-        printing.say(
+        console.say(
             f"train: worker {self.worker.index} waited --peer_timeout_secs={self._timeout_secs} "
             "for a message of another worker; start all workers again with the same command: they "
             "go on from the last checkpoint",

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline import console
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
@@ -83,13 +84,12 @@ def _sums(
 
 def table(reports: Reports, label: str) -> Iterator[str]:
     """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
-    rows = [
-        (f"{part}, {who}", parts[part])
+    found = [
+        (f"  {part}, {who}", parts[part])
         for part in _PARTS
         for who, parts in reports.items()
         if part in parts
     ]
+    rows = [(who, f"{r.rmse:.6g}", f"{r.mae:.6g}", f"{r.r2:.4f}") for who, r in found]
     if rows:
-        yield f"{f'Fit of {label}':30.30}{'RMSE':>14}{'MAE':>14}{'R²':>10}"
-    for name, report in rows:
-        yield f"  {name:28}{report.rmse:14.6g}{report.mae:14.6g}{report.r2:10.4f}"
+        yield from console.table([f"Fit of {label}", "RMSE", "MAE", "R²"], rows).splitlines()

@@ -13,6 +13,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.summary.writer import record_writer
 
+from pipeline import files
 from pipeline.reporting import scalar_records
 from pipeline.training import clock as clock_lib
 from pipeline.training import hooks
@@ -72,8 +73,10 @@ class EventFile:
         already read later steps from an earlier file drops them. `describe` gives what it says
         beside the charts of a tag.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "xb")  # noqa: SIM115 (closed by close)
+        self._path = path
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "xb")  # noqa: SIM115 (closed by close)
         self._records = record_writer.RecordWriter(self._file)
         self._clock, self._describe = clock, describe
         self._described: set[str] = set()
@@ -102,24 +105,28 @@ class EventFile:
             self._write_described(int(steps[0]), float(times[0]), first)
             steps, times = steps[1:], times[1:]
             numbers = {tag: array[1:] for tag, array in numbers.items()}
-        for records in scalar_records.encode(steps, times, numbers):
-            self._file.write(records.data)
+        with files.writing(self._path):
+            for records in scalar_records.encode(steps, times, numbers):
+                self._file.write(records.data)
         if is_new or self._flushing.is_due():
             self.flush()
 
     def write(self, *, wall_time: float | None = None, **fields: Any) -> None:
         """Appends one event_pb2.Event with these fields, and the time or now."""
         event = event_pb2.Event(wall_time=wall_time or self._clock.now(), **fields)
-        self._records.write(event.SerializeToString())
+        with files.writing(self._path):
+            self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
         """Makes what was written visible to TensorBoard."""
-        self._file.flush()
+        with files.writing(self._path):
+            self._file.flush()
         self._flushing.done()
 
     def close(self) -> None:
         """Ends the file."""
-        self._file.close()
+        with files.writing(self._path):
+            self._file.close()
 
     def _write_described(self, step: int, time: float, values: Mapping[str, float]) -> None:
         """Writes the first value of a tag, with which TensorBoard expects its description."""

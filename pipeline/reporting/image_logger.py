@@ -143,9 +143,11 @@ class ImageLogger(hooks.Hook):
     def _save(self, name: str, step: int, figure: Figure, *, tag: str = "") -> None:
         """Leaves a figure as a file and in TensorBoard, whose Images begin with the predictions."""
         png = plots.png(figure)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with files.replacing(self._directory / f"{name}.png") as unfinished:
-            unfinished.write_bytes(png)
+        path = self._directory / f"{name}.png"
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.replacing(path) as unfinished:
+                unfinished.write_bytes(png)
         self._writer.image(step, tag or f"training/{name}", png)
 
 

@@ -6,6 +6,7 @@ import pathlib
 
 import tensorflow as tf
 
+from pipeline import files
 from pipeline.training import hooks, step_metrics
 
 
@@ -35,7 +36,8 @@ class Profiler(hooks.Hook):
     def pause(self, step: int) -> None:
         """Starts the profiler at the first step."""
         if step == self._first:
-            tf.profiler.experimental.start(str(self._directory))
+            with files.writing(self._directory):
+                tf.profiler.experimental.start(str(self._directory))
             self._is_running = True
             self._mark(step)
 
@@ -56,4 +58,5 @@ class Profiler(hooks.Hook):
         if self._is_running:
             self._is_running = False
             self._call.close()
-            tf.profiler.experimental.stop()
+            with files.writing(self._directory):
+                tf.profiler.experimental.stop()

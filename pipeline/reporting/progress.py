@@ -7,14 +7,13 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import printing
+from pipeline import console
 from pipeline.evaluation import linear, monitor
 from pipeline.training import hooks, step_metrics
 
-_MOST_ROWS = 20
-_MOST_VALUES = 3  # of a variable
-_MOST_VARIABLES = 4
-_LARGE, _SMALL = 1e7, 5e-6
+_MAX_ROWS = 20
+_MAX_VALUES = 3  # of a variable
+_MAX_VARIABLES = 4
 
 
 def report(
@@ -25,15 +24,17 @@ def report(
 ) -> str:
     """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
 
-    The names of a variable's elements begin with its name and a slash; of many elements the first
-    few are shown, and norms none. Losses and metrics are those over all examples.
+    The names of a variable's elements begin with its name and a slash. The first few elements are
+    shown, and no norms. Losses and metrics are those over all examples.
     """
-    variables: dict[str, list[float]] = {}
+    variables: dict[str, list[str]] = {}
     for name, value in zip(names, np.asarray(values), strict=True):
         if not name.startswith("norm/"):
-            variables.setdefault(name.partition("/")[0], []).append(float(value))
-    shown = list(variables.items())[:_MOST_VARIABLES]
-    words = [f"{name} = {_elements(numbers)}" for name, numbers in shown]
+            variables.setdefault(name.partition("/")[0], []).append(_fixed(value, 2))
+    words = []
+    for name, numbers in list(variables.items())[:_MAX_VARIABLES]:
+        shown = numbers[:_MAX_VALUES] + ["..."] * (len(numbers) > _MAX_VALUES)
+        words.append(f"{name} = " + (f"[{', '.join(shown)}]" if len(numbers) > 1 else shown[0]))
     words += [f"{name}={number(value)}" for name, value in train.items()]
     words += [f"validation {name}={number(value)}" for name, value in (validation or {}).items()]
     return ", ".join(words)
@@ -41,19 +42,12 @@ def report(
 
 def number(value: float) -> str:
     """A loss or a metric: with five decimals as in the guide, unless they were all zero."""
-    return f"{value:.5e}" if 0 < abs(value) < _SMALL else _number(value, 5)
+    return f"{value:.5e}" if 0 < abs(value) < 5e-6 else _fixed(value, 5)
 
 
-def _elements(numbers: list[float]) -> str:
-    if len(numbers) == 1:
-        return _number(numbers[0], 2)
-    shown = [_number(each, 2) for each in numbers[:_MOST_VALUES]]
-    return f"[{', '.join(shown + ['...'] * (len(numbers) > _MOST_VALUES))}]"
-
-
-def _number(value: float, decimals: int) -> str:
-    """Fixed decimals as in the guide, unless the number would fill the line."""
-    return f"{value:.{decimals}f}" if abs(value) < _LARGE else f"{value:.{decimals}e}"
+def _fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals as in the guide, unless it would fill the line."""
+    return f"{value:.{decimals}{'f' if abs(value) < 1e7 else 'e'}}"
 
 
 def _duration(seconds: float) -> str:
@@ -79,11 +73,11 @@ class Progress(hooks.Hook):
 
         `line` brings those of a linear model into the units of the data.
         """
-        self._names, self._line = names, line
-        self._live = printing.LiveLine(out)
+        self._names, self._line, self._live = names, line, console.LiveLine(out)
         self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
-        self._num_epochs = last_step // steps_per_epoch
-        self._every = -(-self._num_epochs // _MOST_ROWS)
+        epochs = last_step // steps_per_epoch
+        self._every = -(-epochs // _MAX_ROWS)
+        self._digits = len(str(epochs))
         self._printed = -1  # the epoch
         self._first: tuple[int, float] | None = None
 
@@ -95,12 +89,13 @@ class Progress(hooks.Hook):
         if epoch // self._every > self._printed // self._every or event.step == self.last_step:
             values = event.values[None]
             values = self._line.watched_in_data_units(values) if self._line else values
+            label = f"Epoch {epoch:{self._digits}d}:" if epoch else "Starting:"
             text = report(self._names, values[0], *event.evaluation)
-            self.line(f"{self._label(epoch)} {text}")
+            self.line(f"{label:{max(7 + self._digits, len('Starting:'))}} {text}")
             self._printed = epoch
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Shows that training is alive, where nothing else has for a while."""
+        """Shows that training is alive, if nothing else has for a while."""
         now = time.monotonic()
         if self._first is None:  # what went before was compilation
             self._first = rows.next_step, now
@@ -122,8 +117,3 @@ class Progress(hooks.Hook):
     def close(self) -> None:
         """Leaves a terminal at the start of a line."""
         self._live.close()
-
-    def _label(self, epoch: int) -> str:
-        width = len(f"Epoch {self._num_epochs}:")
-        label = f"Epoch {epoch:{len(str(self._num_epochs))}d}:" if epoch else "Starting:"
-        return label.ljust(max(width, len("Starting:")))

@@ -27,11 +27,12 @@ class MetricsTable:
         """Cuts a file that is there back to a size that it had."""
         self._path = path
         if path.exists():
-            os.truncate(path, min(size, path.stat().st_size))
+            with files.writing(path):
+                os.truncate(path, min(size, path.stat().st_size))
 
     def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Appends K rows, from columns [K] by their names."""
-        with self._path.open("a", newline="", encoding="utf-8") as file:
+        with files.writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             if not file.tell():
                 writer.writerow(columns)
@@ -44,7 +45,7 @@ class MetricsTable:
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file, of which numbers that are not finite become strings."""
-    with files.replacing(path) as unfinished:
+    with files.writing(path), files.replacing(path) as unfinished:
         unfinished.write_text(json.dumps(_finite(dict(content)), indent=2) + "\n", "utf-8")
 
 

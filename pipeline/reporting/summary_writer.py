@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.text import summary_v2 as text
 
-from pipeline import printing
+from pipeline import console, files
 from pipeline.reporting import event_file
 from pipeline.training import clock as clock_lib
 from pipeline.training import step_metrics
@@ -73,7 +73,8 @@ class SummaryWriter:
         self._file_name = event_file.file_name(
             1 + max(map(event_file.number_of, written), default=0)
         )
-        self._earlier = _cut_back(directory, written, earlier)
+        with files.writing(directory):
+            self._earlier = _cut_back(directory, written, earlier)
         self._files: dict[str, event_file.EventFile] = {}
 
     def steps(self, rows: step_metrics.StepMetrics) -> None:
@@ -189,7 +190,7 @@ def _cut_back(
         found.pop(name).unlink()
     for name, size in sizes.items():
         if name not in found or not event_file.cut_back(found[name], size):
-            printing.say(
+            console.say(
                 f"Warning: a part of {directory / name} is gone, so its curves have a gap",
                 sys.stderr,
             )

@@ -1,7 +1,7 @@
 """TensorBoard's web page, with defaults that show every run and every step, and follow training.
 
-Neither a flag nor the address sets these defaults: they are texts in the script of the page.
-The page keeps what a person has chosen instead, as it always does.
+No flag of TensorBoard sets these defaults, and its address only the smoothing: they are texts in
+the script of the page. The page keeps what a person has chosen instead, as it always does.
 """
 
 import io
@@ -30,7 +30,7 @@ _DEFAULTS = (
 
 
 def with_defaults(page: BinaryIO) -> BinaryIO:
-    """The page, a zip file, with these defaults; or as it is where its script is another one."""
+    """The page, a zip file, with these defaults; an unknown version of it stays as it is."""
     with zipfile.ZipFile(page) as original:
         files = {name: original.read(name) for name in original.namelist()}
     page.seek(0)

@@ -106,11 +106,10 @@ def settings(config: config_lib.Config) -> dict[str, int]:
         is_shared = not field.metadata["may_change"] or field.name in _SHARED
         if is_shared and field.name not in _PATHS:
             result[f"--{field.name}"] = zlib.crc32(str(getattr(config, field.name)).encode())
-    result["--loss"] = zlib.crc32(config.plain_loss.encode())  # a name, unless it is a function
+    result["--loss"] = zlib.crc32(config.loss.encode())  # a name, unless it is a function
     result["--data"] = 0
-    for flag, function in user_code.functions(config).items():
-        code = function.path.read_bytes()
-        result[f"--{flag}"] = zlib.crc32(function.name.encode(), zlib.crc32(code))
+    for flag, function in user_code.find(config).items():
+        result[f"--{flag}"] = zlib.crc32(function.name.encode(), zlib.crc32(function.code))
     return result
 
 

@@ -64,23 +64,25 @@ class Checkpoints:
             return
         self.save_best(state.best.step, best_variables)
         self._state.assign(state.to_bytes())
-        self._checkpoint.write(str(self._directory / f"ckpt-{state.step}"))
-        self._saved = state.step
-        older = [path for path in _newest_first(self._directory) if _step(path) <= self._saved]
-        for path in older[_KEPT:]:  # newer ones are damaged
-            _remove(path)
+        with files.writing(self._directory):
+            self._checkpoint.write(str(self._directory / f"ckpt-{state.step}"))
+            self._saved = state.step
+            older = [path for path in _newest_first(self._directory) if _step(path) <= self._saved]
+            for path in older[_KEPT:]:  # newer ones are damaged
+                _remove(path)
 
     def save_best(self, step: int, variables: variables_lib.Arrays | None) -> None:
         """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
         name = f"best-{step}"
         if variables is None:
             return
-        if not (self._directory / f"{name}.index").exists():
-            best = {name: tf.Variable(value) for name, value in variables.items()}
-            tf.train.Checkpoint(model=best).write(str(self._directory / name))
-        for path in _prefixes(self._directory, "best"):
-            if path.name != name:
-                _remove(path)
+        with files.writing(self._directory):
+            if not (self._directory / f"{name}.index").exists():
+                best = {name: tf.Variable(value) for name, value in variables.items()}
+                tf.train.Checkpoint(model=best).write(str(self._directory / name))
+            for path in _prefixes(self._directory, "best"):
+                if path.name != name:
+                    _remove(path)
 
     def best(self, step: int) -> variables_lib.Arrays:
         """The model of the best epoch, which ended at a step.
@@ -149,6 +151,7 @@ class SaveCheckpoints(hooks.Hook):
     def after(self, rows: step_metrics.StepMetrics) -> None:
         """Saves if it is due; raises errors.StoppedError if a signal has come."""
         if self._stop or self._every.is_due(rows.next_step):
+            self._stop.announce()
             self._save(rows.next_step)
             self._every.done(rows.next_step)
             # A signal that comes later than the save waits for the next one.

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline import cli, files, printing
+from pipeline import cli, console, files
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate, linear, monitor, reports
@@ -55,18 +55,19 @@ class Outputs:
             self._task.variables.assign(self._checkpoints.best(step))
             epoch = step // self._monitor.steps_per_epoch
             loss = f"{self._monitor.monitored}={self._monitor.best.loss:.5f}"
-            printing.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
-        if isinstance(model, tf.keras.Model):
-            self._save_weights(model)
+            console.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
         version = versions.following(self._dir.export, *self._dir.exports_before())
-        export.publish(
-            self._task,
-            self._datasets,
-            version,
-            self._description(step, last_step, final),
-            line=self._line,
-            formats=self._config.formats,
-        )
+        with files.writing(self._dir.export):
+            if isinstance(model, tf.keras.Model):
+                self._save_weights(model)
+            export.publish(
+                self._task,
+                self._datasets,
+                version,
+                self._description(step, last_step, final),
+                line=self._line,
+                formats=self._config.formats,
+            )
         named = {
             f"{part}, {who}": report._asdict()
             for who, parts in found.items()
@@ -88,7 +89,7 @@ class Outputs:
     ) -> None:
         """Exports a finished run again, unless its newest export is what is wanted."""
         exported = versions.newest_steps(self._dir.export)
-        printing.say(f"{self._dir.path} is finished; {self._how_to_extend(step, last_step)}")
+        console.say(f"{self._dir.path} is finished; {self._how_to_extend(step, last_step)}")
         if exported is None or exported.model != self._exported_step(step) or self._lacks_formats():
             self.export(step, final, found, seconds)
             self.say_what_next()
@@ -109,16 +110,17 @@ class Outputs:
 
     def remove_old_exports(self) -> None:
         """Keeps as many versions as --export_versions_to_keep says."""
-        versions.remove_old(self._dir.export, keep=self._config.export_versions_to_keep)
+        with files.writing(self._dir.export):
+            versions.remove_old(self._dir.export, keep=self._config.export_versions_to_keep)
 
     def say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
         path = str(self._dir.path)
-        printing.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
+        console.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
         if self._datasets.features:
             predict = cli.command("predict", f"--export_dir={self._dir.export}", self._example())
-            printing.say(f"Predict: {predict}")
-        printing.say(f"Repeat:  {cli.repeat_command(self._dir.flags)}")
+            console.say(f"Predict: {predict}")
+        console.say(f"Repeat:  {cli.repeat_command(self._dir.flags)}")
 
     def _example(self) -> str:
         """A flag with an input to predict from."""

@@ -76,7 +76,7 @@ class RunDir:
         """Holds the lock of the directory; yields whether there is a run to resume.
 
         Raises:
-          As check does.
+          errors.PipelineError: the same errors as those of `check`.
         """
         self.check(config)
         if config.overwrite and self.path.exists():
@@ -87,12 +87,13 @@ class RunDir:
         except OSError as error:
             raise errors.RunError(f"{self.path} can't be made: {error.strerror}") from error
         with self._locked():
-            for directory in (self.path, self.figures, self.export):
-                files.remove_unfinished(directory)
             resumes = self._has_begun()
-            if not resumes:
-                flagfile.write(self.flags, flagfile.from_config(config))
-                self._copy_code(config)
+            with files.writing(self.path):
+                for directory in (self.path, self.figures, self.export):
+                    files.remove_unfinished(directory)
+                if not resumes:
+                    flagfile.write(self.flags, flagfile.from_config(config))
+                    self._copy_code(config)
             try:
                 yield resumes
             except BaseException:
@@ -101,7 +102,7 @@ class RunDir:
                 raise
 
     def _content(self) -> list[pathlib.Path]:
-        """What is in the directory, but for what a process leaves that is killed at its start."""
+        """The content of the directory, without what a process killed at its start leaves."""
         is_lock = self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes())
         return [
             path
@@ -110,7 +111,7 @@ class RunDir:
         ]
 
     def _has_begun(self) -> bool:
-        """Whether training has begun here: then there is a checkpoint, or should be one."""
+        """Whether training has begun here, so that there should be a checkpoint."""
         beginning = {self.flags, self.checkpoints, self.code}
         return flagfile.is_of_run(self.flags) and (
             any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning
@@ -136,7 +137,7 @@ class RunDir:
         )
         epochs = flags.get("epochs", "")
         errors.require(
-            epochs.isdecimal() and config.epochs >= int(epochs),
+            re.fullmatch(r"\d{1,16}", epochs) and config.epochs >= int(epochs),
             f"the run {self.path} has --epochs={epochs}, which may grow but not shrink; "
             f"received --epochs={config.epochs}",
         )
@@ -150,19 +151,19 @@ class RunDir:
 
     def _copy_code(self, config: config_lib.Config) -> None:
         """Keeps the user's files as they are at the start of the run."""
-        for flag, function in user_code.functions(config).items():
+        for flag, function in user_code.find(config).items():
             if function.is_own:
                 self.code.mkdir(exist_ok=True)
                 with files.replacing(self.code / f"{flag}.py") as unfinished:
-                    unfinished.write_bytes(function.path.read_bytes())
+                    unfinished.write_bytes(function.code)
 
     def _check_code(self, config: config_lib.Config) -> None:
-        for flag, function in user_code.functions(config).items():
+        for flag, function in user_code.find(config).items():
             copy = self.code / f"{flag}.py"
             errors.require(
                 not function.is_own
                 or not copy.exists()
-                or user_code.is_same_code(copy.read_bytes(), function.path.read_bytes()),
+                or user_code.is_same_code(copy.read_bytes(), function.code),
                 f"{function.path} has changed since the run {self.path} was started, which keeps "
                 f"it as {copy}; choose another --run_name, or start anew with --overwrite",
             )
@@ -173,7 +174,8 @@ class RunDir:
         try:
             file = open(self._lock, "a+")  # noqa: SIM115 (closed below)
         except OSError as error:
-            raise errors.RunError(f"{self.path} can't be written to: {error.strerror}") from error
+            reason = error.strerror or errors.one_line(error)
+            raise errors.RunError(f"{self.path} can't be written to: {reason}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,11 +1,11 @@
-"""Requests to stop by SIGINT, SIGTERM, and SIGHUP where it is not ignored."""
+"""Requests to stop by SIGINT, SIGTERM, and by SIGHUP unless it is ignored."""
 
 import signal
 import sys
 import types
 from typing import Any
 
-from pipeline import errors, printing
+from pipeline import console, errors
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class StopRequest:
     """While entered, remembers a signal until the run has saved a checkpoint.
 
-    A second signal aborts the process immediately.
+    A second signal ends the process at once.
 
     Attributes:
       received: The number of the signal that this process has received.
@@ -39,6 +39,12 @@ class StopRequest:
         """Whether training is to stop."""
         return bool(self.received if self.agreed is None else self.agreed)
 
+    def announce(self) -> None:
+        """Says that a checkpoint follows if a signal has come; a handler can't print safely."""
+        if self.received is not None:
+            message = "Saving a checkpoint; press Ctrl-C again to quit at once"
+            console.say(f"\n{message}", sys.stderr)
+
     def check(self, how_to_resume: str) -> None:
         """Raises errors.StoppedError if training is to stop."""
         number = self.received if self.agreed is None else self.agreed
@@ -50,5 +56,3 @@ class StopRequest:
         self.received = number
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        printing.say(f"\n{name}: stopping; repeat to abort immediately", sys.stderr)

@@ -5,9 +5,8 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
-from pipeline import cli, errors, flagfile, printing
+from pipeline import cli, console, errors, files, flagfile, user_code
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
@@ -63,16 +62,19 @@ def train(
       errors.StoppedError: a signal stopped the run; it can be resumed.
       errors.LostWorkerError: another worker can't be reached; all can be started again.
     """
-    trainer = _Trainer(config, datasets, communicator)
+    functions = user_code.find(config, ("model", "loss")).values()
     with contextlib.ExitStack() as stack:
+        # files.writing takes the errors of TensorFlow that are about the disk.
+        stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
+        trainer = _Trainer(config, datasets, communicator)
         resumes = datasets.worker.is_chief and stack.enter_context(trainer.run_dir.opened(config))
         stack.enter_context(_ending_together(communicator))
         try:
             return trainer.run(resumes=resumes)
-        except (OSError, tf.errors.OpError) as error:
+        except errors.WriteError as error:
             raise errors.RunError(
-                f"the run {trainer.run_dir.path} can't be written: {errors.one_line(error)}; its "
-                f"checkpoints are intact; resume with: {trainer.command}"
+                f"the run {trainer.run_dir.path} can't be written: {error}; its checkpoints are "
+                f"intact; resume with: {trainer.command}"
             ) from error
 
 
@@ -195,20 +197,20 @@ class _Trainer:
         line, (mode, reason) = self._line, self._compilation
         if self._config.is_linear_regression and (line is None or line.why_not):
             why = line.why_not if line else "this model with this loss is not linear regression"
-            printing.say(f"Note: {why}, so the least-squares reference is left out")
+            console.say(f"Note: {why}, so the least-squares reference is left out")
         squares = line.standardized if line else None
         if self._datasets.units and squares and squares.condition_number > _COLLINEAR:
-            printing.say(
+            console.say(
                 "Note: the features are nearly collinear (condition number "
                 f"{squares.condition_number:.3g}): many W fit about as well, and training takes "
                 "long to come near least squares"
             )
         if reason:
-            printing.say(f"Note: {reason}, so the steps run {mode.value}")
+            console.say(f"Note: {reason}, so the steps run {mode.value}")
         if self._communicator and (note := self._loop.note_on_speed()):
-            printing.say(f"Note: {note}")
+            console.say(f"Note: {note}")
         if warning := divergence.warning(self._config, line):
-            printing.say(f"Warning: {warning}")
+            console.say(f"Warning: {warning}")
 
     def _make_reporters(self, state: run_state.RunState | None) -> reporters_lib.Reporters:
         """Prepares what is written and printed, after what a checkpoint knows of it."""
@@ -250,7 +252,8 @@ class _Trainer:
 
     def _begin(self, state: run_state.RunState | None, reporters: reporters_lib.Reporters) -> None:
         """Saves and records what is known before training."""
-        self.run_dir.result.unlink(missing_ok=True)
+        with files.writing(self.run_dir.result):
+            self.run_dir.result.unlink(missing_ok=True)
         mode, reason = self._compilation
         count = self._datasets.worker.count
         settings = {
@@ -261,8 +264,9 @@ class _Trainer:
         if state is None:
             self._save(0, reporters)
         else:
-            flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
-            printing.say(f"Resuming at step {state.step:,} of {self._last_step:,}")
+            with files.writing(self.run_dir.flags):
+                flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
+            console.say(f"Resuming at step {state.step:,} of {self._last_step:,}")
         if state is None or state.step == 0:
             reporters.start(self._graph, settings)
         elif state.last_step < self._last_step:

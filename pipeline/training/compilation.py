@@ -66,8 +66,8 @@ def prepare(
     """
     if config.run_eagerly:
         return None, Compilation(Mode.EAGER)
-    functions = user_code.of_task(config).values()
-    with user_code.blamed("tracing the training step", *functions):
+    functions = user_code.find(config, ("model", "loss")).values()
+    with user_code.user_errors("tracing the training step", *functions):
         traced = train_step.trace(step, task, optimizer)
         graph = traced.as_graph_def()
         _check_variables(traced, task, optimizer)

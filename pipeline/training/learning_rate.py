@@ -13,7 +13,7 @@ from pipeline.training import task as task_lib
 
 _OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
 _LENGTH = 0.1  # of the first step where the curvature may grow
-_KEEPS_CURVATURE = "mse|meansquarederror|.*crossentropy"
+_KEEPS_CURVATURE = "mean_squared_error|.*crossentropy"
 _ITERATIONS = 30
 _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
 
@@ -57,7 +57,7 @@ def choose(
         chosen = np.sort(np.argpartition(lengths, count - most)[-most:])
     curvature, slope = _curvature(task, train.rows(chosen).map(tf.constant))
     rates = [1 / curvature if curvature > 0 else np.inf]
-    if not re.fullmatch(_KEEPS_CURVATURE, config.plain_loss):
+    if not re.fullmatch(_KEEPS_CURVATURE, config.loss):
         rates.append(_LENGTH / slope if slope > 0 else np.inf)
     return float(f"{min(rates):.2g}") if 0 < min(rates) < np.inf else _OTHERS
 

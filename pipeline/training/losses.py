@@ -30,7 +30,7 @@ def by_name(name: str) -> ExampleLoss:
     Raises:
       errors.InputError: Keras has none of that name.
     """
-    if name.replace("_", "").lower() in ("mse", "meansquarederror"):
+    if name == "mean_squared_error":
         return squared_error
     try:
         found = tf.keras.losses.get(name)

@@ -35,7 +35,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         # Keras numbers its names on, from one run of a process to the next.
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
-    functions = user_code.of_task(config)
+    functions = user_code.find(config, ("model", "loss"))
     sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
     model = _make_model(functions["model"], config, sample)
     is_compiled = bool(getattr(model, "compiled", False))
@@ -55,13 +55,13 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         made.variables.assign(made.variables.split(_start(config, datasets)))
     else:
         _check_model(functions["model"], made, sample)
-    with user_code.blamed("calling the loss", *reversed(functions.values())):
+    with user_code.user_errors("calling the loss", *reversed(functions.values())):
         _check_loss(config, made, datasets.train, sample)
     return made
 
 
 def _loss(
-    config: config_lib.Config, functions: dict[str, user_code.Function], model: Any
+    config: config_lib.Config, functions: dict[str, user_code.UserFunction], model: Any
 ) -> losses.Loss:
     """The loss of an uncompiled model."""
     own = functions.get("loss")
@@ -87,12 +87,12 @@ def _start(
 
 
 def _make_model(
-    function: user_code.Function, config: config_lib.Config, sample: batch_lib.Batch
+    function: user_code.UserFunction, config: config_lib.Config, sample: batch_lib.Batch
 ) -> Any:
     """Calls the function, and the model once, which then has its variables."""
     make = function.load()
     arguments = _arguments(function, make, sample)
-    with user_code.blamed("making the model", function):
+    with user_code.user_errors("making the model", function):
         model = make(*arguments)
     errors.require(
         _is_keras(model) or (isinstance(model, tf.Module) and callable(model)),
@@ -109,7 +109,7 @@ def _make_model(
             f"{function}: the model has a {name} of its own, which would not be called: put what "
             "it computes into compute_loss or compute_metrics, which are",
         )
-    with user_code.blamed("calling the model", function), tf_runtime.quiet_stderr():
+    with user_code.user_errors("calling the model", function), tf_runtime.quiet_stderr():
         outputs = model(sample.x)
     _check_outputs(function, outputs, sample)
     errors.require(
@@ -120,9 +120,11 @@ def _make_model(
     return model
 
 
-def _arguments(function: user_code.Function, make: Any, sample: batch_lib.Batch) -> tuple[Any, ...]:
+def _arguments(
+    function: user_code.UserFunction, make: Any, sample: batch_lib.Batch
+) -> tuple[Any, ...]:
     """What a function that makes a model asks for: nothing, the spec, or the number of features."""
-    with user_code.blamed("making the model", function):
+    with user_code.user_errors("making the model", function):
         parameters = list(inspect.signature(make).parameters.values())
     names = [p.name for p in parameters]
     if "spec" in names[:1]:
@@ -141,7 +143,7 @@ def _arguments(function: user_code.Function, make: Any, sample: batch_lib.Batch)
     return (sample.x.shape[1],) if takes_one and is_matrix else ()
 
 
-def _check_outputs(function: user_code.Function, outputs: Any, sample: batch_lib.Batch) -> None:
+def _check_outputs(function: user_code.UserFunction, outputs: Any, sample: batch_lib.Batch) -> None:
     """Checks that a model gives something for each example."""
     found = batch_lib.Batch(outputs, ()).arrays
     shapes = [list(getattr(each, "shape", ())) for each in found]
@@ -152,7 +154,7 @@ def _check_outputs(function: user_code.Function, outputs: Any, sample: batch_lib
     )
 
 
-def _check_compiled(function: user_code.Function, config: config_lib.Config) -> None:
+def _check_compiled(function: user_code.UserFunction, config: config_lib.Config) -> None:
     """Checks that no flag is given for what a compiled model brings."""
     given = [n for n in _COMPILED if getattr(config, n) != getattr(config_lib.Config(), n)]
     if config.learning_rate is None or config.is_synthetic:
@@ -165,11 +167,11 @@ def _check_compiled(function: user_code.Function, config: config_lib.Config) -> 
 
 
 def _check_model(
-    function: user_code.Function, made: task_lib.Task, sample: batch_lib.Batch
+    function: user_code.UserFunction, made: task_lib.Task, sample: batch_lib.Batch
 ) -> None:
     """Checks that predictions without training are the same each time, and change nothing."""
     before = made.variables.arrays()
-    with user_code.blamed("calling the model", function):
+    with user_code.user_errors("calling the model", function):
         one, other = (
             [np.asarray(array) for array in batch_lib.Batch(made.predict(sample.x), ()).arrays]
             for _ in range(2)

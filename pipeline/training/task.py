@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pipeline import user_code
 from pipeline.data import batch as batch_lib
 from pipeline.training import losses
 from pipeline.training import variables as variables_lib
@@ -43,7 +44,8 @@ class Task:
 
     def outputs(self, x: Any, *, training: bool = False) -> Any:
         """What the model gives for x, by default as after training."""
-        return self._call(x, training=training) if self._takes_training else self._call(x)
+        with user_code.kept_process():
+            return self._call(x, training=training) if self._takes_training else self._call(x)
 
     def predict(self, x: Any) -> Any:
         """The predictions for x: float32, and [B] if the labels are [B] and it has one output."""

@@ -1,4 +1,4 @@
-"""Printing that never ends the work, whatever becomes of those who read."""
+"""Printing that tolerates a closed pipe or terminal."""
 
 import contextlib
 import errno
@@ -9,18 +9,19 @@ import shutil
 import stat
 import sys
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 _NAMES = ("stdin", "stdout", "stderr")  # of the descriptors 0, 1, 2
 _CLEAR = "\r\033[K\033[J"  # the row of the cursor, then all below
 _SECONDS_BETWEEN_LIVE, _SECONDS_BETWEEN_PLAIN = 0.1, 30.0
+_is_quiet = False
 
 
 class _Output(io.FileIO):
-    """A standard descriptor. After an error it leads to nowhere, so the next write succeeds.
+    """A standard descriptor that leads to nowhere after an error, so the next write succeeds.
 
-    That a pipe has no reader any more (`| head`, or a `tee` at Ctrl-C), or a terminal was
-    closed, is no error.
+    A pipe without a reader (`| head`, or a `tee` at Ctrl-C) and a closed terminal are no errors.
     """
 
     def __init__(self, number: int):
@@ -43,14 +44,21 @@ class _Output(io.FileIO):
             return memoryview(data).nbytes
 
 
+class _Stream(io.TextIOWrapper):
+    """A stream that the user's code can't close."""
+
+    def close(self) -> None:
+        self.flush()
+
+
 def has_no_reader(descriptor: int, error: OSError) -> bool:
-    """Whether an error means that nobody reads any more, of a pipe or a terminal."""
+    """Whether an error means that nobody reads a pipe or a terminal any more."""
     is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
     return not is_file and error.errno in (errno.EPIPE, errno.EIO)
 
 
 def open_streams() -> None:
-    """Replaces stdout and stderr by streams that can't fail where nobody reads.
+    """Replaces stdout and stderr by streams that tolerate the loss of their reader.
 
     A standard descriptor that the caller closed leads to nowhere from now on; else the next
     file that is opened would take its number, and get what C++ code prints.
@@ -67,7 +75,7 @@ def _stream(number: int, before: TextIO | None) -> TextIO:
     if before:
         with contextlib.suppress(OSError):
             before.flush()  # as what an edited package prints when it is imported
-    return io.TextIOWrapper(
+    return _Stream(
         io.BufferedWriter(_Output(number)),
         encoding=before.encoding if before else None,
         errors="backslashreplace",  # for a terminal that knows ASCII only
@@ -78,8 +86,10 @@ def _stream(number: int, before: TextIO | None) -> TextIO:
 def say(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
     """Prints a text, by default to stdout, and flushes it.
 
-    Where that is impossible (a full disk), says so once on stderr and goes on.
+    On a full disk it says so once on stderr.
     """
+    if _is_quiet and out is None:
+        return
     try:
         print(text, file=out or sys.stdout, end=end, flush=True)
     except OSError as error:
@@ -87,18 +97,45 @@ def say(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
             say(f"{error.filename}: {error.strerror}; going on without it", sys.stderr)
 
 
+@contextlib.contextmanager
+def only_progress() -> Iterator[None]:
+    """Keeps lines that stay from stdout; those that show that work is alive are printed."""
+    global _is_quiet
+    _is_quiet = True
+    try:
+        yield
+    finally:
+        _is_quiet = False
+
+
 def printable(text: str) -> str:
     """A text on one line in which nothing can command a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The lines of a table: the first column is left-aligned, and the others right-aligned."""
+    from rich import console  # not at the start of a program, which it would delay
+    from rich import table as table_lib
+
+    made = table_lib.Table(box=None, pad_edge=False, padding=(0, 2))
+    for number, name in enumerate(header):
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    out = io.StringIO()
+    settings: Any = dict.fromkeys(("markup", "emoji", "highlight"), False)
+    console.Console(file=out, width=10_000, color_system=None, **settings).print(made)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 class LiveLine:
     """A line that shows that work is alive.
 
     On a terminal it is rewritten in place, at most ten times a second; in a pipe or a file it is
-    a plain line now and then. The cursor waits at the beginning of the line: where a window
-    shrinks and wraps it into several rows, what follows the cursor is still all that is to be
-    cleared.
+    a plain line every 30 seconds. The cursor waits at the beginning of the line: if a window
+    shrinks and wraps the line into several rows, all of them follow the cursor and are cleared.
+    (A live display of `rich` leaves such rows, and hides the cursor of a process that is killed.)
     """
 
     def __init__(self, out: TextIO | None = None):
@@ -109,7 +146,7 @@ class LiveLine:
         self._printed = time.perf_counter()
 
     def is_due(self) -> bool:
-        """Whether there has been nothing new for a while."""
+        """Whether nothing new has been printed for a while."""
         return time.perf_counter() - self._printed >= self._pause
 
     def show(self, text: str) -> None:
@@ -118,14 +155,14 @@ class LiveLine:
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
             # Not _CLEAR: it flickers, and tmux keeps a copy of a screen that is cleared as a whole.
-            say(f"\r{text[:width]}\033[J\r", self._out, end="")
-        else:
-            say(f"{text}\n", self._out, end="")
+            text = f"\r{text[:width]}\033[J\r"
+        say(text, self._out, end="" if self._is_terminal else "\n")
 
     def add(self, text: str) -> None:
         """Prints a line that stays, above this one."""
-        self._printed = time.perf_counter()
-        say(f"{_CLEAR * self._is_terminal}{text}\n", self._out, end="")
+        if not _is_quiet:
+            self._printed = time.perf_counter()
+            say(f"{_CLEAR * self._is_terminal}{text}", self._out)
 
     def close(self) -> None:
         """Leaves a terminal at the start of a line."""

@@ -1,4 +1,4 @@
-"""Tests of pipeline.printing; most need streams that a process of its own can lose."""
+"""Tests of pipeline.console; most need streams that a process of its own can lose."""
 
 import os
 import pathlib
@@ -9,17 +9,18 @@ import time
 
 import pytest
 
-from pipeline import printing
+from pipeline import console
 
 _BEGIN = """
 import sys
-from pipeline import printing
-printing.open_streams()
+from pipeline import console
+console.open_streams()
 """
 _WORK = f"""{_BEGIN}
-printing.say("first")
-printing.say("x" * 1_000_000)  # more than a pipe or a buffer holds
-printing.say("to stderr", sys.stderr)
+console.say("first")
+console.say("x" * 1_000_000)  # more than a pipe or a buffer holds
+console.say("to stderr", sys.stderr)
+sys.stdout.close()  # as code of the user may do
 file = open("file.txt", "w")
 assert file.fileno() > 2
 sys.stdout.write("by another print")  # which Python flushes at exit
@@ -38,15 +39,15 @@ def _end(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
 
 
 def test_a_text_is_printed_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    printing.say("größe")
-    printing.say("of", end=" ")
-    printing.say("x")
+    console.say("größe")
+    console.say("of", end=" ")
+    console.say("x")
     assert capsys.readouterr() == ("größe\nof x\n", "")
 
 
 def test_a_text_can_be_read_at_once(tmp_path: pathlib.Path) -> None:
     """It does not wait in a buffer, which is lost where the process is killed."""
-    script = f"{_BEGIN}import os; printing.say('while it trains'); os._exit(7)"
+    script = f"{_BEGIN}import os; console.say('while it trains'); os._exit(7)"
     assert _end(_start(script, tmp_path)) == (7, b"while it trains\n", b"")
 
 
@@ -114,14 +115,33 @@ def test_a_reader_that_is_slow_gets_everything(tmp_path: pathlib.Path) -> None:
 
 def test_ascii_is_enough(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    script = f"{_BEGIN}printing.say('größe'); printing.say('\\udcff', sys.stderr)"
+    script = f"{_BEGIN}console.say('größe'); console.say('\\udcff', sys.stderr)"
     assert _end(_start(script, tmp_path)) == (0, rb"gr\xf6\xdfe" + b"\n", rb"\udcff" + b"\n")
 
 
-def test_a_stream_of_any_kind_is_written_to(tmp_path: pathlib.Path) -> None:
-    with (tmp_path / "log.txt").open("w") as file:
-        printing.say("y", file)
-        assert (tmp_path / "log.txt").read_text() == "y\n"
+def test_only_progress_is_printed_where_the_rest_is_not_wanted(
+    capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    """As in a sweep."""
+    with (tmp_path / "log.txt").open("w") as file, console.only_progress():
+        live = console.LiveLine()
+        live.show("alive")
+        live.add("a row")
+        console.say("of the run")
+        console.say("y", file)
+    console.say("and all again")
+    assert capsys.readouterr() == ("alive\nand all again\n", "")
+    assert (tmp_path / "log.txt").read_text() == "y\n"
+
+
+def test_columns_of_a_table_are_aligned() -> None:
+    """Whatever is in them: characters of two columns, and what rich takes for markup."""
+    rows = [("名前 [b]", "1.50", "2"), ("x", "21116.7", "")]
+    assert console.table(("Fit", "RMSE", "R²"), rows).splitlines() == [
+        "Fit            RMSE    R²",
+        "名前 [b]       1.50     2",
+        "x           21116.7",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -137,4 +157,4 @@ def test_a_stream_of_any_kind_is_written_to(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_nothing_printable_commands_a_terminal(text: str, shown: str) -> None:
-    assert printing.printable(text) == shown
+    assert console.printable(text) == shown

@@ -1,0 +1,118 @@
+"""Settings of the examples. Standard library only."""
+
+import dataclasses
+
+from pipeline import errors, fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthetic:
+    """Examples that are drawn from a curve."""
+
+    synthetic: str = fields.field(
+        "line",
+        "Without --data: 'line' draws y = true_w*x + true_b, 'sine' y = true_w*sin(pi*x) + true_b.",
+        choices=("line", "sine"),
+    )
+    num_examples: int = fields.field(
+        201, "Training examples to draw.", at_least=2, at_most=fields.MAX_INT32
+    )
+    true_w: float = fields.field(3.0, "W of the curve that synthetic data are drawn from.")
+    true_b: float = fields.field(2.0, "b of the curve that synthetic data are drawn from.")
+    noise_stddev: float = fields.field(
+        1.0, "Standard deviation of the noise on synthetic y.", at_least=0
+    )
+    x_min: float = fields.field(-2.0, "The smallest synthetic x.")
+    x_max: float = fields.field(2.0, "The largest synthetic x.")
+
+    def _check(self) -> None:
+        errors.require(
+            self.x_min < self.x_max,
+            f"--x_min must be less than --x_max; received --x_min={self.x_min:g} "
+            f"--x_max={self.x_max:g}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Examples that are read."""
+
+    data: str = fields.field(
+        "",
+        "What to train on in place of synthetic data: a CSV or Parquet file, several separated by "
+        "commas, a pattern such as 'part-*.csv', or a function of your own such as mine:houses, "
+        "which returns columns by their names.",
+        may_sweep=False,
+    )
+    label: str = fields.field(
+        "", "The column to predict; by default the last one.", may_sweep=False
+    )
+    features: str = fields.field(
+        "",
+        "The columns to predict from, separated by commas; by default all others.",
+        may_sweep=False,
+    )
+    categorical: str = fields.field(
+        "",
+        "Feature columns that hold texts, separated by commas: each different text becomes a "
+        "feature that is 1 or 0, such as city=Paris.",
+        may_sweep=False,
+    )
+    missing: str = fields.field(
+        "refuse",
+        "What to do if a value is missing: 'refuse' the table, or 'drop' the row.",
+        choices=("refuse", "drop"),
+        may_sweep=False,
+    )
+    standardize: bool | None = fields.field(
+        None,
+        "Train on features (and for regression, on labels) of mean 0 and standard deviation 1; W "
+        "and b are shown, and predictions made, in the units of the data. By default with --data.",
+        may_sweep=False,
+    )
+
+    def _check(self) -> None:
+        fields.check_path("data", self.data)
+        for name in fields.names(Table):
+            value = getattr(self, name)
+            errors.require(
+                value == getattr(Table, name) or not self.is_synthetic,
+                f"--{name}={value} is for a table; say which one with --data",
+            )
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the examples are drawn from a curve instead of read."""
+        return not self.data
+
+    @property
+    def is_standardized(self) -> bool:
+        """Whether training is on standardized data."""
+        return not self.is_synthetic if self.standardize is None else self.standardize
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Examples that are not trained on."""
+
+    validation_examples: int | None = fields.field(
+        None,
+        "Validation examples, which are not trained on: others drawn in the same way (by default "
+        "201), or with --data this many of its rows, chosen by the seed (by default none).",
+        at_least=0,
+        at_most=fields.MAX_INT32,
+    )
+    validation_fraction: float = fields.field(
+        0.0,
+        "With --data, hold out about this fraction of the rows for validation, chosen by --seed. "
+        "Adding rows later does not move existing rows.",
+        at_least=0,
+        at_most=0.9,
+        may_sweep=False,
+    )
+
+    def _check(self) -> None:
+        errors.require(
+            not (self.validation_examples and self.validation_fraction),
+            "--validation_examples and --validation_fraction exclude each other",
+        )

@@ -1,0 +1,99 @@
+"""Settings of the directory of a run and what is kept in it. Standard library only."""
+
+import dataclasses
+import re
+
+from pipeline import errors, fields
+
+_FORMATS = ("litert", "onnx")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """When checkpoints are saved."""
+
+    checkpoint_every: int = fields.field(
+        0,
+        "Steps between checkpoints, or 0 for --checkpoint_secs.",
+        may_change=True,
+        **fields.STEP_COUNT,
+    )
+    checkpoint_secs: float = fields.field(
+        10.0, "Seconds between checkpoints.", above=0, may_change=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """Several machines that train together."""
+
+    peer_timeout_secs: int = fields.field(
+        60,
+        "With several workers (TF_CONFIG): seconds to wait for another to start, or to answer.",
+        at_least=1,
+        at_most=86400,
+        **fields.OUTPUT_ONLY,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """The exported model."""
+
+    export: str = fields.field(
+        "last",
+        "Export the model of the last step, or that of the best evaluation. Run the same command "
+        "with the other value to export again without training.",
+        choices=("last", "best"),
+        **fields.OUTPUT_ONLY,
+    )
+    export_formats: str = fields.field(
+        "",
+        "Formats to write beside the SavedModel, separated by commas: litert, onnx. They need the "
+        "extra pipeline[export].",
+        **fields.OUTPUT_ONLY,
+    )
+    export_versions_to_keep: int = fields.field(
+        0,
+        "Remove all but so many versions of the export, the newest; 0 keeps all.",
+        at_least=0,
+        **fields.OUTPUT_ONLY,
+    )
+
+    def _check(self) -> None:
+        errors.require(
+            set(self.formats) <= set(_FORMATS),
+            f"--export_formats must be some of {', '.join(_FORMATS)}; received "
+            f"{self.export_formats!r}",
+        )
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The names in --export_formats."""
+        return tuple(filter(None, dict.fromkeys(self.export_formats.split(","))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """The directory of the run."""
+
+    logdir: str = fields.field(
+        "logs", "The directory that holds the directories of the runs.", **fields.OUTPUT_ONLY
+    )
+    run_name: str = fields.field(
+        "",
+        "Name of the run's directory in --logdir; by default made from the time. An unfinished "
+        "run of that name is resumed.",
+        **fields.OUTPUT_ONLY,
+    )
+    overwrite: bool = fields.field(
+        False, "Start anew, and rename an earlier run of that name.", **fields.OUTPUT_ONLY
+    )
+
+    def _check(self) -> None:
+        fields.check_path("logdir", self.logdir)
+        errors.require(
+            re.fullmatch(r"(?!\.{1,2}$)[\w.,=+-]*", self.run_name),
+            "--run_name must be the plain name of a directory (letters, digits and ._,=+-); "
+            f"received {self.run_name!r}; give its parent with --logdir",
+        )

@@ -1,0 +1,225 @@
+"""Settings of the model, its loss and its training. Standard library only."""
+
+import dataclasses
+import re
+from typing import Any
+
+from pipeline import errors, fields
+
+_OPTIMIZERS = (  # of Keras 3.15, but for those that wrap others
+    *("sgd", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb"),
+    *("lion", "muon", "nadam", "rmsprop", "schedulefreeadamw"),
+)
+_REGRESSION = {  # by their short names
+    "mse": "mean_squared_error",
+    "mae": "mean_absolute_error",
+    "mape": "mean_absolute_percentage_error",
+    "msle": "mean_squared_logarithmic_error",
+    "logcosh": "log_cosh",
+    "huber": "huber",
+}
+_SHORT = {"bce": "binary_crossentropy", "kld": "kl_divergence", "kldivergence": "kl_divergence"}
+
+
+def loss_name(name: str) -> str:
+    """One name for all that Keras takes for a loss: mse, MSE and MeanSquaredError are the same."""
+    if not name.isidentifier():  # a function of one's own
+        return name
+    words = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return (_REGRESSION | _SHORT).get(words, words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """What is trained, and how a step is made."""
+
+    model: str = fields.field(
+        "module",
+        "A function in pipeline/training/models.py, such as keras, polynomial or mlp, or one of "
+        "your own: mine:make_model in a Python module, or models/mine.py:make_model in a file. It "
+        "gets the number of features and returns a keras.Model or tf.Module.",
+    )
+    loss: str = fields.field(
+        "mean_squared_error",
+        "A name that tf.keras.losses.get knows, such as mse or huber, or a function of your own "
+        "such as mine:loss, which gets labels and predictions and returns a loss for each example.",
+    )
+    loop: str = fields.field(
+        "custom",
+        "'custom' is the hand-written GradientTape loop, 'fit' is Keras compile and fit.",
+        choices=("custom", "fit"),
+    )
+    optimizer: str = fields.field(
+        "sgd",
+        "In the custom loop 'sgd' is the hand-written assign_sub; the others are those of Keras.",
+        choices=_OPTIMIZERS,
+    )
+
+    def _check(self) -> None:
+        errors.require(
+            self.model != "module" or self.loop != "fit",
+            "--model=module can't be trained with --loop=fit: compile and fit are methods of "
+            "keras.Model, and a tf.Module has none; use --model=keras or --loop=custom",
+        )
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the model is y = x·W + b."""
+        return self.model in ("module", "keras")
+
+    @property
+    def is_linear_regression(self) -> bool:
+        """Whether the model is y = x·W + b and the loss the squared error."""
+        return self.is_linear and self.loss == Solution.loss
+
+    @property
+    def is_regression(self) -> bool | None:
+        """Whether labels are numbers that may be standardized; None for a loss of one's own."""
+        return None if ":" in self.loss else self.loss in _REGRESSION.values()
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long and how fast the model is trained."""
+
+    epochs: int = fields.field(
+        10,
+        "Passes over the training examples; raise it to extend a run.",
+        at_least=1,
+        may_change=True,
+    )
+    learning_rate: float | None = fields.field(
+        None,
+        "Step size of the optimizer. By default ('auto') the guide's 0.1 for synthetic data; with "
+        "--data, half of the largest that is stable for gradient descent, or 0.01 for another "
+        "optimizer; see training/learning_rate.py.",
+        above=0,
+    )
+    batch_size: int = fields.field(
+        0, "Examples in a batch; 0 makes all of them one batch.", at_least=0
+    )
+    seed: int = fields.field(
+        0,
+        "Seed of the model's initial weights and dropout, of synthetic data, of the order of the "
+        "examples, and of the choice of validation rows.",
+        at_least=0,
+        at_most=2**32 - 1,
+    )
+    clip_norm: float = fields.field(
+        0.0, "Clip the global norm of the gradients to this; 0 does not clip.", at_least=0
+    )
+    l2: float = fields.field(
+        0.0,
+        "Add so many times the sum of the squares of all weights, but not of biases, to the loss.",
+        at_least=0,
+    )
+
+    def steps_per_epoch(self, num_examples: int) -> int:
+        """Batches that it takes to see every example once; --batch_size=0 makes it one."""
+        return -(-num_examples // (self.batch_size or num_examples))
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the steps."""
+
+    schedule: str = fields.field(
+        "constant",
+        "The learning rate over the steps: 'cosine' takes it to 0 in --decay_steps, 'exponential' "
+        "to a tenth in every --decay_steps.",
+        choices=("constant", "cosine", "exponential"),
+    )
+    decay_steps: int = fields.field(
+        0,
+        "Steps of --schedule; 0 makes it span the whole run. Set it if you may raise --epochs "
+        "later.",
+        **fields.STEP_COUNT,
+    )
+    warmup_steps: int = fields.field(
+        0,
+        "First steps in which the learning rate rises evenly, before the schedule.",
+        **fields.STEP_COUNT,
+    )
+
+    def _check(self) -> None:
+        errors.require(
+            self.schedule != "constant" or not self.decay_steps,
+            f"--decay_steps={self.decay_steps} needs --schedule=cosine or --schedule=exponential",
+        )
+
+    @property
+    def may_be_extended(self) -> bool:
+        """Whether a larger --epochs leaves the steps of a smaller one as they are."""
+        return self.schedule == "constant" or self.decay_steps > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated besides the loss, and what follows from it."""
+
+    metrics: str = fields.field(
+        "",
+        "Names that tf.keras.metrics.get knows, separated by commas, such as mae,accuracy,auc; "
+        "they are evaluated with the loss.",
+        **fields.OUTPUT_ONLY,
+    )
+    early_stopping_patience: int = fields.field(
+        0,
+        "End training after so many evaluations without a smaller validation loss (or training "
+        "loss, if there are no validation examples); 0 never does.",
+        at_least=0,
+        may_change=True,
+    )
+
+    def _check(self) -> None:
+        errors.require(
+            re.fullmatch(r"(\w+(,\w+)*)?", self.metrics),
+            f"--metrics must be names separated by commas; received {self.metrics!r}",
+        )
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names in --metrics."""
+        return tuple(filter(None, dict.fromkeys(self.metrics.split(","))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """How the training step is run."""
+
+    jit_compile: str = fields.field(
+        "auto",
+        "Compile the training step with XLA. 'auto' does, unless the step is known to be slower "
+        "with it (a line says so), or on a CPU with --loop=fit, as Keras does.",
+        choices=("auto", "true", "false"),
+    )
+    run_eagerly: bool = fields.field(
+        False, "Run the step as plain Python, to debug it; draws no graph.", may_sweep=False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The variables at the start of training."""
+
+    initial_w: float | None = fields.field(
+        None,
+        "W at the start of training, for the linear models; by default the guide's 5, or 0 for "
+        "standardized data.",
+    )
+    initial_b: float | None = fields.field(
+        None,
+        "b at the start of training, for the linear models; by default 0, or the mean of the label "
+        "for standardized data.",
+    )
+    initialize_from: str = fields.field(
+        "",
+        "Start from the variables of a run (its directory), checkpoint or export.",
+        may_sweep=False,
+    )
+
+    def _check(self) -> None:
+        fields.check_path("initialize_from", self.initialize_from)
+
+
+GUIDE: dict[str, Any] = {"learning_rate": 0.1, "initial_w": 5.0, "initial_b": 0.0}
