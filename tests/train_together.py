@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.01,
         "metrics": "mae",
         "clip_norm": 0.5,
+        "early_stopping_patience": 3,
         "epochs": 4,
     },
     "table": {"data": "table.csv", "validation_examples": 11, "learning_rate": 0.05},
@@ -42,6 +43,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "export": "best",
     },
 }
+
+
+CONFIGS["mlp-longer"] = CONFIGS["mlp"] | {"epochs": 6}
 
 
 def config(name: str, logdir: pathlib.Path, run_name: str) -> config_lib.Config:
@@ -72,7 +76,7 @@ def main(folder: pathlib.Path, names: list[str]) -> None:
         except errors.DivergedError as error:
             exit_code = error.exit_code
         file = folder / f"{name}-{worker.count}-{worker.index}.npz"
-        np.savez(file, exit_code=exit_code, ***made[-1].variables.arrays())
+        np.savez(file, exit_code=exit_code, **made[-1].variables.arrays())
 
 
 if __name__ == "__main__":
