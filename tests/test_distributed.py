@@ -23,7 +23,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__"),  # of Keras, which saves weights
 ]
-_OF_TWO = tuple(name for name in train_together.CONFIGS if name not in ("longer", "polynomial"))
+# Those that resume another run.
+_LONGER = {("guide", 3): "longer", ("mlp", 2): "mlp-longer"}
+_OF_TWO = tuple(train_together.CONFIGS.keys() - {"polynomial", *_LONGER.values()})
 _OF_THREE = ("guide", "short-last-batch", "polynomial", "table")
 _RUNS = [*((name, 2) for name in _OF_TWO), *((name, 3) for name in _OF_THREE)]
 
@@ -42,13 +44,13 @@ def _start_all(count: int, *command: str, cwd: pathlib.Path) -> list[processes.P
     return [_start(addresses, index, *command, cwd=cwd) for index in range(count)]
 
 
-def _start_as_users_do(*command: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
+def _start_as_users_do(*arguments: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
     """Starts two workers that set themselves what TensorFlow logs, when they import it."""
     addresses = workers.free_addresses(2)
     kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, *arguments],
             cwd=cwd,
             env=kept | workers.environment(addresses, index),
             text=True,
@@ -68,7 +70,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     np.savetxt(folder / "table.csv", np.c_[x, y], "%.6f", ",", header="a,b,c,y", comments="")
     of_three = [f"{name}={name}-3" for name in _OF_THREE]
     of_two = [f"{name}={name}-2" for name in _OF_TWO]
-    for count, names in ((3, of_three), (2, [*of_two, "longer=guide-3"])):
+    longer = [f"{more}={name}-{count}" for (name, count), more in _LONGER.items()]
+    for count, names in ((3, of_three), (2, [*of_two, *longer])):
         command = ("tests.train_together", str(folder), *names)
         results = [helpers.finish(each) for each in _start_all(count, *command, cwd=folder)]
         assert not any(each.returncode for each in results), [each.stderr for each in results]
@@ -84,16 +87,14 @@ def test_workers_take_the_steps_of_one_process(
     together: pathlib.Path, name: str, count: int
 ) -> None:
     """Every curve at every step, the evaluations among them; the numbers are about 1 or less."""
-    alone = "longer" if (name, count) == ("guide", 3) else name
+    alone = _LONGER.get((name, count), name)
     _assert_same_curves(together / "logs" / f"{name}-{count}", together / "alone" / alone)
 
 
-def test_another_number_of_workers_may_resume(together: pathlib.Path) -> None:
-    """Three have made 12 epochs; two go on to 20."""
-    run = together / "logs" / "guide-3"
-    assert {path.stem for path in run.glob("checkpoints/ckpt-*.index")} == {
-        *("ckpt-0", "ckpt-12", "ckpt-20")
-    }
+def test_workers_resume(together: pathlib.Path) -> None:
+    """Three have made 12 epochs, and two go on to 20; a network goes on with its patience."""
+    assert helpers.saved_steps(together / "logs" / "guide-3") == [0, 12, 20]
+    assert helpers.saved_steps(together / "logs" / "mlp-2") == [0, 16, 24]
 
 
 def _assert_same_curves(run: pathlib.Path, alone: pathlib.Path) -> None:
@@ -161,7 +162,7 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     assert f"at step {step:,} " not in results[0].stdout
     assert results[1].stdout == ""
 
-    both = _start_as_users_do(*train, "--peer_timeout_secs=12", cwd=tmp_path)
+    both = _start_as_users_do("-m", *train, "--peer_timeout_secs=12", cwd=tmp_path)
     helpers.wait_for(lambda: helpers.newest(run) > step, 90)
     both[1].send_signal(signal.SIGSTOP)
     first = helpers.finish(both[0])
@@ -190,24 +191,48 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
     assert "worker 1 can't listen at its address in TF_CONFIG: another " in ends[1].stderr
 
     addresses = workers.free_addresses(2)
-    flags = ((), ("--learning_rate=0.2", "--metrics=mae"))
+    flags = ((), ("--learning_rate=0.2", "--metrics=mae", "--batch_size=64"))
     both = [_start(addresses, i, *train, *flags[i], cwd=tmp_path) for i in range(2)]
     for process in both:
         result = helpers.finish(process)
         assert result.returncode == 2
-        assert "the workers differ in --learning_rate, --metrics; start all with" in result.stderr
+        found = re.search("the workers differ in (.*); start all with", result.stderr)
+        assert found
+        differing = {"--metrics", "--learning_rate", "--batch_size", "the training examples"}
+        assert set(found[1].split(", ")) == differing
+
+
+_SILENT = """
+import time
+from pipeline.distributed import workers
+worker = workers.from_environment()
+communicator = workers.import_tensorflow(worker, timeout_secs=3)
+if worker.is_chief:
+    assert communicator.sum([]).tolist() == []
+    communicator.sum([7])
+time.sleep(60)
+"""
+
+
+def test_a_message_without_an_answer_ends_with_a_line(tmp_path: pathlib.Path) -> None:
+    """Where the other worker lives, but does something else."""
+    first, second = _start_as_users_do("-c", _SILENT, cwd=tmp_path)
+    result = helpers.finish(first)
+    second.kill()
+    helpers.finish(second)
+    assert (result.returncode, result.stderr) == (
+        1,
+        "train: worker 0 waited --peer_timeout_secs=3 for a message of another worker; start all "
+        "workers again with the same command: they go on from the last checkpoint\n",
+    )
 
 
 def test_launch_starts_all_again_where_a_worker_dies() -> None:
     """A short version of scripts/crash_test.py --workers=2, which says what is compared."""
     script = pathlib.Path(__file__).parent.parent / "scripts" / "crash_test.py"
     command = [
-        sys.executable,
-        str(script),
-        "--workers=2",
-        "--kills=1",
-        "--seed=5",
-        "--notensorboard",
+        *(sys.executable, str(script), "--workers=2", "--kills=1", "--seed=5", "--notensorboard"),
+        *("--model=mlp", "--flags=--synthetic=sine,--early_stopping_patience=300"),
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,5 +1,6 @@
 """Tests of pipeline.distributed.workers, and of what a worker gets of the data. No messages."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -149,6 +150,43 @@ def test_parts_of_each_batch_are_the_whole(count: int, batch_size: int) -> None:
                 together = np.sort(together, axis=0)
                 array = np.sort(array, axis=0)
             np.testing.assert_array_equal(together, array)
+
+
+_NOT_SHARED = (
+    *("initialize_from", "summary_every", "references", "profile_steps", "checkpoint_every"),
+    *("checkpoint_secs", "peer_timeout_secs", "export_formats", "export_versions_to_keep"),
+    *("logdir", "run_name", "overwrite"),
+)
+
+
+def test_workers_that_differ_in_any_setting_are_told_so(tmp_path: pathlib.Path) -> None:
+    """But for what only the first one does; of --data, the examples are compared."""
+    (tmp_path / "mine.py").write_text("def a(*args): ...\n")
+    mine = f"{tmp_path}/mine.py:a"
+    of_table = {"data": "t.csv", "learning_rate": 0.1}
+    changed: list[dict[str, Any]] = [
+        {"metrics": "mae", "epochs": 3, "batch_size": 3, "seed": 1, "export": "best"},
+        {"loop": "fit", "model": "keras", "jit_compile": "false"},
+        {"run_eagerly": True, "clip_norm": 1.0, "early_stopping_patience": 1, "l2": 0.5},
+        {"schedule": "cosine", "decay_steps": 5, "warmup_steps": 1, "optimizer": "adam"},
+        {"synthetic": "sine", "model": "mlp", "learning_rate": 0.2, "loss": "huber"},
+        {"initial_w": 1.0, "initial_b": 1.0, "num_examples": 9, "validation_examples": 1},
+        {"true_w": 1.0, "true_b": 1.0, "noise_stddev": 2.0, "x_min": -9.0, "x_max": 9.0},
+        {**of_table, "label": "y", "features": "a", "missing": "drop", "standardize": "false"},
+        {**of_table, "validation_fraction": 0.5, "categorical": "a"},
+        {"data": mine, "model": mine, "learning_rate": 0.1},
+    ]
+    expected = agreement.settings(config_lib.Config())
+    found = set()
+    for each in changed:
+        other = agreement.settings(config_lib.Config(**each))
+        assert list(other) == list(expected)
+        differing = {name[2:] for name in expected if other[name] != expected[name]}
+        assert each.keys() - {"data"} <= differing
+        found |= differing
+    assert {f"--{name}" for name in found} == expected.keys()
+    names = {field.name for field in dataclasses.fields(config_lib.Config)}
+    assert names == found | set(_NOT_SHARED)
 
 
 @pytest.mark.parametrize(

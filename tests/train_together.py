@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.01,
         "metrics": "mae",
         "clip_norm": 0.5,
+        "early_stopping_patience": 3,
         "epochs": 4,
     },
     "table": {"data": "table.csv", "validation_examples": 11, "learning_rate": 0.05},
@@ -42,6 +43,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "export": "best",
     },
 }
+
+
+CONFIGS["mlp-longer"] = CONFIGS["mlp"] | {"epochs": 6}
 
 
 def config(name: str, logdir: pathlib.Path, run_name: str) -> config_lib.Config:
