@@ -176,16 +176,19 @@ class Csv(_Records):
         return count + 1
 
     def _parse(self, piece: bytes, names: Sequence[str]) -> Any:
-        """A row that is too long raises PolarsError; one that is too short has no last cell."""
+        """A row that is too long raises PolarsError; one that is too short has no last cell.
+
+        The former is so if all columns are read, and the last row ends in a line break.
+        """
         import polars
 
+        del names
         last, width = self.header[-1], len(self.header)
         frame = polars.read_csv(
-            piece,
+            piece if piece.endswith(b"\n") else piece + b"\n",
             has_header=False,
             separator=self.separator,
             schema=dict.fromkeys(self.header, polars.String),
-            columns=[i for i, name in enumerate(self.header) if name == last or name in names],
         )
         if not frame[last].null_count():
             return frame
