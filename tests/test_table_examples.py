@@ -229,6 +229,13 @@ _BAD = [
         "the column 'x' has numbers that are too large for float",
     ),
     ("ids.csv", {"categorical": "id"}, "'id' has more than 1,000 different texts, too many"),
+    ("one.csv", {}, "one.csv: at least 2 rows must be left to train on; received 1 of 1"),
+    ("n.csv", {"label": "z"}, "has no column 'z' (--label); its columns are ['area', 'rooms', 'pr"),
+    ("n.csv", {"features": "area,z"}, "n.csv: has no column 'z' (--features); its columns are"),
+    ("n.csv", {"features": "area,area"}, "--features must name each column once; received ['area'"),
+    ("n.csv", {"features": "price"}, "--features must not contain the label 'price'"),
+    ("colons.csv", {}, "colons.csv: needs a feature beside the label 'a:y'"),
+    ("n.csv", {"validation_examples": 4}, "received 5 rows and --validation_examples=4"),
     ("n.csv", {"validation_fraction": 0.5, "validation_examples": 2}, "exclude each other"),
 ]
 
@@ -244,6 +251,8 @@ def test_a_bad_table_costs_one_line(
     monkeypatch.chdir(tmp_path)
     _write(tmp_path / "h.csv", _HOUSES)
     _write(tmp_path / "n.csv", _NUMBERS)
+    _write(tmp_path / "one.csv", "a,b,y\n1,2,3\n")
+    _write(tmp_path / "colons.csv", "a:y\n1:2\n3:4\n")
     _write(tmp_path / "gone.csv", "x,y\n,1\n2,\n")
     _write(tmp_path / "large.csv", "x,y\n1e39,1\n2,3\n3,4\n")
     _write(tmp_path / "ids.csv", "id,y\n" + "".join(f"n{i},{i}\n" for i in range(1100)))
