@@ -228,6 +228,35 @@ def test_a_format_that_can_not_hold_a_model_is_named(tmp_path: pathlib.Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_with_texts_is_served_by_its_columns(tmp_path: pathlib.Path) -> None:
+    """As they are named, or as TensorFlow allows; formats without texts take x [N, D]."""
+    columns: dict[str, Any] = {"größe": ("M", "S"), "a": None}
+    learned = _Learned(columns, "y", np.float64([0, 0, 1990, 5]), np.float64([1, 1, 10, 3]))
+    x = np.float32([[1, 0, -1], [0, 1, 2]])
+    examples = datasets_lib.Examples(x, x[:, 0])
+    datasets = datasets_lib.Datasets(examples, None, learned.features, "y", preprocessing=learned)
+    trained = _trained("keras", datasets)
+    export.publish(trained, datasets, tmp_path / "1", {}, formats=("litert", "onnx"))
+    expected = learned.in_data_units(trained.predict(tf.constant(x)).numpy())
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    assert list(loaded.signatures) == ["serving_default", "serving_encoded", "variables"]
+    columns = {"gr__e": tf.constant(["M", "S "]), "a": tf.constant([1980.0, 2010.0])}
+    encoded = np.float32([[1, 0, 1980], [0, 1, 2010]])
+    litert = interpreter.Interpreter(str(tmp_path / "1" / "model.tflite")).get_signature_runner()
+    onnx = reference.ReferenceEvaluator(str(tmp_path / "1" / "model.onnx"))
+    for y in (
+        loaded.serve(columns),
+        loaded.signatures["serving_default"](**columns)["y"],
+        loaded.signatures["serving_encoded"](x=tf.constant(encoded))["y"],
+        litert(x=encoded)["y"],
+        onnx.run(None, {"x": encoded})[0],
+    ):
+        np.testing.assert_allclose(y, expected, rtol=1e-5)
+    columns["gr__e"] = tf.constant(["M", "XL"])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="trained with M, S; received"):
+        loaded.serve(columns)
+
+
 class _Searching(tf.Module):  # type: ignore[misc]
     """A model with an operation that is TensorFlow's alone."""
 

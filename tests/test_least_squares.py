@@ -64,6 +64,28 @@ def test_minimum_is_that_of_least_squares(name: str) -> None:
     assert np.square(y - predicted).mean() == pytest.approx(expected, rel=_INPUTS[name][1])
 
 
+def test_a_column_that_is_rounding_is_left_out() -> None:
+    """As deficit = out - rec: of float32's digits alone, W would be of the order of millions.
+
+    Where W of the others is the same, the loss is, too; and absolute errors are those of float64.
+    """
+    x = np.column_stack([_NORMAL[:, :2], _NORMAL[:, 0] - _NORMAL[:, 1]]).astype(np.float32)
+    y = (x[:, 0] + 0.1 * _NORMAL[:, 3]).astype(np.float32)
+    assert 1e-9 < np.linalg.cond(x) ** -1 < 1e-6
+    fitted, other = (least_squares.LeastSquares.of(part, y) for part in (x, x[:, :2]))
+    assert np.abs(fitted.solution).max() < 2
+    assert fitted.minimum == pytest.approx(other.minimum, rel=1e-6)
+    values = np.append(other.solution[:2], [0, other.solution[2]])
+    np.testing.assert_allclose(
+        fitted.loss([values, values + 1]),
+        other.loss([other.solution, other.solution + np.array([2, 0, 1])]),
+        rtol=1e-6,
+    )
+    residuals = y - x.astype(np.float64) @ fitted.solution[:-1] - fitted.solution[-1]
+    assert fitted.absolute_errors(x, y) == pytest.approx(np.abs(residuals).sum(), rel=1e-12)
+    assert np.square(residuals).mean() == pytest.approx(fitted.minimum, rel=1e-9)
+
+
 @pytest.mark.parametrize("num_features", [1, 3])
 def test_distance_is_the_euclidean_one_from_the_solution(num_features: int) -> None:
     W, b = np.array([3.0, -1.0, 0.5][:num_features]), 2.0

@@ -14,10 +14,12 @@ import time
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 import tensorflow as tf
 
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import preprocessing
 from pipeline.run import export
 from pipeline.training import losses, models, task
 from tests import helpers
@@ -48,6 +50,13 @@ _PRINTED = {
         "--export_dir=line",
         "--input=inches.csv",
     ): 'x,note,y\n1,"5"" pipe",5\n2,b,8\n3,"6"" tube",11\n',
+    **{
+        (
+            "--export_dir=flats",
+            f"--input={name}",
+        ): 'city,area,note,price\nOslo,1,"a, b",103\nBonn,2.5,,16\n'
+        for name in ("flats.csv", "flats.csv.gz", "flats.jsonl", "flats.parquet", "flat-*.csv")
+    },
     ("--export_dir=line", "--input=empty.csv"): "x,y\n",
     ("--export_dir=plane", "--input=empty_plane.csv"): 'b,"a, in m",price\n',
 }
@@ -65,6 +74,16 @@ _MISTAKES = {
     ("--export_dir=plane", "--x=1,2,3"): ("one a feature (a, in m, b); received 3", 2),
     ("--export_dir=plane", "--input=line.csv"): ("has no column 'a, in m'", 2),
     ("--export_dir=plane", "--input=two.csv"): ("has no column 'a, in m'", 2),
+    ("--export_dir=flats", "--x=1,2"): ("the column 'city' is text: use --input", 2),
+    ("--export_dir=flats", "--input=rome.csv"): (
+        "rome.csv: line 3, column 'city': the model was trained with Bonn, Oslo; received 'Rome'; ",
+        2,
+    ),
+    ("--export_dir=flats", "--input=nocity.csv"): (
+        "line 2, column 'city': the value is missing",
+        2,
+    ),
+    ("--export_dir=flats", "--input=no*.jsonl"): ("no*.jsonl: there is no such file", 2),
     ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a directory", 2),
     ("--export_dir=line", "--x=1", "--output=nowhere/y.csv"): ("nowhere/y.csv", 1),
     ("--export_dir=line", "--input=latin1.csv"): ("latin1.csv: can't be read", 2),
@@ -78,15 +97,23 @@ Answers = dict[tuple[str, ...], tuple[Any, str, str]]
 
 
 def _publish(
-    version: pathlib.Path, W: list[float], b: float, *, features: tuple[str, ...], label: str
+    version: pathlib.Path,
+    W: list[float],
+    b: float,
+    *,
+    features: tuple[str, ...],
+    label: str,
+    learned: preprocessing.Preprocessing | None = None,
 ) -> None:
     """Exports y = x·W + b, saying that it is of step 10."""
     model = models.module(len(W))
     model.W.assign(W)
     model.b.assign(b)
     trained = task.Task(model, losses.squared_error, features=features)
-    examples = datasets_lib.Examples(np.ones((3, len(W)), np.float32), np.ones(3, np.float32))
-    datasets = datasets_lib.Datasets(examples, None, features, label)
+    x = np.ones((3, len(W)), np.float32)
+    x[:, 2:] = 0  # of two texts, one is in a row
+    examples = datasets_lib.Examples(x, np.ones(3, np.float32))
+    datasets = datasets_lib.Datasets(examples, None, features, label, preprocessing=learned)
     export.publish(trained, datasets, version, {"step": 10})
 
 
@@ -99,6 +126,26 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     _publish(directory / "line" / "1", [3.0], 2.0, features=("x",), label="y")
     features = ("a, in m", "b")
     _publish(directory / "plane" / "1", [1.0, -2.0], 0.5, features=features, label="price")
+    flats = preprocessing.unchanged({"area": None, "city": ("Bonn", "Oslo")}, "price")
+    _publish(
+        directory / "flats" / "1",
+        [2.0, 10.0, 100.0],
+        1.0,
+        features=flats.features,
+        label=flats.label,
+        learned=flats,
+    )
+    table = polars.DataFrame(
+        {"city": ["Oslo", "Bonn"], "area": ["1", "2.5"], "note": ["a, b", None]}
+    )
+    table.write_parquet(directory / "flats.parquet")
+    table.write_ndjson(directory / "flats.jsonl")
+    for name, rows in (("flats", table), ("flat-1", table[:1]), ("flat-2", table[1:])):
+        rows.write_csv(directory / f"{name}.csv")
+    packed = gzip.compress((directory / "flats.csv").read_bytes())
+    (directory / "flats.csv.gz").write_bytes(packed)
+    (directory / "rome.csv").write_text("area,city\n1, Bonn\n2,Rome\n")
+    (directory / "nocity.csv").write_text("area,city\n1,n/a\n")
     (directory / "plane.csv").write_text('b,other,"a, in m"\n1,text,10\n2,text,20\n')
     (directory / "others.csv").write_text(_OTHERS)
     (directory / "others.csv.gz").write_bytes(gzip.compress(_OTHERS.encode()))

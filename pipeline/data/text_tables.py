@@ -5,7 +5,6 @@ a file is, and what polars fills in or refuses without saying where (rows with a
 many, a quote inside a cell) costs a second, slow look at one piece only.
 """
 
-import abc
 import collections
 import contextlib
 import csv
@@ -52,7 +51,7 @@ def open_file(path: str) -> tables.Table:
                 return tables.Parquet(path)
             stream = _unpacked(file)
             first = stream.peek(4).removeprefix(_BOM).lstrip()[:1]
-            table: _Records = (JsonLines if first == b"{" else Csv)(path, name, file, stream)
+            table = (JsonLines if first == b"{" else Csv)(path, name, file, stream)
             if not table.is_on_disk:
                 stack.pop_all()  # it stays open, as it can't be opened again
             return table
@@ -65,8 +64,8 @@ def _unpacked(file: Any) -> Any:
     return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
 
 
-class _Records(tables.Table):
-    """A file of records, each of which begins a line."""
+class Csv(tables.Table):
+    """A CSV file; its header tells what separates the cells."""
 
     _separators = ""  # before a quote behind which a record may go on in the next line
 
@@ -136,31 +135,12 @@ class _Records(tables.Table):
         number, _, _ = next(itertools.islice(records, row, None))
         return f"{self.name}: line {number}"
 
-    @abc.abstractmethod
-    def _read_header(self, file: IO[bytes]) -> int:
-        """Reads the header; returns the number of the line below it."""
-
-    @abc.abstractmethod
-    def _parse(self, piece: bytes, names: Sequence[str]) -> Any:
-        """The records as a polars.DataFrame; None, or PolarsError, where they need a look."""
-
-    @abc.abstractmethod
-    def _records(self, line: int, text: str) -> Iterator[tuple[int, list[str | None], str]]:
-        """Each record: its line, its cells, and what is wrong with it, or ''."""
-
-
-class Csv(_Records):
-    """A CSV file; its header tells what separates the cells."""
-
     def _read_header(self, file: IO[bytes]) -> int:
         """Reads the first line that is not empty, and those that belong to it by a quote.
 
-        Raises:
-          errors.InputError: it doesn't name each column once in characters that can be printed.
+        It returns the number of the line of the first record.
         """
-        line, count = b"", 0
-        while not line.strip(b"\r\n") and (more := file.readline()):
-            line, count = more.removeprefix(_BOM), count + 1
+        line, count = _first_line(file)
         while _last_opening(line, _SEPARATORS) >= 0:  # a name has a line break
             more = file.readline()
             is_closed = more and len(line) < _LONGEST_HEADER
@@ -176,16 +156,20 @@ class Csv(_Records):
         return count + 1
 
     def _parse(self, piece: bytes, names: Sequence[str]) -> Any:
-        """A row that is too long raises PolarsError; one that is too short has no last cell."""
+        """The records as a polars.DataFrame; None, or PolarsError, if they need a slow look.
+
+        A row that is too long raises PolarsError, if all columns are read and the last row ends in
+        a line break. One that is too short has no last cell.
+        """
         import polars
 
+        del names
         last, width = self.header[-1], len(self.header)
         frame = polars.read_csv(
-            piece,
+            piece if piece.endswith(b"\n") else piece + b"\n",
             has_header=False,
             separator=self.separator,
             schema=dict.fromkeys(self.header, polars.String),
-            columns=[i for i, name in enumerate(self.header) if name == last or name in names],
         )
         if not frame[last].null_count():
             return frame
@@ -194,6 +178,7 @@ class Csv(_Records):
         return frame if is_whole else None
 
     def _records(self, line: int, text: str) -> Iterator[tuple[int, list[str | None], str]]:
+        """Each record: its line, its cells, and what is wrong with it, or ''."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator)
         width, before = len(self.header), 0
         for cells in reader:
@@ -212,13 +197,11 @@ class Csv(_Records):
             yield number, [cell or None for cell in padded[:width]], problem
 
 
-class JsonLines(_Records):
+class JsonLines(Csv):
     """A JSON object in each line; those of the first one name the columns."""
 
     def _read_header(self, file: IO[bytes]) -> int:
-        line, count = b"", 0
-        while not line.strip() and (more := file.readline()):
-            line, count = more.removeprefix(_BOM), count + 1
+        line, count = _first_line(file)
         try:
             self.header = list(json.loads(line))
         except ValueError as error:
@@ -248,6 +231,14 @@ class JsonLines(_Records):
                 [v if isinstance(v, str | None) else json.dumps(v) for v in values],
                 problem,
             )
+
+
+def _first_line(file: IO[bytes]) -> tuple[bytes, int]:
+    """The first line that is not empty, and its number."""
+    line, count = b"", 0
+    while not line.strip(b"\r\n") and (more := file.readline()):
+        line, count = more.removeprefix(_BOM), count + 1
+    return line, count
 
 
 def _last_opening(piece: bytes, separators: str) -> int:
