@@ -63,7 +63,8 @@ def _learn(
     some = next(blocks, np.empty((0, reader.width)))
     given = config.is_regression
     is_regression = not _are_classes(some[:, -1]) if given is None else given
-    standardized = np.append(np.full(reader.width - 1, True), is_regression)
+    scales_label = is_regression and not config.keeps_label
+    standardized = np.append(np.full(reader.width - 1, True), scales_label)
     standardized &= config.is_standardized
     near = moments.around(some, standardized)
     for rows in itertools.chain([some], blocks):

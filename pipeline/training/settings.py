@@ -73,6 +73,12 @@ class Solution:
         return self.is_linear and self.loss == Solution.loss
 
     @property
+    def keeps_label(self) -> bool:
+        """Whether the loss would mean nothing for a standardized label."""
+        names = ("mape", "msle")
+        return self.loss in [_REGRESSION[name] for name in names]
+
+    @property
     def is_regression(self) -> bool | None:
         """Whether labels are numbers that may be standardized; None for a loss of one's own."""
         return None if ":" in self.loss else self.loss in _REGRESSION.values()
