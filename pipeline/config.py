@@ -27,7 +27,8 @@ _TABLE = (
 _SYNTHETIC = ("synthetic", "num_examples", "true_w", "true_b", "noise_stddev", "x_min", "x_max")
 # Losses of regression, by their plain names: those that keep their meaning where labels are
 # standardized, and those that are for the units of the data.
-_OF_STANDARDIZED = ("mse", "meansquarederror", "mae", "meanabsoluteerror", "huber", "logcosh")
+_SQUARED_ERROR = ("mse", "meansquarederror")
+_OF_STANDARDIZED = (*_SQUARED_ERROR, "mae", "meanabsoluteerror", "huber", "logcosh")
 _OF_UNITS = ("mape", "meanabsolutepercentageerror", "msle", "meansquaredlogarithmicerror")
 _FORMATS = ("litert", "onnx")
 _GUIDE = {"learning_rate": 0.1, "initial_w": 5.0, "initial_b": 0.0}
@@ -391,7 +392,7 @@ class Config:
     @property
     def is_linear_regression(self) -> bool:
         """Whether it is meant to be y = x·W + b with squared errors."""
-        return self.is_linear and self.loss == Config.loss
+        return self.is_linear and self.plain_loss in _SQUARED_ERROR
 
     @property
     def is_standardized(self) -> bool:
