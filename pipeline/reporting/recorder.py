@@ -75,7 +75,7 @@ class Recorder(hooks.Hook):
         self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_EVALUATIONS)
         earlier = dict(event_files)
         self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
-        metrics_of_model = getattr(task.model, "metrics_names", ()) if task.is_compiled else ()
+        metrics_of_model = task.model.get_metrics_result() if task.is_compiled else ()
         self.writer = summary_writer.SummaryWriter(
             directory,
             names=task.variables.watched,
