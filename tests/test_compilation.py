@@ -194,6 +194,13 @@ def dropout_in_module(n):
     return Module(drop=layers.Dropout(0.5))
 
 
+def whole_numbers(n):
+    def call(x):
+        return tf.cast(tf.cast(x, tf.int32), tf.float32)
+
+    return keras.Sequential([keras.Input([n]), layers.Dense(1), layers.Lambda(call)])
+
+
 def unused_layer(n):
     class Model(keras.Model):
         def __init__(self):
@@ -341,6 +348,7 @@ def test_the_choice_is_the_same_each_time(mine: pathlib.Path) -> None:
         (":dropout_in_module", "uses variables that the model does not list as its own: "),
         (":layer_in_module", "uses variables that the model does not list as its own: "),
         (":unused", "the loss does not depend on forgotten: use it"),
+        (":whole_numbers", "the loss does not depend on kernel, bias: use it"),
         (":unused_layer", "the loss does not depend on dense_1.kernel, dense_1.bias: use"),
     ],
 )

@@ -13,6 +13,7 @@ from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import scale as scale_lib
 from pipeline.evaluation import evaluate
+from pipeline.run import trainer
 from pipeline.training import make_task, task
 from tests import helpers
 
@@ -53,6 +54,15 @@ def regularized(num_features):
 def compiled(num_features):
     model = keras.Sequential([keras.Input([num_features]), layers.Dense(1)])
     model.compile("sgd", loss="mse", metrics=["mae"], weighted_metrics=["mse"])
+    return model
+
+
+def failing(num_features):
+    def metric(y, y_pred):
+        raise KeyError("in a metric")
+
+    model = keras.Sequential([keras.Input([num_features]), layers.Dense(1)])
+    model.compile("sgd", loss="mse", metrics=[metric])
     return model
 
 
@@ -276,6 +286,29 @@ def test_a_compiled_model_has_its_own_loss_and_metrics(mine: pathlib.Path) -> No
             mse = np.average(error**2, weights=part.weight)
             expected = {"loss": loss, "mae": np.abs(error).mean(), "mse": mse}
             assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in Keras
+@pytest.mark.parametrize("loop", ["custom", "fit"])
+def test_the_metrics_of_a_compiled_model_are_curves(
+    mine: pathlib.Path, tmp_path: pathlib.Path, loop: str
+) -> None:
+    """With a description for each, under the names that Keras gives them."""
+    flags = {"logdir": str(tmp_path), "run_name": "run", "epochs": 3, "loop": loop}
+    config = config_lib.Config(model=f"{mine}:compiled", **flags)
+    found = trainer.train(config, datasets_lib.load(config)).evaluation
+    for part in ("train", "validation"):
+        curves = helpers.scalars(tmp_path / "run" / part)
+        numbers = getattr(found, part)
+        assert list(numbers) == ["loss", "mae", "mse"]
+        for name, last in numbers.items():
+            assert [step for step, _ in curves[f"evaluation/{name}"]] == [0, 1, 2, 3]
+            assert curves[f"evaluation/{name}"][-1][1] == pytest.approx(last, rel=1e-6)
+
+
+def test_a_metric_of_a_model_that_fails_is_the_users(mine: pathlib.Path) -> None:
+    with pytest.raises(errors.InputError, match=r"the metrics raised .*failing in"):
+        _evaluator(_examples(), model=f"{mine}:failing")
 
 
 def test_metrics_that_a_model_computes_itself_are_its_own(mine: pathlib.Path) -> None:

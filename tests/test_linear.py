@@ -211,15 +211,7 @@ def _with_y(y: Any) -> Batch:
 
 _LARGEST = 3.4e38
 _ODD = {
-    "large x": _examples(scale=1e6),
-    "very large x": _examples(scale=1e15),
-    "small x": _examples(scale=1e-6),
-    "x far from zero": _examples(offset=1e4),
     "a year": _examples(scale=30, offset=1990),
-    "large y": _with_y(_TRAIN.y * 1e6),
-    "very large y": _with_y(_TRAIN.y * 1e15),
-    "small y": _with_y(_TRAIN.y * 1e-6),
-    "y far from zero": _with_y(_TRAIN.y + 1e6),
     "no y but zero": _with_y(_TRAIN.y * 0),
     "no x but zero": Batch(_TRAIN.x * 0, _TRAIN.y),
     "no x but one": Batch(_TRAIN.x * 0 + 1, _TRAIN.y),

@@ -305,9 +305,11 @@ def test_a_loss_of_ones_own_is_trained(kind: str, loop: str, batch_size: int) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [0, 32])
 @pytest.mark.parametrize("loop", ["custom", "fit"])
-def test_a_model_of_ones_own_is_trained(loop: str, batch_size: int) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_of_ones_own_is_trained(loop: str, batch_size: int, dtype: str) -> None:
     """A Keras layer, whose predictions are [B, 1]: the same as y = x·W + b."""
-    dense = tf.keras.layers.Dense(1, kernel_initializer=tf.keras.initializers.Constant(5.0))
+    start = tf.keras.initializers.Constant(5.0)
+    dense = tf.keras.layers.Dense(1, kernel_initializer=start, dtype=dtype)
     model = tf.keras.Sequential([tf.keras.Input((3,)), dense])
     mean = losses.mean_loss(losses.squared_error, model)
     own = task.Task(model, mean, spec=helpers.spec(sample(3)), features=("a", "b", "c"))

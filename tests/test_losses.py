@@ -56,6 +56,7 @@ def test_a_loss_that_keras_does_not_know_is_refused(name: str) -> None:
         ({"weight": np.array([0, 1, 0])}, 4 / 3),
         ({"outputs": _PREDICTION[:, None]}, 13 / 3),  # y is [B]
         ({"outputs": _PREDICTION[:, None], "y": _Y[:, None]}, 13 / 3),
+        ({"y": _Y[:, None]}, 13 / 3),
         ({"outputs": np.zeros([3, 2], np.float32), "y": np.stack([_Y, 2 * _Y], 1)}, 35 / 3),
         ({"y": np.array([1, 2, 3])}, 13 / 3),
     ],

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import make_task, task
 
@@ -67,8 +69,12 @@ def half(n):
     return Module(lambda self, x: x[::2, 0] * self.w, w=tf.Variable(1.0))
 
 
-def whole_numbers(n):
-    return Module(lambda self, x: tf.cast(x[:, 0] * self.w, tf.int32), w=tf.Variable(1.0))
+def half_a_nest(n):
+    return Module(lambda self, x: {"a": x[:, 0] * self.w, "b": x[::2]}, w=tf.Variable(1.0))
+
+
+def empty(n):
+    return Module(lambda self, x: [], w=tf.Variable(1.0))
 
 
 def text(n):
@@ -133,12 +139,67 @@ def dropout(n):
     return keras.Sequential([keras.Input([n]), dense(20), keras.layers.Dropout(0.5), dense(1)])
 
 
+class OwnStep(keras.Sequential):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def own_step(n):
+    return OwnStep([keras.Input([n]), dense(1)])
+
+
+class OwnTest(keras.Sequential):
+    def test_step(self, data):
+        return super().test_step(data)
+
+
+def own_test(n):
+    return OwnTest([keras.Input([n]), dense(1)])
+
+
+class VectorLoss(keras.Sequential):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.square(y - y_pred[:, 0])
+
+
+def vector_loss(n):
+    return VectorLoss([keras.Input([n]), dense(1)])
+
+
+class TwiceTheLoss(keras.Sequential):
+    def compute_loss(self, *args, **kwargs):
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+def twice_the_loss(n):
+    return TwiceTheLoss([keras.Input([n]), dense(1, kernel_initializer="zeros")])
+
+
+def compiled(n):
+    model = line(n)
+    model.compile("adam", loss="mae", metrics=["mse"])
+    return model
+
+
+def of_nothing():
+    return line(1)
+
+
+def of_its_spec(spec, units=1):
+    assert spec.weight is None
+    return keras.Sequential([keras.Input(spec.x.shape), keras.layers.Flatten(), dense(units)])
+
+
+def with_a_default(units=7):
+    return keras.Sequential([keras.layers.Flatten(), dense(1, name=f"of_{units}")])
+
+
 def mean_loss(y, prediction):
     return tf.reduce_mean((y - prediction) ** 2)
 
 
-def loss_of_outputs(y, prediction):
-    return (y[:, None] - prediction) ** 2
+def own_loss(y, prediction):
+    return tf.reduce_sum(tf.abs(y - prediction), axis=-1) / 2
 
 
 def number_loss(y, prediction):
@@ -160,7 +221,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def _examples(features: int, y: list[float]) -> datasets_lib.Datasets:
     x = np.linspace(-1, 1, len(y) * features, dtype=np.float32).reshape(-1, features)
-    examples = datasets_lib.Examples(x, np.array(y, np.float32))
+    examples = batch_lib.Batch(x, np.array(y, np.float32))
     return datasets_lib.Datasets(examples, None, ("area", "age", "c")[:features], "y")
 
 
@@ -184,17 +245,24 @@ def _own(mine: pathlib.Path, settings: dict[str, str]) -> dict[str, str]:
         ({"model": ":module", "loop": "fit"}, "returns a tf.Module, .*use --loop=custom"),
         ({"model": ":no_variables"}, "no trainable variables; a keras.Model tracks layers"),
         ({"model": ":frozen"}, "no trainable variables"),
-        ({"model": ":cube"}, r"one number, or C numbers, for each .* \[6, 1\] it gave \[6, 2, 2\]"),
-        ({"model": ":mean"}, r"for x \[6, 1\] it gave \[\]"),
-        ({"model": ":half"}, r"for x \[6, 1\] it gave \[3\]"),
-        ({"model": ":whole_numbers"}, "must give one number, or C numbers, for each example"),
-        ({"model": ":text"}, "it gave no tensor"),
+        ({"model": ":cube"}, r"calling the loss raised .*Incompatible shapes: \[6\] vs. \[6,2,2\]"),
+        (
+            {"model": ":classes"},
+            r"calling the loss raised .*Incompatible shapes: \[6\] vs. \[6,3\]",
+        ),
+        ({"model": ":mean"}, r"one row for each example, .*; for 6 examples it gave \[\]"),
+        ({"model": ":half"}, r"for 6 examples it gave \[3\]"),
+        ({"model": ":half_a_nest"}, r"for 6 examples it gave \[6\], \[3, 1\]"),
+        ({"model": ":empty"}, "for 6 examples it gave nothing"),
+        ({"model": ":text"}, "must give a tensor with one row for each example"),
+        ({"model": ":own_step"}, "a train_step of its own, which would not be called: put what it"),
+        ({"model": ":own_test"}, "a test_step of its own, which would not be called: put what it"),
+        ({"model": ":vector_loss"}, r"the loss of a batch must be one number; received \(6,\)"),
         ({"model": ":random"}, "predict the same each time .*its predictions differed"),
         ({"model": ":counting"}, "leave its variables as they are, .*it changed calls"),
         ({"model": ":raising"}, "making the model raised KeyError: .*in making it"),
         ({"model": ":raises_later"}, "calling the model raised KeyError: .*in calling it"),
         ({"model": "mlp", "loss": ":mean_loss"}, r"one number for each .*\(\): do not take the"),
-        ({"model": ":classes", "loss": ":loss_of_outputs"}, r"one number .* shape \(6, 3\)"),
         ({"model": "mlp", "loss": ":number_loss"}, "one number for each of the ex.*received float"),
         ({"model": "mlp", "loss": ":raising_loss"}, "calling the loss raised KeyError: .*in the l"),
     ],
@@ -255,18 +323,89 @@ def test_all_labels_are_checked_not_only_those_of_the_sample() -> None:
         _make(y=(0.0,) * 500 + (7.0,), model="logistic", loss="binary_crossentropy")
 
 
-@pytest.mark.parametrize("loss", ["squared", "mse2", ""])
-def test_a_loss_that_keras_does_not_know_is_refused(loss: str) -> None:
+def test_a_loss_that_keras_does_not_know_is_refused() -> None:
     with pytest.raises(errors.InputError, match=r"must be a name that tf\.keras"):
-        _make(model="mlp", loss=loss)
+        _make(model="mlp", loss="squared")
 
 
-@pytest.mark.parametrize("loss", ["mean_absolute_error", "mae", "MeanAbsoluteError"])
-def test_a_loss_of_keras_is_that_of_each_example(loss: str) -> None:
-    made = _make(model="polynomial", loss=loss)
-    y = np.array([1.0, -2.0, 4.0], np.float32)
-    each = made.losses_of(y, np.zeros(3, np.float32) + made.predict(np.zeros([3, 1], np.float32)))
-    np.testing.assert_allclose(each, [1, 2, 4])
+@pytest.mark.parametrize("loss", ["mse", "mae", ":own_loss"])
+def test_an_overridden_compute_loss_is_the_loss(mine: pathlib.Path, loss: str) -> None:
+    """It may ask for the loss that the flags name; the prediction is 0 at first."""
+    made = _make(y=(0, 3), **_own(mine, {"model": ":twice_the_loss", "loss": loss}))
+    batch = batch_lib.Batch(np.zeros([2, 1], np.float32), np.array([[0], [3]], np.float32))
+    expected = {"mse": 4.5, "mae": 1.5, ":own_loss": 0.75}[loss]
+    assert float(made.loss(batch.map(tf.constant))) == pytest.approx(2 * expected, rel=1e-6)
+
+
+# A compiled model.
+
+
+def test_a_compiled_model_keeps_its_loss(mine: pathlib.Path) -> None:
+    made = _make(model=f"{mine}:compiled")
+    assert made.is_compiled
+    x = np.zeros([6, 1], np.float32)
+    y = np.arange(6, dtype=np.float32)[:, None]
+    assert float(made.loss(batch_lib.Batch(tf.constant(x), tf.constant(y)))) == 2.5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "mae"},
+        {"loss": ":mean_loss"},
+        {"optimizer": "adam"},
+        {"metrics": "mae"},
+        {"l2": 0.1},
+        {"clip_norm": 1.0},
+        {"schedule": "cosine"},
+        {"schedule": "exponential", "decay_steps": 7},
+        {"warmup_steps": 7},
+        {"learning_rate": 0.25, "data": "table.csv"},
+    ],
+)
+def test_flags_beside_a_compiled_model_are_refused(
+    mine: pathlib.Path, settings: dict[str, Any]
+) -> None:
+    """By name: what the model brings would win without a word."""
+    own = _own(mine, {k: v for k, v in settings.items() if k == "loss"})
+    with pytest.raises(errors.InputError) as caught:
+        _make(**{**settings, **own, "model": f"{mine}:compiled"})
+    names = ", ".join(f"--{name}" for name in settings if name != "data")
+    words = "returns a compiled model, which brings its loss, optimizer and metrics; received "
+    assert f"{words}{names}: leave out these flags" in str(caught.value)
+
+
+# What a function that makes a model asks for.
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "words"),
+    [
+        (":of_nothing", (6, 1), ""),
+        (":of_its_spec", (6, 2), ""),
+        (":of_its_spec", (6, 2, 3), ""),
+        (":with_a_default", (6, 2, 3), ""),  # which stays
+        (":with_a_default", (6, 2), ""),
+        (":line", (6, 2), ""),
+        (":line", (6, 2, 3), r"takes \['n'\], the number of features, but x is no array \[N, D\]"),
+    ],
+)
+def test_a_function_gets_what_it_asks_for(
+    mine: pathlib.Path, model: str, shape: tuple[int, ...], words: str
+) -> None:
+    """Nothing, the number of features, or the TensorSpecs of an example."""
+    examples = batch_lib.Batch(np.ones(shape, np.float32), np.zeros(6, np.float32))
+    datasets = datasets_lib.Datasets(examples, None)
+    config = config_lib.Config(**_own(mine, {"model": model}))
+    if words:
+        with pytest.raises(errors.InputError, match=words):
+            make_task.make_task(config, datasets)
+        return
+    made = make_task.make_task(config, datasets)
+    assert made.predict(tf.constant(examples.x)).shape == (6,)
+    assert made.spec.x == tf.TensorSpec([None, *shape[1:]], tf.float32)
+    if model == ":with_a_default":
+        assert made.model.layers[-1].name == f"of_{7 if len(shape) == 3 else 2}"
 
 
 # Names.
@@ -308,19 +447,23 @@ def test_values_have_the_shortest_names_that_differ(
     made = _make(features, **_own(mine, {"model": model}))
     expected = names.split()
     if expected[-1] == "*":
-        assert made.names[: len(expected) - 1] == tuple(expected[:-1])
+        assert made.variables.watched[: len(expected) - 1] == tuple(expected[:-1])
     else:
-        assert set(made.names) == set(expected)
-    assert len(set(made.names)) == len(made.names) == len(made.values())
+        assert set(made.variables.watched) == set(expected)
+    assert (
+        len(set(made.variables.watched))
+        == len(made.variables.watched)
+        == len(made.variables.values())
+    )
 
 
 def test_up_to_sixteen_numbers_are_watched_one_by_one(mine: pathlib.Path) -> None:
     """And of more, the norm of each variable."""
-    few, many = (_make(model=f"{mine}:{name}") for name in ("sixteen", "seventeen"))
-    assert (few.num_trainable, few.watches_all, len(few.names)) == (16, True, 16)
+    few, many = (_make(model=f"{mine}:{name}").variables for name in ("sixteen", "seventeen"))
+    assert (few.num_trainable, few.watches_all, len(few.watched)) == (16, True, 16)
     np.testing.assert_array_equal(few.values(), few.numbers())
     assert (many.num_trainable, many.watches_all) == (17, False)
-    assert many.names == tuple(f"norm/{name}" for name in many.trainable)
+    assert many.watched == tuple(f"norm/{name}" for name in many.trainable)
     norms = [np.linalg.norm(array) for array in many.arrays().values()]
     np.testing.assert_allclose(many.values(), norms, rtol=1e-6)
 
@@ -329,7 +472,7 @@ def test_up_to_sixteen_numbers_are_watched_one_by_one(mine: pathlib.Path) -> Non
 
 
 def _is_same(one: task.Task, other: task.Task) -> bool:
-    arrays = one.arrays(), other.arrays()
+    arrays = one.variables.arrays(), other.variables.arrays()
     assert list(arrays[0]) == list(arrays[1])
     return all(np.array_equal(array, arrays[1][name]) for name, array in arrays[0].items())
 
@@ -341,6 +484,6 @@ def test_a_seed_gives_names_and_values(mine: pathlib.Path, model: str) -> None:
     one = _make(seed=3, **settings)
     _make(model="polynomial")
     other = _make(seed=3, **settings)
-    assert one.names == other.names
+    assert one.variables.watched == other.variables.watched
     assert _is_same(one, other)
     assert not _is_same(one, _make(seed=4, **settings))

@@ -14,6 +14,7 @@ from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate
 from pipeline.evaluation import monitor as monitor_lib
+from pipeline.run import agreement, signals
 from pipeline.training import clock, hooks, losses, optimizers, step_metrics, task
 from tests import helpers
 
@@ -309,6 +310,23 @@ def test_the_loss_of_a_batch_may_rise() -> None:
     _pauses(watched, made, [1.0])
     rows = _rows([1.0, 1e9, math.nan, 1.0], [1.0, 1e18, 1.0, math.inf])
     assert watched.is_good(rows).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_hooks_get_the_rows_before_divergence(at: int) -> None:
+    """That later ones are good again does not matter."""
+    watched, made = _monitor(batch_size=0)
+    _pauses(watched, made, [1.0])
+    kept, rows = _Kept(), _rows([1.0, 2.0, 3.0, 1.0])
+    rows.loss[at] = math.nan
+    both = agreement.Hooks([kept], signals.StopRequest(), None, watched.is_good)
+    with pytest.raises(hooks.Divergence) as caught:
+        both.after(rows)
+    assert caught.value.step == at
+    assert kept.rows.step.tolist() == list(range(at))
+    kept.rows = step_metrics.empty(2)
+    both.after(_rows([1.0, 2.0]))
+    assert kept.rows.step.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("W", [1e-20, 1.0, 1e15])

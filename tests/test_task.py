@@ -59,6 +59,7 @@ class _Outputs(tf.Module):
     [
         (lambda x, w: x[:, :1] * w, _Y, [2.0, 6.0]),  # [B, 1] for y [B]
         (lambda x, w: x[:, :1] * w, _Y[:, None], [[2.0], [6.0]]),
+        (lambda x, w: x[:, 0] * w, _Y[:, None], [[2.0], [6.0]]),
         (lambda x, w: x * w, _Y, [[2.0, 4.0], [6.0, -8.0]]),  # as for classes
         (lambda x, w: tf.cast(x[:, 0] * w, tf.float16), _Y, [2.0, 6.0]),
         (lambda x, w: tf.cast(x[:, 0] * w, tf.float64), _Y.astype(int), [2.0, 6.0]),

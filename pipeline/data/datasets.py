@@ -197,11 +197,13 @@ def _load_arrays(
         f"{train.num_examples} of {examples.num_examples}",
     )
     is_full_batch = config.steps_per_epoch(train.num_examples) == 1
+    solves = config.is_linear_regression and examples.is_table and examples.weight is None
     return Datasets(
         train=_part(train, worker) if is_full_batch else train,
         validation=_part(validation, worker) if validation.num_examples else None,
         worker=worker,
         counts=(train.num_examples, validation.num_examples),
+        least_squares=(solved(train), None) if solves else (None, None),
     )
 
 

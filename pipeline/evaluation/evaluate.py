@@ -10,7 +10,7 @@ import optree
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
@@ -60,7 +60,7 @@ class Evaluator:
         """Prepares the metrics; `total` adds up the numbers of all workers.
 
         Raises:
-          errors.InputError: a metric is not for this model.
+          errors.InputError: a metric is not for this model, or one of its own fails.
         """
         self.task, self._datasets, self._total = task, datasets, total
         units = datasets.units
@@ -77,6 +77,9 @@ class Evaluator:
         self._run: Any = self._add_up
         if not config.run_eagerly:
             self._run = tf.function(self._add_up, input_signature=leaves, autograph=False)
+        if task.is_compiled:  # its metrics have their names when they have seen a batch
+            with user_code.user_errors("computing the metrics", user_code.find(config, ("model",))["model"]):
+                self._run(*sample.arrays)
 
     def evaluate(self) -> Evaluation:
         """Evaluates the model over this worker's part of the examples, and adds up all parts."""

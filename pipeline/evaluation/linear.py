@@ -16,8 +16,9 @@ from pipeline.training import variables as variables_lib
 
 Float64 = npt.NDArray[np.float64]
 
-_SAMPLE = 100  # examples on which it is tried whether the model is a line
+_SAMPLE = 100  # random examples on which it is tried whether the model is a line
 _TOLERANCE = 1e-3  # relative, of float32
+_ROUNDING = 1e-6  # of a number in float32
 
 _OTHER_TASK = "this model with this loss is not linear regression"
 
@@ -50,17 +51,15 @@ class Linear:
         cls, task: task_lib.Task, datasets: datasets_lib.Datasets, config: config_lib.Config
     ) -> "Linear | None":
         """What is known of the model of a task; None if it is no linear model."""
-        if not (config.is_linear and _is_line(task, datasets)):
+        if not (config.is_linear and datasets.train.is_table and _is_line(task)):
             return None
         reference, why_not = None, ""
         solved = datasets.least_squares[0]
         if config.is_linear_regression and datasets.train.weight is None:
             if solved is None:
-                why_not = (
-                    f"{len(datasets.features):,} features of {datasets.num_train:,} examples take "
-                    "too long to solve for"
-                )
-            elif not _is_squared_error(task, datasets):
+                count, width = datasets.num_train, datasets.train.x.shape[1]
+                why_not = f"{width:,} features of {count:,} examples take too long to solve for"
+            elif not _is_squared_error(task):
                 why_not = _OTHER_TASK
             else:
                 reference = solved.penalized(config.l2)
@@ -131,39 +130,32 @@ class Linear:
         return result
 
 
-def _probe(datasets: datasets_lib.Datasets) -> tuple[batch_lib.Batch, Float64]:
-    """Some examples, and random W and b [D + 1] whose predictions are about as large as labels."""
-    sample = datasets.train.rows(slice(_SAMPLE))
-    x, y = (np.asarray(array, np.float64) for array in (sample.x, sample.y))
-    sizes = np.append(np.sqrt(np.square(x).mean(axis=0)), 1.0)
-    random = np.random.default_rng(0).standard_normal(len(sizes))
-    size = np.sqrt(np.square(y).mean()) or 1.0
-    return sample, random * size / np.where(sizes > 0, sizes, 1.0) / np.sqrt(len(sizes))
-
-
-def _is_line(task: task_lib.Task, datasets: datasets_lib.Datasets) -> bool:
-    """Whether the model predicts x·W + b, tried at random W and b."""
-    sample, numbers = _probe(datasets)
-    if task.variables.num_trainable != len(numbers):
+def _is_line(task: task_lib.Task) -> bool:
+    """Whether the model predicts x·W + b, tried at random x, W and b."""
+    num_features = task.spec.x.shape[1]
+    if task.variables.num_trainable != num_features + 1:
         return False
-    numbers = variables_lib.as_float32(numbers).astype(np.float64)
-    expected = np.asarray(sample.x, np.float64) @ numbers[:-1] + numbers[-1]
+    numbers, x = _random(num_features + 1), _random(_SAMPLE, num_features)
+    expected = x @ numbers[:-1] + numbers[-1]
     with task.variables.unchanged():
         task.variables.assign(task.variables.split(numbers))
-        predicted = np.asarray(task.predict(tf.constant(sample.x)))
-    size = np.abs(expected).max()
-    return predicted.shape == expected.shape and bool(
-        np.allclose(predicted, expected, rtol=_TOLERANCE, atol=_TOLERANCE * size)
+        predicted = np.asarray(task.predict(tf.constant(x)))
+    least = _TOLERANCE * np.abs(expected).max()
+    return predicted.shape == expected.shape and np.allclose(
+        predicted, expected, rtol=_TOLERANCE, atol=least
     )
 
 
-def _is_squared_error(task: task_lib.Task, datasets: datasets_lib.Datasets) -> bool:
-    """Whether the loss is the squared error, tried on predictions of about the labels' size."""
-    sample, _ = _probe(datasets)
-    y = sample.y.astype(np.float64)
-    predictions = y * np.random.default_rng(0).uniform(-2, 2, len(y))
-    loss = task.loss_of(sample.map(tf.constant), tf.constant(predictions, tf.float32))
-    zero = task.loss_of(sample.map(tf.constant), tf.constant(sample.y))  # what --l2 adds
-    expected = np.square(y - predictions).mean()
-    found = float(loss) - float(zero)
-    return bool(np.isclose(found, expected, rtol=_TOLERANCE) or not np.isfinite(expected))
+def _is_squared_error(task: task_lib.Task) -> bool:
+    """Whether the loss is the squared error, plus what --l2 adds, tried at random numbers."""
+    x, (y, predictions) = _random(_SAMPLE, task.spec.x.shape[1]), _random(2, _SAMPLE)
+    batch = batch_lib.Batch(tf.constant(x), tf.constant(y))
+    loss, penalty = (float(task.loss_of(batch, tf.constant(each))) for each in (predictions, y))
+    least = _ROUNDING * penalty
+    return bool(
+        np.isclose(loss - penalty, np.square(y - predictions).mean(), rtol=_TOLERANCE, atol=least)
+    )
+
+
+def _random(*shape: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)

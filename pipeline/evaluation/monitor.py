@@ -124,7 +124,7 @@ class Monitor(hooks.Hook):
         The start may be close to an optimum of 0. So they must also be a million times larger than
         the loss of predicting 0, which no optimum exceeds.
         """
-        losses = np.asarray(losses)
+        losses = np.asarray(losses, np.float64)
         risen = losses > _RISEN * abs(self.start_loss)
         if not risen.any():  # or the start is not known yet
             return np.asarray(risen)

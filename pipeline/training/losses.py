@@ -109,12 +109,14 @@ def compiled_loss(model: Any) -> Loss:
 
 
 def matching(y: Any, outputs: Any) -> Any:
-    """The model's outputs in the form of the labels: float32, and [B] if the labels are [B]."""
+    """The model's outputs in the form of the labels: float32, and [B] or [B, 1] as these are."""
     if not isinstance(outputs, tf.Tensor):
         return outputs
-    is_column = outputs.shape.rank == 2 and outputs.shape[1] == 1
-    if is_column and getattr(getattr(y, "shape", None), "rank", None) == 1:
+    shape = getattr(y, "shape", None)
+    if shape is not None and outputs.shape.rank == 2 and outputs.shape[1] == 1 and shape.rank == 1:
         outputs = outputs[:, 0]
+    elif shape is not None and outputs.shape.rank == 1 and shape.rank == 2 and shape[1] == 1:
+        outputs = outputs[:, None]  # or their difference would be [B, B]
     return tf.cast(outputs, tf.float32) if outputs.dtype.is_floating else outputs
 
 
