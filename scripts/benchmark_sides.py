@@ -67,17 +67,19 @@ def pipeline(
     from pipeline import config as config_lib
     from pipeline.data import batches as batches_lib
     from pipeline.data import datasets as datasets_lib
-    from pipeline.reporting import recorder
+    from pipeline.evaluation import evaluate, linear, monitor
+    from pipeline.reporting import reporters
     from pipeline.training import clock as clock_lib
     from pipeline.training import (
         compilation,
-        evaluation,
         hooks,
-        loops,
+        keras_loop,
         make_task,
-        metrics,
         optimizers,
+        step_metrics,
+        train_step,
     )
+    from pipeline.training import loop as loop_lib
 
     class Stopwatch(hooks.Hook):
         """Notes when the steps of each call were done."""
@@ -85,7 +87,7 @@ def pipeline(
         def __init__(self) -> None:
             self.times: list[tuple[float, int]] = []
 
-        def after(self, rows: metrics.StepMetrics) -> None:
+        def after(self, rows: step_metrics.StepMetrics) -> None:
             self.times.append((time.perf_counter(), len(rows.step)))
 
     def one_round() -> float:
@@ -105,43 +107,47 @@ def pipeline(
         datasets = datasets_lib.load(config)
         if num_features > 1:
             names = tuple(f"x{i}" for i in range(num_features))
-            train = datasets_lib.Examples(*table(count, num_features))
+            train = datasets_lib.Batch(*table(count, num_features))
             datasets = datasets_lib.Datasets(train, None, names, "y")
         last_step = config.last_step(count)
         batches = batches_lib.Batches(datasets.train, config)
         trained = make_task.make_task(config, datasets)
-        variables = trained.model.trainable_variables
-        updates = optimizers.create(config, variables, last_step=last_step)
-        _, chosen = compilation.prepare(config, trained, updates, batches)
-        evaluator = evaluation.Evaluator(trained, datasets, config)
+        updates = optimizers.create(config, trained, last_step=last_step)
+        step, train_all = train_step.guide_step(trained, updates), loop_lib.train
+        if loop == "fit":
+            keras_loop.compile_model(trained, updates)
+            step, train_all = train_step.keras_step(trained, updates), keras_loop.fit
+        _, chosen = compilation.prepare(config, trained, updates, batches, step)
+        looped = loop_lib.Loop(trained, updates, batches, chosen.mode, step=step)
+        evaluator = evaluate.Evaluator(trained, datasets, config)
         clock, stopwatch = clock_lib.Clock(), Stopwatch()
+        directory = pathlib.Path(config.logdir, "run")
         with contextlib.redirect_stdout(io.StringIO()):
-            records = recorder.Recorder(
+            records = reporters.Reporters(
                 config,
-                evaluator,
-                directory=pathlib.Path(config.logdir, "run"),
-                repeat_command="",
-                compilation="",
+                trained,
+                datasets,
+                linear.Linear.of(trained, datasets, config),
+                rates=lambda steps: optimizers.rates(updates, steps),
+                directory=directory,
+                figures=directory / "figures",
+                last_step=last_step,
                 clock=clock,
-                history=metrics.empty(len(trained.names)),
+                history=None,
                 event_files={},
             )
-            evaluator.report = records.epochs
-            recording = [evaluator, records, records.progress, records.images]
-            loops.LOOPS[loop](
-                trained,
-                batches,
-                optimizer=updates,
+            recording = [monitor.Monitor(evaluator, datasets, config), *records.hooks]
+            train_all(
+                looped,
                 first_step=0,
                 last_step=last_step,
                 hook=hooks.Hooks([*(recording if summaries else []), stopwatch]),
                 clock=clock,
-                mode=chosen.mode,
             )
         records.close()
         seconds = stopwatch.times[-1][0] - stopwatch.times[0][0]
-        steps = sum(steps for _, steps in stopwatch.times[1:])
-        return seconds / steps / (1 if batch_size == 0 else batches.batch_size)
+        taken = sum(count for _, count in stopwatch.times[1:])
+        return seconds / taken / (1 if batch_size == 0 else batches.batch_size)
 
     return one_round
 

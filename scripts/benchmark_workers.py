@@ -51,19 +51,19 @@ def _seconds_per_step(
 ) -> float:
     """The median over the calls that so many steps take."""
     from pipeline.training import clock as clock_lib
-    from pipeline.training import compilation, custom_loop, hooks, make_task, metrics, optimizers
+    from pipeline.training import compilation, hooks, make_task, optimizers, step_metrics
+    from pipeline.training import loop as loop_lib
 
     config = config_lib.Config(batch_size=batch_size, learning_rate=1e-3)
     random = np.random.default_rng(0)
     x = random.standard_normal((count, num_features), np.float32)
-    whole = datasets_lib.Examples(x, x[:, 0].copy())
-    is_full = batch_size == 0
-    own = datasets_lib.Examples(*map(worker.part, whole)) if is_full else whole
+    whole = datasets_lib.Batch(x, x[:, 0].copy())
+    own = whole if batch_size else whole.map(worker.part)
     names = tuple(f"x{i}" for i in range(num_features))
     datasets = datasets_lib.Datasets(own, None, names, "y", None, worker, (count, 0))
     batches = batches_lib.Batches(own, config, worker=worker, count=count)
     made = make_task.make_task(config, datasets)
-    optimizer = optimizers.create(config, made.model.trainable_variables, last_step=steps)
+    optimizer = optimizers.create(config, made, last_step=steps)
 
     class Stopwatch(hooks.Hook):
         """Notes when each call was done, and how many steps it took."""
@@ -71,22 +71,15 @@ def _seconds_per_step(
         def __init__(self) -> None:
             self.times, self.steps = [time.perf_counter()], [0]
 
-        def after(self, rows: metrics.StepMetrics) -> None:
+        def after(self, rows: step_metrics.StepMetrics) -> None:
             self.times.append(time.perf_counter())
             self.steps.append(len(rows.step))
 
     stopwatch = Stopwatch()
-    custom_loop.train(
-        made,
-        batches,
-        optimizer=optimizer,
-        first_step=0,
-        last_step=steps,
-        hook=stopwatch,
-        clock=clock_lib.Clock(),
-        mode=compilation.Mode.XLA,
-        communicator=communicator,
-    )
+    mode = compilation.Mode.XLA
+    loop = loop_lib.Loop(made, optimizer, batches, mode, communicator=communicator)
+    clock = clock_lib.Clock()
+    loop_lib.train(loop, first_step=0, last_step=steps, hook=stopwatch, clock=clock)
     return float(np.median(np.diff(stopwatch.times) / stopwatch.steps[1:]))
 
 

@@ -163,7 +163,7 @@ def test_workers_that_differ_in_any_setting_are_told_so(tmp_path: pathlib.Path) 
     """But for what only the first one does; of --data, the examples are compared."""
     (tmp_path / "mine.py").write_text("def a(*args): ...\n")
     mine = f"{tmp_path}/mine.py:a"
-    of_table = {"data": "t.csv", "learning_rate": 0.1}
+    of_table = {"data": "t.csv", "learning_rate": 0.2}
     changed: list[dict[str, Any]] = [
         {"metrics": "mae", "epochs": 3, "batch_size": 3, "seed": 1, "export": "best"},
         {"loop": "fit", "model": "keras", "jit_compile": "false"},
@@ -174,7 +174,7 @@ def test_workers_that_differ_in_any_setting_are_told_so(tmp_path: pathlib.Path) 
         {"true_w": 1.0, "true_b": 1.0, "noise_stddev": 2.0, "x_min": -9.0, "x_max": 9.0},
         {**of_table, "label": "y", "features": "a", "missing": "drop", "standardize": "false"},
         {**of_table, "validation_fraction": 0.5, "categorical": "a"},
-        {"data": mine, "model": mine, "learning_rate": 0.1},
+        {"data": mine, "model": mine, "learning_rate": 0.2},
     ]
     expected = agreement.settings(config_lib.Config())
     found = set()
