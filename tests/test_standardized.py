@@ -236,6 +236,20 @@ def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> Non
     assert config_lib.Config().learning_rate == 0.1
 
 
+def test_units_do_not_depend_on_least_squares(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W and b have those of the data where there are too many features to solve for, too."""
+    monkeypatch.setattr(least_squares, "is_cheap", lambda *_: False)
+    config = _config(folder, "houses")
+    datasets = datasets_lib.load(config)
+    assert datasets.least_squares == (None, None)
+    evaluator = evaluation.Evaluator(make_task.make_task(config, datasets), datasets, config)
+    assert evaluator.units is datasets.preprocessing
+    means = [column.mean() for column in tables.houses().values()]
+    np.testing.assert_allclose(evaluator.units.mean, means, rtol=1e-9)
+
+
 @pytest.mark.slow
 def test_a_rate_that_can_not_work_is_warned_of(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str]

@@ -91,4 +91,5 @@ def _linear(x: tf.Tensor, W: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def _with_features(x: tf.Tensor) -> tf.Tensor:
     """Gives x [B], or a single number, the dimension of its one feature."""
     x = tf.convert_to_tensor(x)
+    x = x if x.dtype.is_floating else tf.cast(x, tf.float32)
     return x if x.shape.rank == 2 else x[..., None]
