@@ -337,7 +337,6 @@ class Recording:
             self.line,
             rates=lambda steps: optimizers.rates(optimizer, steps),
             directory=directory,
-            figures=directory / "figures",
             last_step=last_step,
             clock=self.clock,
             history=history,

@@ -1,4 +1,4 @@
-"""Tests of pipeline.run.divergence."""
+"""Tests of divergence, and of pipeline.run.notes."""
 
 import contextlib
 import csv
@@ -15,8 +15,8 @@ from tensorboard.plugins.hparams import metadata as hparams
 
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import divergence, trainer
-from pipeline.training import hooks, task
+from pipeline.run import notes, trainer
+from pipeline.training import compilation, hooks, task
 from tests import helpers
 
 
@@ -34,7 +34,15 @@ def _diverged(recording: helpers.Recording, first: int = 20, at: int = 27) -> ho
 
 
 def _said(end: hooks.Divergence, recording: helpers.Recording) -> str:
-    return divergence.message(end, recording.config, recording.line, recording.monitor)
+    return notes.of_divergence(end, recording.config, recording.line, recording.monitor)
+
+
+def _warning(recording: helpers.Recording) -> str:
+    """The warning before training, or ''."""
+    compiled = compilation.Compilation(compilation.Mode.XLA)
+    about = recording.config, recording.datasets, recording.line, compiled
+    found = [each for each in notes.before_training(*about) if each.startswith("Warning: ")]
+    return found[0].removeprefix("Warning: ") if found else ""
 
 
 def _message(
@@ -45,7 +53,7 @@ def _message(
     with contextlib.closing(recording):
         recording.after(helpers.line(0, 20))
         end = _diverged(recording)
-        warning = divergence.warning(recording.config, recording.line)
+        warning = _warning(recording)
         return warning, _said(end, recording)
 
 
@@ -154,7 +162,7 @@ def test_only_plain_least_squares_has_a_largest_learning_rate(
     settings = {"epochs": 100, "learning_rate": 0.9, **settings}
     with contextlib.closing(helpers.Recording(tmp_path, trained=trained, **settings)) as recording:
         recording.after(rows)
-        assert divergence.warning(recording.config, recording.line) == ""
+        assert _warning(recording) == ""
         message = _said(end, recording)
     end_of_line = r"best validation loss was [\d.]+ at step \d+; received --learning_rate=0.9$"
     assert re.search(end_of_line, message)

@@ -78,7 +78,9 @@ class Evaluator:
         if not config.run_eagerly:
             self._run = tf.function(self._add_up, input_signature=leaves, autograph=False)
         if task.is_compiled:  # its metrics have their names when they have seen a batch
-            with user_code.user_errors("computing the metrics", user_code.find(config, ("model",))["model"]):
+            with user_code.user_errors(
+                "computing the metrics", user_code.find(config, ("model",))["model"]
+            ):
                 self._run(*sample.arrays)
 
     def evaluate(self) -> Evaluation:

@@ -34,7 +34,6 @@ class Reporters:
         *,
         rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
         directory: pathlib.Path,
-        figures: pathlib.Path,
         last_step: int,
         clock: clock_lib.Clock,
         history: step_metrics.StepMetrics | None,
@@ -48,14 +47,15 @@ class Reporters:
           datasets: What it is trained on.
           line: What is known of a linear model.
           rates: Gives the learning rates of steps.
-          directory: The directory of the run, for event files.
-          figures: The directory of PNG files.
+          directory: The directory of the run, for event files and, in figures/, PNG files.
           last_step: The step at which the run will be complete.
           clock: Is told of the steps by the loop.
           history: What `history` was in an earlier process.
           event_files: What `flush` gave in an earlier process.
         """
         self._task, self._line, self._label = task, line, datasets.label
+        self._steps_per_epoch = config.steps_per_epoch(datasets.num_train)
+        self._patience = config.early_stopping_patience
         names = task.variables.watched
         self._recorder = recorder.Recorder(
             config,
@@ -70,13 +70,10 @@ class Reporters:
             event_files=event_files,
         )
         self._images = image_logger.ImageLogger(
-            task, datasets, line, figures, self._recorder.writer, last_step=last_step
+            task, datasets, line, directory / "figures", self._recorder.writer, last_step=last_step
         )
         self._progress = progress.Progress(
-            names,
-            steps_per_epoch=config.steps_per_epoch(datasets.num_train),
-            last_step=last_step,
-            line=line,
+            names, steps_per_epoch=self._steps_per_epoch, last_step=last_step, line=line
         )
         self.hooks: list[hooks.Hook] = [self._recorder, self._progress, self._images]
 
@@ -94,11 +91,14 @@ class Reporters:
         """Shows the new settings of a run that goes on, for more epochs, at a step."""
         self._recorder.write_settings(settings, step=step)
 
-    def end_early(self, step: int, message: str) -> None:
-        """Makes a step the last one of the run."""
+    def end_early(self, step: int, monitored: str) -> None:
+        """Makes a step the last one of the run, as the monitored loss has not fallen for long."""
         self._recorder.end_early(step)
         self._progress.last_step = step
-        self._progress.line(message)
+        self._progress.line(
+            f"Ending early, after epoch {step // self._steps_per_epoch:,}: no smaller {monitored} "
+            f"in --early_stopping_patience={self._patience} evaluations"
+        )
 
     def finish(
         self, last: step_metrics.StepMetrics, final: monitor.EpochEvaluation, found: reports.Reports

@@ -4,10 +4,11 @@ They differ in what only the first one has (files to write, a checkpoint to go o
 comes to one of them alone (a signal). So they agree on these.
 """
 
+import contextlib
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +132,19 @@ def state_of_first(
         return state
     content = communicator.bytes_of_chief(state.to_bytes() if state else b"")
     return run_state.RunState.from_bytes(content) if content else None
+
+
+@contextlib.contextmanager
+def ending_together(communicator: communicator_lib.Communicator | None) -> Iterator[None]:
+    """Waits for the other processes at the end, as the first one still writes."""
+    try:
+        yield
+    except (errors.DivergedError, errors.StoppedError):
+        if communicator:
+            communicator.wait_for_all()
+        raise
+    if communicator:
+        communicator.wait_for_all()
 
 
 def _of_examples(datasets: datasets_lib.Datasets) -> dict[str, int]:

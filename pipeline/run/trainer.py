@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,10 +17,10 @@ from pipeline.reporting import reporters as reporters_lib
 from pipeline.run import (
     agreement,
     checkpoints,
-    divergence,
     export,
     finish,
     initialization,
+    notes,
     run_dir,
     run_state,
     signals,
@@ -39,8 +38,6 @@ from pipeline.training import (
 )
 from pipeline.training import loop as loop_lib
 from pipeline.training import variables as variables_lib
-
-_COLLINEAR = 30  # condition number
 
 
 def train(
@@ -68,7 +65,7 @@ def train(
         stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
         trainer = _Trainer(config, datasets, communicator)
         resumes = datasets.worker.is_chief and stack.enter_context(trainer.run_dir.opened(config))
-        stack.enter_context(_ending_together(communicator))
+        stack.enter_context(agreement.ending_together(communicator))
         try:
             return trainer.run(resumes=resumes)
         except errors.WriteError as error:
@@ -76,19 +73,6 @@ def train(
                 f"the run {trainer.run_dir.path} can't be written: {error}; its checkpoints are "
                 f"intact; resume with: {trainer.command}"
             ) from error
-
-
-@contextlib.contextmanager
-def _ending_together(communicator: communicator_lib.Communicator | None) -> Iterator[None]:
-    """Waits for the other processes at the end, as the first one still writes."""
-    try:
-        yield
-    except (errors.DivergedError, errors.StoppedError):
-        if communicator:
-            communicator.wait_for_all()
-        raise
-    if communicator:
-        communicator.wait_for_all()
 
 
 class _Trainer:
@@ -103,6 +87,7 @@ class _Trainer:
         """Prepares all that can be wrong; nothing is written yet."""
         self._given, self._datasets, self._communicator = config, datasets, communicator
         self._writes = datasets.worker.is_chief
+        self._reporters: reporters_lib.Reporters | None = None
         self._stop = signals.StopRequest()
         self.run_dir = run_dir.RunDir.of(config)
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
@@ -163,12 +148,17 @@ class _Trainer:
             if finished := self._if_finished(state):
                 return finished
         if not self._writes:
-            return self._train_and_finish(state, None)
+            return self._train_and_finish(state.step if state else 0)
         if self._config.formats:  # while there is nothing to lose
             export.try_formats(self._task, self._datasets, self._config.formats)
-        self._print_notes()
-        with contextlib.closing(self._make_reporters(state)) as reporters:
-            return self._train_and_finish(state, reporters)
+        about = self._config, self._datasets, self._line, self._compilation
+        for note in notes.before_training(*about):
+            console.say(note)
+        if self._communicator and (note := self._loop.note_on_speed()):
+            console.say(f"Note: {note}")
+        with contextlib.closing(self._make_reporters(state)) as self._reporters:
+            self._begin(state, self._reporters)
+            return self._train_and_finish(state.step if state else 0)
 
     def _take_from_first(self) -> None:
         """Gives all processes the variables of the first one, bit for bit."""
@@ -192,26 +182,6 @@ class _Trainer:
             self._outputs.export_again(state.step, self._last_step, final, found, state.seconds)
         return self._outputs.result(final)
 
-    def _print_notes(self) -> None:
-        """Prints notes on fallbacks and expected problems."""
-        line, (mode, reason) = self._line, self._compilation
-        if self._config.is_linear_regression and (line is None or line.why_not):
-            why = line.why_not if line else "this model with this loss is not linear regression"
-            console.say(f"Note: {why}, so the least-squares reference is left out")
-        squares = line.standardized if line else None
-        if self._datasets.units and squares and squares.condition_number > _COLLINEAR:
-            console.say(
-                "Note: the features are nearly collinear (condition number "
-                f"{squares.condition_number:.3g}): many W fit about as well, and training takes "
-                "long to come near least squares"
-            )
-        if reason:
-            console.say(f"Note: {reason}, so the steps run {mode.value}")
-        if self._communicator and (note := self._loop.note_on_speed()):
-            console.say(f"Note: {note}")
-        if warning := divergence.warning(self._config, line):
-            console.say(f"Warning: {warning}")
-
     def _make_reporters(self, state: run_state.RunState | None) -> reporters_lib.Reporters:
         """Prepares what is written and printed, after what a checkpoint knows of it."""
         return reporters_lib.Reporters(
@@ -221,31 +191,25 @@ class _Trainer:
             self._line,
             rates=lambda steps: optimizers.rates(self._optimizer, steps),
             directory=self.run_dir.path,
-            figures=self.run_dir.figures,
             last_step=self._last_step,
             clock=self._clock,
             history=state.history if state else None,
             event_files=state.event_files if state else {},
         )
 
-    def _train_and_finish(
-        self, state: run_state.RunState | None, reporters: reporters_lib.Reporters | None
-    ) -> finish.Result:
-        first_step = state.step if state else 0
-        if reporters:
-            self._begin(state, reporters)
+    def _train_and_finish(self, first_step: int) -> finish.Result:
         try:
             if first_step < self._last_step:
-                self._train(first_step, reporters)
-            final, found = self._finish(reporters)
+                self._train(first_step)
+            final, found = self._finish()
         except hooks.Divergence as end:
-            message = divergence.message(end, self._config, self._line, self._monitor)
-            if reporters:
-                reporters.diverged(message)
+            message = notes.of_divergence(end, self._config, self._line, self._monitor)
+            if self._reporters:
+                self._reporters.diverged(message)
                 self._outputs.write_result("diverged", end.step, self._seconds(), message=message)
             watch = cli.command("watch", str(self.run_dir.path))
             raise errors.DivergedError(f"{message}; see it with: {watch}") from None
-        if reporters:
+        if self._reporters:
             self._outputs.export(self._last_step, final, found, self._seconds())
             self._outputs.say_what_next()
         return self._outputs.result(final)
@@ -262,7 +226,7 @@ class _Trainer:
             **({"workers": str(count)} if count > 1 else {}),
         }
         if state is None:
-            self._save(0, reporters)
+            self._save(0)
         else:
             with files.writing(self.run_dir.flags):
                 flagfile.write(self.run_dir.flags, flagfile.from_config(self._given))
@@ -272,13 +236,11 @@ class _Trainer:
         elif state.last_step < self._last_step:
             reporters.extend(settings, step=state.step)
 
-    def _train(self, first_step: int, reporters: reporters_lib.Reporters | None) -> None:
-        config = self._config
+    def _train(self, first_step: int) -> None:
+        config, reporters = self._config, self._reporters
         steps, seconds = config.checkpoint_every, config.checkpoint_secs
         every = hooks.Every(steps=steps, seconds=seconds, step=first_step)
-        save = checkpoints.SaveCheckpoints(
-            lambda step: self._save(step, reporters), every, self._stop, self.command
-        )
+        save = checkpoints.SaveCheckpoints(self._save, every, self._stop, self.command)
         directory = self.run_dir.path / "train"
         profiled = config.profiled if reporters else None
         profile = profiler.Profiler(profiled, directory, first_step=first_step)
@@ -289,34 +251,21 @@ class _Trainer:
             self._monitor.is_good,
         )
         train = keras_loop.fit if config.loop == "fit" else loop_lib.train
+        steps_of_run = {"first_step": first_step, "last_step": self._last_step}
         with self._stop, contextlib.closing(profile):
             try:
-                train(
-                    self._loop,
-                    first_step=first_step,
-                    last_step=self._last_step,
-                    hook=hook,
-                    clock=self._clock,
-                )
+                train(self._loop, **steps_of_run, hook=hook, clock=self._clock)
             except hooks.EndOfTraining as end:
-                self._end_early(end.step, reporters)
-            self._save(self._last_step, reporters)
+                self._save(end.step)
+                self._last_step = end.step
+                if reporters:
+                    reporters.end_early(end.step, self._monitor.monitored)
+            self._save(self._last_step)
             self._stop.check(self.command)
 
-    def _end_early(self, step: int, reporters: reporters_lib.Reporters | None) -> None:
-        self._save(step, reporters)
-        self._last_step = step
-        if reporters:
-            epochs = step // self._monitor.steps_per_epoch
-            patience = self._config.early_stopping_patience
-            reporters.end_early(
-                step,
-                f"Ending early, after epoch {epochs:,}: no smaller {self._monitor.monitored} in "
-                f"--early_stopping_patience={patience} evaluations",
-            )
-
-    def _save(self, step: int, reporters: reporters_lib.Reporters | None) -> None:
-        if reporters is None:
+    def _save(self, step: int) -> None:
+        """Saves a checkpoint, in the process that writes."""
+        if self._reporters is None:
             return
         state = run_state.RunState(
             step=step,
@@ -326,8 +275,8 @@ class _Trainer:
             start_loss=self._monitor.start_loss,
             time=self._clock.now(),
             seconds=self._seconds(),
-            event_files=reporters.flush(),
-            history=reporters.history,
+            event_files=self._reporters.flush(),
+            history=self._reporters.history,
         )
         self._checkpoints.save(state, self._monitor.best_variables)
 
@@ -335,9 +284,7 @@ class _Trainer:
         """Seconds of training so far."""
         return self._seconds_before + self._clock.seconds
 
-    def _finish(
-        self, reporters: reporters_lib.Reporters | None
-    ) -> tuple[evaluate.Evaluation, reports.Reports]:
+    def _finish(self) -> tuple[evaluate.Evaluation, reports.Reports]:
         """Evaluates and records the state after the last update."""
         step = self._last_step
         last = self._loop.row(step)
@@ -346,7 +293,7 @@ class _Trainer:
         final = self._monitor.checked(step)
         event = self._monitor.noted(step, final)
         found = reports.regression(self._task, self._datasets, self._line, self._total)
-        if reporters:
-            reporters.finish(last, event, found)
+        if self._reporters:
+            self._reporters.finish(last, event, found)
             self._checkpoints.save_best(self._monitor.best.step, self._monitor.best_variables)
         return final, found
