@@ -63,12 +63,16 @@ def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
 
     def apply(gradients: Any, variables: Any = None) -> Any:
         gradients = _checked(task, list(gradients))
-        noted["norm"] = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
-        return type(optimizer).apply(optimizer, gradients, variables)
+        with tf.name_scope("gradient_norm/"):  # not in the box that is open
+            noted["norm"] = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
+        with tf.name_scope("update/"):
+            return type(optimizer).apply(optimizer, gradients, variables)
 
     def step(batch: batch_lib.Batch) -> Row:
-        values = task.variables.values()
-        with _replaced(model, "_compute_loss", compute_loss), _replaced(optimizer, "apply", apply):
+        with tf.name_scope("values"):
+            values = task.variables.values()
+        replaced = _replaced(model, "_compute_loss", compute_loss)
+        with tf.name_scope("loss_and_gradients"), replaced, _replaced(optimizer, "apply", apply):
             model.train_step(batch[:2] if batch.weight is None else tuple(batch))
         return Row(values, noted["loss"], noted["norm"])
 
