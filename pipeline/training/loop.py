@@ -108,7 +108,8 @@ class Loop:
             repeats = timeit.repeat(lambda: run(*batch.arrays).numpy(), number=1, repeat=5)
             return float(min(repeats))
 
-        def work(*_: tf.Tensor) -> tf.Tensor:
+        def work(*arrays: tf.Tensor) -> tf.Tensor:
+            del arrays  # for `_` TensorFlow warns of its name
             return train_step.shared_loss_and_gradients(self.task, batch, 1 / count)
 
         call = seconds(lambda *arrays: tf.reshape(arrays[0], [-1])[:1])
