@@ -25,7 +25,8 @@ pytestmark = [
 ]
 # Those that resume another run.
 _LONGER = {("guide", 3): "longer", ("mlp", 2): "mlp-longer"}
-_OF_TWO = tuple(train_together.CONFIGS.keys() - {"polynomial", *_LONGER.values()})
+_NOT_OF_TWO = {"polynomial", *_LONGER.values()}
+_OF_TWO = tuple(name for name in train_together.CONFIGS if name not in _NOT_OF_TWO)
 _OF_THREE = ("guide", "short-last-batch", "polynomial", "table")
 _RUNS = [*((name, 2) for name in _OF_TWO), *((name, 3) for name in _OF_THREE)]
 
