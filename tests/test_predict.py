@@ -83,6 +83,7 @@ _MISTAKES = {
         "line 2, column 'city': the value is missing",
         2,
     ),
+    ("--export_dir=line", "--input=lists.parquet"): ("lists.parquet: can't be written as CSV", 2),
     ("--export_dir=flats", "--input=no*.jsonl"): ("no*.jsonl: there is no such file", 2),
     ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a directory", 2),
     ("--export_dir=line", "--x=1", "--output=nowhere/y.csv"): ("nowhere/y.csv", 1),
@@ -140,6 +141,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     )
     table.write_parquet(directory / "flats.parquet")
     table.write_ndjson(directory / "flats.jsonl")
+    polars.DataFrame({"x": [1], "v": [[1, 2]]}).write_parquet(directory / "lists.parquet")
     for name, rows in (("flats", table), ("flat-1", table[:1]), ("flat-2", table[1:])):
         rows.write_csv(directory / f"{name}.csv")
     packed = gzip.compress((directory / "flats.csv").read_bytes())
