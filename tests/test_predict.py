@@ -18,10 +18,10 @@ import polars
 import pytest
 import tensorflow as tf
 
+from pipeline.data import batch, preprocessing
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import preprocessing
 from pipeline.run import export
-from pipeline.training import losses, models, task
+from pipeline.training import models
 from tests import helpers
 
 _PRICES = '"a, in m",b,price\n10,1,8.5\n20,2,16.5\n'
@@ -110,10 +110,10 @@ def _publish(
     model = models.module(len(W))
     model.W.assign(W)
     model.b.assign(b)
-    trained = task.Task(model, losses.squared_error, features=features)
+    trained = helpers.task(model, features)
     x = np.ones((3, len(W)), np.float32)
     x[:, 2:] = 0  # of two texts, one is in a row
-    examples = datasets_lib.Examples(x, np.ones(3, np.float32))
+    examples = batch.Batch(x, np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label, preprocessing=learned)
     export.publish(trained, datasets, version, {"step": 10})
 
