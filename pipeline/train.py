@@ -11,7 +11,7 @@ import dataclasses
 
 from pipeline import cli, console, errors, user_code
 from pipeline.data import datasets as datasets_lib
-from pipeline.distributed import workers
+from pipeline.distributed import start, workers
 from pipeline.run import run_dir
 
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     if worker.count > 1 and worker.is_chief:
         others = ", ".join(str(index) for index in range(1, worker.count))
         console.say(f"Waiting for worker {others}, {config.peer_timeout_secs} s at most")
-    communicator = workers.import_tensorflow(worker, timeout_secs=config.peer_timeout_secs)
+    communicator = start.import_tensorflow(worker, timeout_secs=config.peer_timeout_secs)
     from pipeline.run import trainer
 
     trainer.train(config, datasets, communicator)

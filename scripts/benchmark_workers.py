@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import config as config_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.distributed import workers
+from pipeline.distributed import start, workers
 
 # Examples, features, batch size, steps.
 PROBLEMS = {
@@ -26,7 +26,7 @@ _ROUNDS = 5
 def main() -> None:
     """Measures the steps of each problem, and messages of some sizes."""
     worker = workers.from_environment()
-    communicator = workers.import_tensorflow(worker, timeout_secs=60)
+    communicator = start.import_tensorflow(worker, timeout_secs=60)
     for name, problem in PROBLEMS.items():
         *sizes, steps = problem
         if worker.count == 1:
@@ -97,9 +97,9 @@ def _seconds_per_message(communicator: Any, numbers: int) -> float:
     x, count = tf.ones([numbers]), 50
     times = []
     for _ in range(1 + _ROUNDS):
-        start = time.perf_counter()
+        began = time.perf_counter()
         loop(tf.constant(count), x).numpy()
-        times.append((time.perf_counter() - start) / count)
+        times.append((time.perf_counter() - began) / count)
     return float(np.median(times[1:]))
 
 

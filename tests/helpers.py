@@ -255,6 +255,13 @@ def spec(examples: batch_lib.Batch) -> batch_lib.Batch:
     return examples.map(lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype))
 
 
+def task(model: Any, features: tuple[str, ...] = ("x",)) -> task_lib.Task:
+    """The task of a model of columns, with squared errors."""
+    x = np.ones((2, len(features)), np.float32)
+    loss = losses.mean_loss(losses.squared_error, model)
+    return task_lib.Task(model, loss, spec=spec(batch_lib.Batch(x, x[:, 0])), features=features)
+
+
 def linear(
     features: tuple[str, ...] = ("x",), *, loss: losses.ExampleLoss | None = None, **settings: Any
 ) -> task_lib.Task:

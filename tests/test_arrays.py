@@ -158,7 +158,7 @@ def test_validation_examples_are_set_apart_by_the_seed(
         assert (train, validation) == (sorted(train), sorted(validation))
         assert len(validation) == count if count is not None else 0 < len(validation) < 20
         assert (data.num_train, data.num_validation) == (len(train), len(validation))
-        assert (data.features, data.label, data.scale, data.truth) == ((), "", None, None)
+        assert (data.features, data.label, data.preprocessing, data.truth) == ((), "", None, None)
         found.append(validation)
     assert found[0] == found[1]
     assert count == 0 or found[1] != found[2]

@@ -16,11 +16,12 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batch
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.run import export, export_formats, serving
-from pipeline.training import losses, make_task, task
-from tests import processes
+from pipeline.training import make_task, task
+from tests import helpers, processes
 
 pytestmark = pytest.mark.slow
 Array = npt.NDArray[np.floating[Any]]
@@ -40,8 +41,8 @@ _EXPORTS = [(name, number) for name in _CONFIGS for number in (1, 3)]
 def _trained(name: str, datasets: datasets_lib.Datasets) -> task.Task:
     """A task whose numbers are none that it starts with."""
     made = make_task.make_task(config_lib.Config(**_CONFIGS[name]), datasets)
-    numbers = np.random.default_rng(0).normal(size=made.numbers().shape[0])
-    made.assign(made.by_variable(numbers.astype(np.float32)))
+    numbers = np.random.default_rng(0).normal(size=made.variables.numbers().shape[0])
+    made.variables.assign(made.variables.split(numbers))
     return made
 
 
@@ -50,7 +51,7 @@ _Learned = preprocessing_lib.Preprocessing
 
 def _datasets(num_features: int, *, learned: _Learned | None = None) -> datasets_lib.Datasets:
     x = np.random.default_rng(1).normal(size=(20, num_features)).astype(np.float32)
-    examples = datasets_lib.Examples(x, (x[:, 0] > 0).astype(np.float32))
+    examples = batch.Batch(x, (x[:, 0] > 0).astype(np.float32))
     return datasets_lib.Datasets(
         examples, None, ("a", "b", "c")[:num_features], "y", preprocessing=learned
     )
@@ -233,7 +234,7 @@ def test_a_table_with_texts_is_served_by_its_columns(tmp_path: pathlib.Path) -> 
     columns: dict[str, Any] = {"größe": ("M", "S"), "a": None}
     learned = _Learned(columns, "y", np.float64([0, 0, 1990, 5]), np.float64([1, 1, 10, 3]))
     x = np.float32([[1, 0, -1], [0, 1, 2]])
-    examples = datasets_lib.Examples(x, x[:, 0])
+    examples = batch.Batch(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, learned.features, "y", preprocessing=learned)
     trained = _trained("keras", datasets)
     export.publish(trained, datasets, tmp_path / "1", {}, formats=("litert", "onnx"))
@@ -287,7 +288,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["litert", "onnx"])
 def test_what_a_converter_lacks_is_said_in_a_line(name: str) -> None:
     datasets = _datasets(1)
-    trained = task.Task(_Searching(), losses.squared_error, features=("a",))
+    trained = helpers.task(_Searching(), ("a",))
     with pytest.raises(errors.InputError) as caught:
         export.try_formats(trained, datasets, [name])
     assert re.match(f"--export_formats={name}: the model can't be written in", str(caught.value))

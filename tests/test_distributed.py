@@ -205,9 +205,9 @@ def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
 
 _SILENT = """
 import time
-from pipeline.distributed import workers
+from pipeline.distributed import start, workers
 worker = workers.from_environment()
-communicator = workers.import_tensorflow(worker, timeout_secs=3)
+communicator = start.import_tensorflow(worker, timeout_secs=3)
 if worker.is_chief:
     assert communicator.sum([]).tolist() == []
     communicator.sum([7])

@@ -21,7 +21,7 @@ _DESCRIPTIONS = {"a": "What a is.", "b/c": "What b/c is."}
 def _open(directory: pathlib.Path, *, first_step: int = 0) -> event_file.EventFile:
     path = directory / event_file.file_name(1)
     return event_file.EventFile(
-        path, first_step=first_step, clock=clock.Clock(), descriptions=_DESCRIPTIONS
+        path, first_step=first_step, clock=clock.Clock(), describe=_DESCRIPTIONS.__getitem__
     )
 
 

@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
+from pipeline.data import batch
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import export, exported, trainer, versions
-from pipeline.training import losses, models, task
+from pipeline.training import models, task
+from tests import helpers
 
 _NAMES = {1: ("only",), 3: ("größe", "b c", "d")}
 _kinds = pytest.mark.parametrize("kind", ["module", "keras"])
@@ -23,7 +25,7 @@ Array = npt.NDArray[np.float32]
 
 
 def _task(model: Any, num_features: int = 1) -> task.Task:
-    return task.Task(model, losses.squared_error, features=_NAMES[num_features])
+    return helpers.task(model, _NAMES[num_features])
 
 
 def _trained(kind: str = "module", num_features: int = 1) -> task.Task:
@@ -45,7 +47,7 @@ def _publish(
     version: pathlib.Path, trained: task.Task, num_features: int = 1, *, step: int = 10
 ) -> pathlib.Path:
     x = _sample(num_features)
-    examples = datasets_lib.Examples(x, x[:, 0])
+    examples = batch.Batch(x, x[:, 0])
     datasets = datasets_lib.Datasets(examples, None, _NAMES[num_features], "price")
     export.publish(trained, datasets, version, {"step": step, "last_step": step + 2})
     return version
@@ -130,7 +132,7 @@ def test_exported_variables_give_a_model_back(tmp_path: pathlib.Path, num_featur
     """Of the other kind, as --initialize_from does."""
     version = _publish(tmp_path / "1", _trained("module", num_features), num_features)
     other = _task(models.keras(num_features), num_features)
-    other.assign(exported.load(version).variables())
+    other.variables.assign(exported.load(version).variables())
     x = _sample(num_features)
     prediction = other.predict(tf.constant(x)).numpy()
     np.testing.assert_allclose(prediction, _expected(x), rtol=1e-5, atol=1e-6)
@@ -202,12 +204,12 @@ def test_the_export_predicts_as_after_training(tmp_path: pathlib.Path) -> None:
     layers = [tf.keras.layers.Dropout(0.9), tf.keras.layers.BatchNormalization(epsilon=0.0)]
     model = tf.keras.Sequential([tf.keras.Input((3,)), *layers])
     trained = _task(model, 3)
-    trained.assign({"moving_mean": [1, 2, 3], "moving_variance": [4, 4, 4]})
+    trained.variables.assign({"moving_mean": [1, 2, 3], "moving_variance": [4, 4, 4]})
     loaded = exported.load(_publish(tmp_path / "1", trained, 3))
     x = _sample(3, 50)
     np.testing.assert_allclose(loaded.predict(x), (x - [1, 2, 3]) / 2, rtol=1e-5, atol=1e-6)
-    assert set(trained.variables) >= {"moving_mean", "moving_variance", "gamma", "beta"}
-    assert loaded.variables().keys() == trained.variables.keys()
+    assert trained.variables.by_name.keys() >= {"moving_mean", "moving_variance", "gamma", "beta"}
+    assert loaded.variables().keys() == trained.variables.by_name.keys()
     assert loaded.variables()["moving_mean"].tolist() == [1, 2, 3]
 
 

@@ -46,7 +46,6 @@ class _Images:
         self.writer = summary_writer.SummaryWriter(
             directory,
             names=self.task.variables.watched,
-            metric_names=(),
             clock=clock.Clock(),
             first_step=0,
             earlier={},

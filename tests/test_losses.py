@@ -31,11 +31,6 @@ def test_squared_error_is_that_of_each_example() -> None:
     assert loss.numpy().tolist() == [0, 4, 9]
 
 
-@pytest.mark.parametrize("name", ["mse", "MSE", "mean_squared_error", "MeanSquaredError"])
-def test_the_squared_error_has_several_names(name: str) -> None:
-    assert losses.by_name(name) is losses.squared_error
-
-
 @pytest.mark.parametrize("name", ["mean_absolute_error", "mae", "MeanAbsoluteError"])
 def test_a_loss_of_keras_is_that_of_each_example(name: str) -> None:
     each = losses.by_name(name)

@@ -18,10 +18,10 @@ import polars
 import pytest
 import tensorflow as tf
 
+from pipeline.data import batch, preprocessing
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import preprocessing
 from pipeline.run import export
-from pipeline.training import losses, models, task
+from pipeline.training import models
 from tests import helpers
 
 _PRICES = '"a, in m",b,price\n10,1,8.5\n20,2,16.5\n'
@@ -83,6 +83,7 @@ _MISTAKES = {
         "line 2, column 'city': the value is missing",
         2,
     ),
+    ("--export_dir=line", "--input=lists.parquet"): ("lists.parquet: can't be written as CSV", 2),
     ("--export_dir=flats", "--input=no*.jsonl"): ("no*.jsonl: there is no such file", 2),
     ("--export_dir=line", "--x=1", "--output=empty"): ("--output=empty: is a directory", 2),
     ("--export_dir=line", "--x=1", "--output=nowhere/y.csv"): ("nowhere/y.csv", 1),
@@ -109,10 +110,10 @@ def _publish(
     model = models.module(len(W))
     model.W.assign(W)
     model.b.assign(b)
-    trained = task.Task(model, losses.squared_error, features=features)
+    trained = helpers.task(model, features)
     x = np.ones((3, len(W)), np.float32)
     x[:, 2:] = 0  # of two texts, one is in a row
-    examples = datasets_lib.Examples(x, np.ones(3, np.float32))
+    examples = batch.Batch(x, np.ones(3, np.float32))
     datasets = datasets_lib.Datasets(examples, None, features, label, preprocessing=learned)
     export.publish(trained, datasets, version, {"step": 10})
 
@@ -140,6 +141,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     )
     table.write_parquet(directory / "flats.parquet")
     table.write_ndjson(directory / "flats.jsonl")
+    polars.DataFrame({"x": [1], "v": [[1, 2]]}).write_parquet(directory / "lists.parquet")
     for name, rows in (("flats", table), ("flat-1", table[:1]), ("flat-2", table[1:])):
         rows.write_csv(directory / f"{name}.csv")
     packed = gzip.compress((directory / "flats.csv").read_bytes())

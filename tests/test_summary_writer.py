@@ -27,7 +27,6 @@ def _writer(
     directory: pathlib.Path,
     names: tuple[str, ...] = _NAMES,
     *,
-    metric_names: tuple[str, ...] = (),
     times: clock.Clock | None = None,
     first_step: int = 0,
     earlier: Mapping[str, int] | None = None,
@@ -35,7 +34,6 @@ def _writer(
     return summary_writer.SummaryWriter(
         directory,
         names=names,
-        metric_names=metric_names,
         clock=times or clock.Clock(),
         first_step=first_step,
         earlier=earlier or {},
@@ -102,7 +100,7 @@ def test_other_scalars_belong_to_train_or_a_named_curve(tmp_path: pathlib.Path) 
 
 def test_each_tag_is_described_once(tmp_path: pathlib.Path) -> None:
     names = "W/rooms", "W/area", "b", "slope"
-    with contextlib.closing(_writer(tmp_path, names, metric_names=("mae",))) as writer:
+    with contextlib.closing(_writer(tmp_path, names)) as writer:
         writer.steps(_rows(0, 3, num_values=4))
         for group, tags in (
             ("training", ("learning_rate", "gradient_norm", "distance_to_optimum")),

@@ -42,7 +42,7 @@ def _load(data: object, **settings: Any) -> datasets_lib.Datasets:
 
 def _in_units(data: datasets_lib.Datasets) -> np.ndarray:
     """The training examples with their labels, in the units of the data."""
-    x, y = data.train
+    x, y, _ = data.train
     if data.preprocessing:
         x, y = data.preprocessing.x_in_data_units(x), data.preprocessing.in_data_units(y)
     return np.column_stack([x, y])
@@ -101,7 +101,7 @@ def test_columns_have_mean_0_and_deviation_1() -> None:
     data = _load_columns(table, validation_fraction=0.25)
     assert data.validation is not None
     assert 0.23 < len(data.validation.y) / 20_640 < 0.27
-    for array in data.train:
+    for array in data.train.arrays:
         np.testing.assert_allclose(array.mean(axis=0, dtype=np.float64), 0, atol=1e-6)
         np.testing.assert_allclose(array.std(axis=0, dtype=np.float64), 1, atol=1e-6)
     both = np.vstack([_in_units(data), _in_units(data._replace(train=data.validation))])
@@ -217,7 +217,7 @@ _BAD = [
     ("mine.py:missing", {}, "row 2, column 'a': the value is missing; rows with "),
     ("mine.py:masked", {}, "row 1, column 'a': the value is missing; rows with "),
     ("mine.py:text", {}, "the column 'a' ('x') is text"),
-    ("mine.py:ragged", {}, "must return columns of one length by their names; received {'a': [2]"),
+    ("mine.py:ragged", {}, "of one length by their names, or arrays (x, y); received {'a': [2]"),
     ("mine.py:nothing", {}, "mine.py:nothing: making the data raised TypeError"),
     ("mine.py:none", {}, "defines no none"),
     ("bad.parquet", {}, "bad.parquet: can't be read as a Parquet file"),

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets
-from pipeline.distributed import workers
+from pipeline.distributed import start, workers
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "guide": {"epochs": 12},
@@ -59,7 +59,7 @@ def config(name: str, logdir: pathlib.Path, run_name: str) -> config_lib.Config:
 def main(folder: pathlib.Path, names: list[str]) -> None:
     """Trains the runs `<name>=<run name>` one after the other."""
     worker = workers.from_environment()
-    communicator = workers.import_tensorflow(worker, timeout_secs=60)
+    communicator = start.import_tensorflow(worker, timeout_secs=60)
     from pipeline.run import trainer
     from pipeline.training import make_task
 

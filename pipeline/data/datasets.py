@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
-from pipeline.data import arrays, fingerprint, least_squares, table_examples, tables
+from pipeline.data import arrays, fingerprint, least_squares, sources, table_examples, tables
 from pipeline.data import batch as batch_lib
 from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
@@ -107,13 +107,13 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
     if config.is_synthetic:
         datasets = _load_synthetic(config, worker)
     elif function := user_code.find(config).get("data"):
-        made = tables.returned_by(function)
+        made = sources.returned_by(function)
         if isinstance(made, tuple):
             datasets = _load_arrays(made, str(function), config, worker)
         else:
-            datasets = _load_table(tables.from_columns(made, function), config, worker)
+            datasets = _load_table(sources.from_columns(made, function), config, worker)
     else:
-        datasets = _load_table(tables.open_table(config.data), config, worker)
+        datasets = _load_table(sources.open_table(config.data), config, worker)
     config.last_step(datasets.num_train)  # raises where they do not fit
     errors.require(
         datasets.num_train >= worker.count,

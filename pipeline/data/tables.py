@@ -4,16 +4,14 @@ polars reads them, and is imported when a table is opened.
 """
 
 import abc
-import glob
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import errors, tf_runtime, user_code
+from pipeline import errors
 from pipeline.data import table_block
 from pipeline.data.table_block import Block, Float64, Texts, short
 
@@ -234,52 +232,6 @@ class Arrays(_Typed):
         if kind in "OUT":
             return [str(int(v)) if isinstance(v, bool | np.bool_) else str(v) for v in column]
         return column.astype(np.float64) if kind == "f" else column
-
-
-def returned_by(function: user_code.UserFunction) -> Any:
-    """What a user's function returns; raises errors.InputError if it raises.
-
-    Its file may import TensorFlow, as for a model beside it.
-    """
-    with tf_runtime.importing(), user_code.user_errors("making the data", function):
-        return function.load()()
-
-
-def from_columns(made: Any, function: user_code.UserFunction) -> Table:
-    """The columns that a user's function returned: a mapping of arrays, or a data frame.
-
-    Raises:
-      errors.InputError: it returned something else.
-    """
-    with user_code.user_errors("making the data", function):
-        names = list(made.columns) if hasattr(made, "columns") else list(made)
-        columns = {str(name): np.asarray(made[name]) for name in names}
-    lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
-    errors.require(
-        len(lengths) == 1 and -1 not in lengths,
-        f"{function.flag} must return columns of one length by their names, or arrays (x, y); "
-        "received " + short.repr({name: list(array.shape) for name, array in columns.items()}),
-    )
-    return Arrays(str(function), columns)
-
-
-def open_table(data: str) -> Table:
-    """The table of files, by their paths or patterns, separated by commas.
-
-    Raises:
-      errors.InputError: there is none, or its first line is no header.
-    """
-    from pipeline.data import text_tables  # which defines kinds of Table
-
-    if os.path.exists(data) or data == text_tables.STDIN:  # a comma or a star may be in a name
-        return text_tables.open_file(data)
-    paths: list[str] = []
-    for path in data.split(","):
-        matching = [path] if os.path.exists(path) else sorted(glob.glob(path))
-        errors.require(matching, f"{path}: there is no such file")
-        paths += matching
-    found = [text_tables.open_file(path) for path in dict.fromkeys(paths)]
-    return found[0] if len(found) == 1 else Files(found)
 
 
 def _is_text(name: str, columns: dict[str, str]) -> errors.InputError:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import errors, tf_runtime
+from pipeline import errors
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -85,29 +85,6 @@ def free_addresses(count: int) -> list[str]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-
-
-def import_tensorflow(worker: Worker, *, timeout_secs: int) -> Any:
-    """Imports and starts TensorFlow, and meets the other workers, if there are any.
-
-    It notices a lost worker at once instead of in a minute; what it logs of that at length, the
-    communicator says in a line.
-
-    Returns:
-      Their communicator, None for one worker.
-    """
-    if worker.count == 1:
-        tf_runtime.import_tensorflow()
-        return None
-    os.environ.setdefault("GRPC_FAIL_FAST", "true")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-    def meet() -> Any:
-        from pipeline.distributed import communicator
-
-        return communicator.Communicator(worker, timeout_secs=timeout_secs)
-
-    return tf_runtime.import_tensorflow(meet)
 
 
 def _parsed(text: str) -> Worker:

@@ -134,5 +134,10 @@ class Predictions:
         numbers = polars.DataFrame(dict(zip(names, y.reshape(len(y), len(names)).T, strict=True)))
         digits = numbers.select(polars.all().cast(polars.String).str.strip_suffix(".0"))
         file, how["separator"] = io.BytesIO(), self._table.separator
-        frame.hstack(digits).write_csv(file, include_header=include_header, **how)
+        try:
+            frame.hstack(digits).write_csv(file, include_header=include_header, **how)
+        except polars.exceptions.PolarsError as error:
+            raise errors.InputError(
+                f"{self._table.name}: can't be written as CSV: {errors.one_line(error)[:200]}"
+            ) from error
         return file.getvalue()

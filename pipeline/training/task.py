@@ -34,7 +34,7 @@ class Task:
 
         `features` are the names of the columns of x, if it is [B, D].
         """
-        self.model, self.loss_of, self.spec = model, loss, spec
+        self.model, self._loss, self.spec = model, loss, spec
         self.is_compiled = is_compiled
         self.variables = variables_lib.Variables(model, features)
         is_keras = isinstance(model, tf.keras.Model)
@@ -54,6 +54,11 @@ class Task:
     def matching(self, outputs: Any) -> Any:
         """The model's outputs in the form of the labels: float32, and [B] if these are [B]."""
         return losses.matching(self.spec.y, outputs)
+
+    def loss_of(self, batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:
+        """The loss (scalar float32) of a batch, from the model's outputs."""
+        with user_code.kept_process():
+            return self._loss(batch, outputs)
 
     def loss(self, batch: batch_lib.Batch, *, training: bool = False) -> tf.Tensor:
         """The loss (scalar float32) of a batch."""
