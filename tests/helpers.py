@@ -20,6 +20,7 @@ from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import preprocessing
 from pipeline.evaluation import evaluate
 from pipeline.evaluation import linear as linear_lib
 from pipeline.evaluation import monitor as monitor_lib
@@ -235,6 +236,13 @@ def guide(count: int) -> tuple[list[float], list[float], list[float], datasets_l
         W.append(W[-1] - 0.1 * float(np.mean(2 * residual * x)))
         b.append(b[-1] - 0.1 * float(np.mean(2 * residual)))
     return W[:-1], b[:-1], loss, datasets
+
+
+def units(mean: list[float], stddev: list[float]) -> preprocessing.Preprocessing:
+    """How columns a, b, ... and a label y are standardized."""
+    names = "abcdefghijklmnopqrst"[: len(mean) - 1]
+    columns = dict.fromkeys(names)
+    return preprocessing.Preprocessing(columns, "y", np.array(mean), np.array(stddev))
 
 
 def line(first: int, end: int) -> step_metrics.StepMetrics:

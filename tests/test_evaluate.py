@@ -11,7 +11,6 @@ from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import scale as scale_lib
 from pipeline.evaluation import evaluate
 from pipeline.run import trainer
 from pipeline.training import make_task, task
@@ -321,8 +320,8 @@ def test_metrics_that_a_model_computes_itself_are_its_own(mine: pathlib.Path) ->
 def test_metrics_are_in_the_units_of_the_data(mine: pathlib.Path, model: str) -> None:
     """The loss is that of the standardized labels that the model is trained on."""
     examples = _examples()
-    scale = scale_lib.Scale(np.array([1.0, 2.0, 100.0]), np.array([3.0, 4.0, 50.0]))
-    datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y", scale=scale)
+    units = helpers.units([1, 2, 100], [3, 4, 50])
+    datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y", preprocessing=units)
     metrics = {} if model == "compiled" else {"metrics": "mae", "initial_w": 0.0, "initial_b": 0.0}
     config = config_lib.Config(model=f"{mine}:{model}" if model == "compiled" else model, **metrics)
     made = make_task.make_task(config, datasets)

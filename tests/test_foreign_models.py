@@ -41,6 +41,7 @@ def _save(
     *specs: tf.TensorSpec,
     parameters: Any = lambda: {"W": tf.constant(3.0), "b": tf.constant(2.0)},
     inputs: tuple[tf.TensorSpec, ...] = (),
+    its_name: str = "variables",
     **attributes: Any,
 ) -> None:
     """Saves y = 3x + 2 with both signatures, or others with the specs of their inputs."""
@@ -49,7 +50,7 @@ def _save(
         setattr(module, name, value)
     serve = tf.function(serve, input_signature=specs or [_spec(None)])
     parameters = tf.function(parameters, input_signature=inputs)
-    signatures = {"serving_default": serve, "parameters": parameters}
+    signatures = {"serving_default": serve, its_name: parameters}
     tf.saved_model.save(module, str(path), signatures=signatures)
 
 
@@ -150,6 +151,9 @@ _INDEX = "variables/variables.index"
 _NAMES = {"features": tf.Variable(["a", "b"]), "label": tf.Variable([b"\xff"])}
 _MODELS = {
     "as ours": _Model(_save, _PREDICTS, _STARTS),
+    "an earlier version": _Model(
+        lambda path: _save(path, its_name="parameters"), _PREDICTS, _STARTS
+    ),
     "brackets [1]": _Model(_save, _PREDICTS, _STARTS),
     "star * and back\\slash": _Model(_save, _PREDICTS, _STARTS),
     "an asset": _Model(_with_assets, _PREDICTS, _STARTS),

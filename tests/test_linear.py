@@ -11,7 +11,6 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import scale as scale_lib
 from pipeline.evaluation import linear
 from pipeline.training import losses, models, task
 from tests import helpers
@@ -60,7 +59,7 @@ _TRAIN = _examples()
 
 def _datasets(train: Batch = _TRAIN, **more: Any) -> datasets_lib.Datasets:
     names = tuple(f"x{i}" for i in range(train.x.shape[1])) if train.x.shape[1] > 20 else _NAMES
-    solved = datasets_lib.solved(train), None
+    solved = datasets_lib.solved(train)
     return datasets_lib.Datasets(
         train, None, names[: train.x.shape[1]], "y", least_squares=solved, **more
     )
@@ -267,7 +266,7 @@ def test_a_reference_at_the_end_of_float32_is_right_or_left_out(name: str) -> No
     line = _linear(_datasets(examples))
     if line is None or line.reference is None:
         return
-    expected = _datasets(examples).least_squares[0]
+    expected = _datasets(examples).least_squares
     assert expected is not None
     np.testing.assert_array_equal(line.solution, expected.solution)
     values = line.flat_lines()["least_squares"]
@@ -322,24 +321,24 @@ def test_the_largest_stable_rate_is_2_over_the_largest_curvature() -> None:
 
 # The units of the data.
 
-_SCALE = scale_lib.Scale(np.array([10.0, -20.0, 100.0]), np.array([2.0, 4.0, 50.0]))
+_UNITS = helpers.units([10, -20, 100], [2, 4, 50])
 
 
 def _in_units(examples: Batch) -> Batch:
-    x, y = _SCALE.x_in_units(examples.x), _SCALE.y_in_units(examples.y)
+    x, y = _UNITS.x_in_data_units(examples.x), _UNITS.in_data_units(examples.y)
     return Batch(x.astype(np.float32), y.astype(np.float32))
 
 
 def test_standardized_parameters_are_given_in_the_units_of_the_data() -> None:
     """And back; predictions are the same in both."""
     examples = _examples(50, 2)
-    line = _known(_datasets(examples, scale=_SCALE))
+    line = _known(_datasets(examples, preprocessing=_UNITS))
     numbers = np.array([[0.5, -2.0, 0.25], [1.0, 3.0, 0.0]], np.float32)
     found = line.in_data_units(numbers)
     assert found.dtype == np.float32
     data = _in_units(examples)
     for standardized, (*W, b) in zip(numbers, found.tolist(), strict=True):
-        expected = _SCALE.y_in_units(examples.x @ standardized[:-1] + standardized[-1])
+        expected = _UNITS.in_data_units(examples.x @ standardized[:-1] + standardized[-1])
         np.testing.assert_allclose(data.x @ np.array(W) + b, expected, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(line.from_data_units(found), numbers, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(line.watched_in_data_units(numbers), found)
@@ -348,7 +347,7 @@ def test_standardized_parameters_are_given_in_the_units_of_the_data() -> None:
 def test_a_reference_is_drawn_in_the_units_of_the_data() -> None:
     """The loss stays that of standardized labels, which the model is trained on."""
     examples = _examples(50, 2)
-    line = _known(_datasets(examples, scale=_SCALE))
+    line = _known(_datasets(examples, preprocessing=_UNITS))
     np.testing.assert_allclose(line.solution, _numpy_solution(examples), rtol=1e-7)
     assert line.reference is not None
     expected = _numpy_solution(_in_units(examples))
@@ -359,7 +358,7 @@ def test_a_reference_is_drawn_in_the_units_of_the_data() -> None:
     assert flat["loss"] == pytest.approx(plain["loss"], rel=1e-9)
 
 
-def test_without_a_scale_numbers_are_those_of_the_data() -> None:
+def test_without_units_numbers_are_those_of_the_data() -> None:
     line = _known(_datasets())
     numbers = np.array([[0.1, -3.0]], np.float32)
     for convert in (line.in_data_units, line.from_data_units, line.watched_in_data_units):
@@ -370,8 +369,8 @@ def test_without_a_scale_numbers_are_those_of_the_data() -> None:
 def test_norms_have_no_units() -> None:
     """They stay as they are, those of standardized data."""
     examples = _examples(100, 20)
-    scale = scale_lib.Scale(np.full(21, 3.0), np.full(21, 2.0))
-    line = _known(_datasets(examples, scale=scale))
+    units = helpers.units([3.0] * 21, [2.0] * 21)
+    line = _known(_datasets(examples, preprocessing=units))
     norms = np.array([[1.5, 2.5]], np.float32)
     np.testing.assert_array_equal(line.watched_in_data_units(norms), norms)
     assert line.in_data_units(np.ones([1, 21])).shape == (1, 21)
@@ -380,7 +379,7 @@ def test_norms_have_no_units() -> None:
 def test_the_most_important_feature_comes_first() -> None:
     """By |W| of standardized features."""
     made = helpers.linear(("a", "b"))
-    line = _known(_datasets(_examples(50, 2), scale=_SCALE), made)
+    line = _known(_datasets(_examples(50, 2), preprocessing=_UNITS), made)
     made.variables.assign({"W": [0.5, -2.0], "b": 9.0})
     assert list(line.importance.items()) == [("b", 2.0), ("a", 0.5)]
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.run import checkpoints, exported, trainer
+from pipeline.run import checkpoints, exported, finish, trainer
 from tests import helpers
 
 # Each with another directory that it matches as a pattern.
@@ -19,7 +19,7 @@ _NAMES = [
 ]
 
 
-def _train(logdir: pathlib.Path, **changes: object) -> trainer.Result:
+def _train(logdir: pathlib.Path, **changes: object) -> finish.Result:
     settings = {"logdir": str(logdir), "run_name": "run", "epochs": 3, **changes}
     config = config_lib.Config(**settings)  # type: ignore[arg-type]
     return trainer.train(config, datasets_lib.load(config))

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.reporting import plots
 from pipeline.run import run_state
-from pipeline.training import metrics
+from pipeline.training import step_metrics
 from tests import helpers
 
 _ENTRIES = ("train", "predict", "sweep", "watch")
@@ -263,13 +264,13 @@ def test_tensorflow_is_heard_where_it_matters(tmp_path: pathlib.Path) -> None:
 def test_a_picture_of_any_name_gives_no_warning(name: str) -> None:
     """Where the font lacks a character, or the name does not fit."""
     x = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
-    examples = datasets_lib.Examples(x, x.sum(axis=1))
-    sample = plots.Sample.of(datasets_lib.Datasets(examples, None, (name, "b"), name, None))
-    rows = metrics.StepMetrics(np.arange(20), np.hstack([x, x[:, :1]]), x[:, 0], x[:, 1])
+    examples = batch_lib.Batch(x, x.sum(axis=1))
+    sample = plots.Sample.of(datasets_lib.Datasets(examples, None, (name, "b"), name))
+    rows = step_metrics.StepMetrics(np.arange(20), np.hstack([x, x[:, :1]]), x[:, 0], x[:, 1])
     names = (f"W/{name}", "W/b", "b")
     for figure in (
         plots.data(sample),
-        plots.fit(sample, sample.y, loss=1.0, title="After training"),
+        plots.predictions(sample, sample.y, loss=1.0, title="After training"),
         plots.values(rows, names, truth=None),
     ):
         assert plots.png(figure).startswith(b"\x89PNG")

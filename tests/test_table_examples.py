@@ -148,7 +148,7 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
     """A constant one has W = 0; of two equal ones each has half."""
     data = _load_columns({"x": _NORMAL, "c": np.full(200, 7.3), "x2": _NORMAL, "y": 2 * _NORMAL})
     assert not data.train.x[:, 1].any()
-    solved = data.least_squares[0]
+    solved = data.least_squares
     assert solved
     assert data.preprocessing
     (values,) = linear_units.in_data_units(solved.solution[None], data.preprocessing)

@@ -17,13 +17,12 @@ from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
 
 Batch = batch_lib.Batch
+LeastSquares = least_squares.LeastSquares
 
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
 # Streams of random numbers that one seed gives.
 _TRAINING_NOISE, _VALIDATION_NOISE = range(2)
 _ALONE = workers.Worker()
-
-Solved = least_squares.LeastSquares | None
 
 
 class Truth(NamedTuple):
@@ -53,8 +52,8 @@ class Datasets(NamedTuple):
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
     preprocessing: preprocessing_lib.Preprocessing | None = None  # of a table
-    # Of the training and the validation examples of all workers; None where there is no use for it.
-    least_squares: tuple[Solved, Solved] = (None, None)
+    # Of the training examples of all workers; None where there is no use for it.
+    least_squares: LeastSquares | None = None
     dropped: int = 0  # rows of a table that were left out, as values were missing
     label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
 
@@ -137,17 +136,15 @@ def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datase
         truth=Truth(config.true_w, config.true_b, is_line=config.synthetic == "line"),
         worker=worker,
         counts=(config.num_examples, count),
-        least_squares=(
-            (solved(train), solved(validation)) if config.is_linear_regression else (None, None)
-        ),
+        least_squares=solved(train) if config.is_linear_regression else None,
     )
 
 
-def solved(examples: Batch | None) -> Solved:
-    """Least squares of examples; None without any, or if they are too many."""
-    if examples is None or not least_squares.is_cheap(*examples.x.shape):
+def solved(examples: Batch) -> LeastSquares | None:
+    """Least squares of examples; None if they are too many."""
+    if not least_squares.is_cheap(*examples.x.shape):
         return None
-    return least_squares.LeastSquares.of(examples.x, examples.y)
+    return LeastSquares.of(examples.x, examples.y)
 
 
 def _part(examples: Batch, worker: workers.Worker) -> Batch:
@@ -203,7 +200,7 @@ def _load_arrays(
         validation=_part(validation, worker) if validation.num_examples else None,
         worker=worker,
         counts=(train.num_examples, validation.num_examples),
-        least_squares=(solved(train), None) if solves else (None, None),
+        least_squares=solved(train) if solves else None,
     )
 
 
@@ -219,6 +216,6 @@ def _load_table(table: tables.Table, config: config_lib.Config, worker: workers.
         counts=(train.moments.count, validation.moments.count),
         preprocessing=learned,
         dropped=dropped,
-        least_squares=(train.least_squares, validation.least_squares),
+        least_squares=train.least_squares,
         label_variances=variances if learned.is_regression else None,
     )

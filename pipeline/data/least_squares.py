@@ -50,15 +50,6 @@ class LeastSquares(NamedTuple):
         """The distance [K] of K states from the solution."""
         return np.asarray(np.linalg.norm(np.asarray(values) - self.solution, axis=1))
 
-    def absolute_errors(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> float:
-        """The sum of |y - x·W* - b*| over examples x [N, D] and y [N], in float64."""
-        rows, total = max(1, _CHUNK // x.shape[1]), 0.0
-        for first in range(0, len(x), rows):
-            chunk = slice(first, first + rows)
-            predicted = x[chunk].astype(np.float64) @ self.solution[:-1] + self.solution[-1]
-            total += float(np.abs(y[chunk] - predicted).sum())
-        return total
-
     @property
     def condition_number(self) -> float:
         """How much the columns of x and of ones nearly depend on each other.

@@ -41,8 +41,8 @@ def load(
     is_full_batch = worker.count > 1 and split.is_full_batch(reader.count)
     solves = config.is_linear_regression
     parts = (
-        Part(reader.width, worker if is_full_batch else workers.Worker(), solves),
-        Part(reader.width, worker, solves),
+        Part(reader.width, worker if is_full_batch else workers.Worker(), solves=solves),
+        Part(reader.width, worker),
     )
     with contextlib.closing(reader.rows()) as blocks:
         learned = _learn(config, reader, split, parts, filter(len, blocks))
@@ -223,7 +223,7 @@ class Part:
       label_variance: That of the labels of all rows, in units of the model's labels.
     """
 
-    def __init__(self, width: int, worker: workers.Worker, solves: bool):
+    def __init__(self, width: int, worker: workers.Worker, *, solves: bool = False):
         """Prepares for rows [N, width], of which the worker keeps every k-th."""
         self._worker, self._kept = worker, list[Float32]()
         self.moments = moments.Moments(width)

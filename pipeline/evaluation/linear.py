@@ -54,7 +54,7 @@ class Linear:
         if not (config.is_linear and datasets.train.is_table and _is_line(task)):
             return None
         reference, why_not = None, ""
-        solved = datasets.least_squares[0]
+        solved = datasets.least_squares
         if config.is_linear_regression and datasets.train.weight is None:
             if solved is None:
                 count, width = datasets.num_train, datasets.train.x.shape[1]
