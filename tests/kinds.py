@@ -48,6 +48,15 @@ def tokens_data() -> Any:
     return TOKENS, CLASSES
 
 
+def embedded() -> tf.keras.Model:
+    """An embedding without a variable that is not trained."""
+    embedding = layers.Embedding(50, 2)
+    return _classifier(tf.keras.Input([12], dtype="int32"), embedding, layers.Flatten())
+
+
+embedded_data = tokens_data
+
+
 def augmented() -> tf.keras.Model:
     """Convolutions after random translations."""
     image = layers.Reshape([8, 8, 1]), layers.RandomTranslation(0.1, 0.1)

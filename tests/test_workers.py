@@ -14,7 +14,10 @@ from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import fingerprint
 from pipeline.distributed import workers
+from pipeline.evaluation import evaluate
 from pipeline.run import agreement
+from pipeline.training import make_task
+from tests import kinds
 
 _TWO = ["a:1", "b:2"]
 
@@ -217,3 +220,24 @@ def test_workers_that_differ_are_told_so(
     pathlib.Path("theirs.py").write_text("def a(*args): return args\n")
     settings = [agreement.settings(config_lib.Config(**each)) for each in (one, other)]
     assert [name for name in settings[0] if settings[0][name] != settings[1][name]] == differing
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("normalized", "with variables that change without a gradient: moving_mean, moving_var"),
+        ("penalized", "the loss of a batch is not the mean of the losses of its parts"),
+        ("double", "several workers train float32 variables only; "),
+        ("embedded", "several workers train embeddings with --optimizer=sgd only"),
+        ("two_inputs", ""),
+    ],
+)
+def test_what_several_workers_would_train_otherwise_is_refused(kind: str, why: str) -> None:
+    own = f"{kinds.__file__}:{kind}"
+    config = config_lib.Config(model=own, data=f"{own}_data", batch_size=32)
+    data = datasets_lib.load(config)
+    task = make_task.make_task(config, data)
+    is_mean = evaluate.Evaluator(task, data, config).is_mean_over_examples
+    said = agreement.unfit(config, data, task, is_mean_over_examples=is_mean)
+    assert why in said
+    assert bool(said) == bool(why)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
@@ -84,7 +85,7 @@ def check(
     """
     if communicator is None:
         return
-    problem = _unfit(task, is_mean_over_examples=is_mean_over_examples)
+    problem = unfit(config, datasets, task, is_mean_over_examples=is_mean_over_examples)
     own = settings(config) | _of_examples(datasets) | {"the model": zlib.crc32(problem.encode())}
     numbers = np.array(list(own.values()), np.int64)
     differing = communicator.sum((numbers != communicator.of_chief(numbers)).astype(np.int64))
@@ -159,7 +160,13 @@ def _of_examples(datasets: datasets_lib.Datasets) -> dict[str, int]:
     }
 
 
-def _unfit(task: task_lib.Task, *, is_mean_over_examples: bool) -> str:
+def unfit(
+    config: config_lib.Config,
+    datasets: datasets_lib.Datasets,
+    task: task_lib.Task,
+    *,
+    is_mean_over_examples: bool,
+) -> str:
     """Says why several processes can't train a model together, or ''."""
     variables = task.variables
     others = sorted(variables.by_name.keys() - variables.trainable.keys())
@@ -174,4 +181,16 @@ def _unfit(task: task_lib.Task, *, is_mean_over_examples: bool) -> str:
             "of its parts"
         )
     odd = [name for name, v in variables.trainable.items() if v.dtype != "float32"]
-    return f"several workers train float32 variables only; {', '.join(odd)}" if odd else ""
+    if odd:
+        return f"several workers train float32 variables only; {', '.join(odd)}"
+    sample = datasets.train.rows(slice(2)).map(tf.constant)
+    with tf.GradientTape() as tape:
+        loss = task.loss(sample, training=True)
+    gradients = tape.gradient(loss, task.model.trainable_variables)
+    is_sparse = any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
+    if is_sparse and (task.is_compiled or config.optimizer != "sgd"):
+        return (
+            "several workers train embeddings with --optimizer=sgd only: Keras' other optimizers "
+            "treat the gradients of looked-up rows in another way than sums over workers"
+        )
+    return ""

@@ -1,4 +1,4 @@
-"""Euclidean norms, in a form of which XLA makes fast code.
+"""Euclidean norms, in a form that XLA compiles to fast code.
 
 On CPUs XLA adds up an array one number after the other, each waiting for the one before; the
 columns of a matrix it adds up side by side, five times as fast for a layer of 64 units.

@@ -104,7 +104,7 @@ def _checked(task: task_lib.Task, gradients: list[Any]) -> list[Any]:
 def shared_loss_and_gradients(
     task: task_lib.Task, part: batch_lib.Batch, share: float
 ) -> tf.Tensor:
-    """This worker's term of the loss and the gradients of a batch, of which it has a part.
+    """This worker's term of the loss and the gradients of a batch, from its part of the batch.
 
     Returns [1 + P]: the loss, then all gradients as one vector, times the share of the examples
     that are in the part. The terms of all workers sum to the loss and gradients of the batch.
