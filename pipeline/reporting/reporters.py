@@ -41,21 +41,11 @@ class Reporters:
     ):
         """Prepares to show the training of a task's model.
 
-        Args:
-          config: The settings of the run.
-          task: What is trained.
-          datasets: What it is trained on.
-          line: What is known of a linear model.
-          rates: Gives the learning rates of steps.
-          directory: The directory of the run, for event files and, in figures/, PNG files.
-          last_step: The step at which the run will be complete.
-          clock: Is told of the steps by the loop.
-          history: What `history` was in an earlier process.
-          event_files: What `flush` gave in an earlier process.
+        `rates` gives the learning rates of steps, and the loop tells `clock` of the steps.
+        `history` and `event_files` are what `history` and `flush` gave in an earlier process.
         """
         self._task, self._line, self._label = task, line, datasets.label
-        self._steps_per_epoch = config.steps_per_epoch(datasets.num_train)
-        self._patience = config.early_stopping_patience
+        self._config, self._steps_per_epoch = config, config.steps_per_epoch(datasets.num_train)
         names = task.variables.watched
         self._recorder = recorder.Recorder(
             config,
@@ -93,11 +83,10 @@ class Reporters:
 
     def end_early(self, step: int, monitored: str) -> None:
         """Makes a step the last one of the run, as the monitored loss has not fallen for long."""
-        self._recorder.end_early(step)
-        self._progress.last_step = step
+        self._recorder.last_step = self._progress.last_step = step
         self._progress.line(
             f"Ending early, after epoch {step // self._steps_per_epoch:,}: no smaller {monitored} "
-            f"in --early_stopping_patience={self._patience} evaluations"
+            f"in --early_stopping_patience={self._config.early_stopping_patience} evaluations"
         )
 
     def finish(
