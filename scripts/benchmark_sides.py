@@ -130,7 +130,6 @@ def pipeline(
                 linear.Linear.of(trained, datasets, config),
                 rates=lambda steps: optimizers.rates(updates, steps),
                 directory=directory,
-                figures=directory / "figures",
                 last_step=last_step,
                 clock=clock,
                 history=None,
