@@ -50,8 +50,12 @@ class Batch(NamedTuple):
         """The examples that a numpy index (slice, mask, positions) selects."""
         return self.map(lambda array: array[index])
 
+    def piece_size(self, size: int = 0) -> int:
+        """The number of examples in a piece, by default as many as is fast."""
+        return size or max(1, _FAST // max(1, self.numbers))
+
     def pieces(self, size: int = 0) -> Iterator["Batch"]:
         """All examples in their order, `size` at a time, by default as many as is fast."""
-        size = size or max(1, _FAST // self.numbers)
+        size = self.piece_size(size)
         for first in range(0, self.num_examples, size):
             yield self.rows(slice(first, first + size))

@@ -1,7 +1,7 @@
 """Evaluates a model: its loss and metrics over all training and validation examples."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +62,7 @@ class Evaluator:
         Raises:
           errors.InputError: a metric is not for this model, or one of its own fails.
         """
-        self.task, self._datasets, self._total = task, datasets, total
+        self.task, self._total = task, total
         units = datasets.units
         self._mean, self._stddev = 0.0, 1.0
         if units:
@@ -72,33 +72,30 @@ class Evaluator:
         self._piece_size = 0
         if not self.is_mean_over_examples:
             self._piece_size = config.batch_size or datasets.num_train
+        self._kept: dict[int, list[list[tf.Tensor]]] = {}  # tensors, by the id of their examples
+        self._evaluated = datasets.evaluated, datasets.validation
         self._metrics = {name: _metric(name, task, sample) for name in config.metric_names}
         leaves, self._structure = optree.tree_flatten(task.spec)  # type: ignore[arg-type, var-annotated]
         self._run: Any = self._add_up
-        if not config.run_eagerly:
-            self._run = tf.function(self._add_up, input_signature=leaves, autograph=False)
-        if task.is_compiled:  # its metrics have their names when they have seen a batch
-            with user_code.user_errors(
-                "computing the metrics", user_code.find(config, ("model",))["model"]
-            ):
+        functions = user_code.find(config, ("model", "loss")).values()
+        with user_code.user_errors("computing the loss and the metrics", *functions):
+            if not config.run_eagerly:
+                traced = tf.function(self._add_up, input_signature=leaves, autograph=False)
+                self._run = traced.get_concrete_function()  # called in half the time
+            if task.is_compiled:  # its metrics have their names when they have seen a batch
                 self._run(*sample.arrays)
 
     def evaluate(self) -> Evaluation:
         """Evaluates the model over this worker's part of the examples, and adds up all parts."""
-        validation = self._datasets.validation
-        return Evaluation(
-            self._over(self._datasets.evaluated), self._over(validation) if validation else {}
-        )
+        train, validation = self._evaluated
+        return Evaluation(self._over(train), self._over(validation) if validation else {})
 
     def _over(self, examples: batch_lib.Batch) -> dict[str, float]:
         if self.task.is_compiled:
             self.task.model.reset_metrics()
         for metric in self._metrics.values():
             metric.reset_state()
-        sums = [
-            float(self._run(*map(tf.constant, piece.arrays)))
-            for piece in examples.pieces(self._piece_size)
-        ]
+        sums = [float(self._run(*tensors)) for tensors in self._pieces(examples)]
         own = [math.fsum(sums), examples.num_examples]
         loss, count = self._total(np.array(own, np.float64)).tolist()
         result = {"loss": loss / count}
@@ -106,6 +103,15 @@ class Evaluator:
             self._add_up_workers(metric)
             result[name] = _number(metric)
         return result | self._compiled_metrics()
+
+    def _pieces(self, examples: batch_lib.Batch) -> Iterable[list[tf.Tensor]]:
+        """The tensors of each piece; an only piece is kept from one evaluation to the next."""
+        pieces = examples.pieces(self._piece_size)
+        if examples.num_examples > examples.piece_size(self._piece_size):
+            return (list(map(tf.constant, piece.arrays)) for piece in pieces)
+        if id(examples) not in self._kept:
+            self._kept[id(examples)] = [list(map(tf.constant, piece.arrays)) for piece in pieces]
+        return self._kept[id(examples)]
 
     def _compiled_metrics(self) -> dict[str, float]:
         """The metrics that a model was compiled with, and its own."""

@@ -15,6 +15,8 @@ from pipeline.training import hooks, step_metrics
 from pipeline.training import variables as variables_lib
 
 _MOST_PAUSES = 1000  # epochs of a run at whose ends the model is evaluated
+# A pause takes as long as some thousand short steps, so there are fewer in runs of many steps.
+_MANY_STEPS, _FEW_PAUSES = 200_000, 200
 _RISEN = 1e6
 _MOST_LABELS = 10_000  # of which the loss of predicting 0 is taken
 
@@ -36,7 +38,9 @@ class EpochEvaluation(NamedTuple):
 
 
 class Monitor(hooks.Hook):
-    """Evaluates at up to 1,000 evenly chosen ends of epochs, and decides when training ends.
+    """Evaluates at evenly chosen ends of epochs, and decides when training ends.
+
+    It evaluates up to 1,000 times, and up to 200 times in a run of more than 200,000 steps.
 
     Training ends when patience has run out, or when it has diverged: when the loss has become NaN
     or infinite, or a million times larger than at the start.
@@ -59,7 +63,9 @@ class Monitor(hooks.Hook):
         """Prepares to evaluate in the run of a config."""
         self._evaluator, self._task, self._train = evaluator, evaluator.task, datasets.train
         self.steps_per_epoch = config.steps_per_epoch(datasets.num_train)
-        stride = step_metrics.power_of_two_stride(config.epochs, _MOST_PAUSES)
+        is_long = config.last_step(datasets.num_train) > _MANY_STEPS
+        most = _FEW_PAUSES if is_long else _MOST_PAUSES
+        stride = step_metrics.power_of_two_stride(config.epochs, most)
         self.every = stride * self.steps_per_epoch
         self._patience = config.early_stopping_patience
         self.monitored = "validation loss" if datasets.num_validation else "loss"
@@ -99,7 +105,7 @@ class Monitor(hooks.Hook):
         if evaluation.monitored < self.best.loss:
             self.best = Best(step, evaluation.monitored)
             self.best_variables = self._task.variables.arrays()
-        values = self._task.variables.values().numpy()
+        values = self._task.variables.values_now()
         return EpochEvaluation(step, values, evaluation, self.best)
 
     def is_exhausted(self, step: int, evaluation: evaluate.Evaluation) -> bool:

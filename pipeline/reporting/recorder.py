@@ -20,7 +20,8 @@ _MOST_RECORDED = 10_000  # steps of a run
 _SECONDS_BETWEEN_RATES = 1.0
 _LEAST_SECONDS_OF_RATE = 0.1  # of a shorter run
 _MOST_HISTOGRAMS = 100  # of a variable
-_SECONDS_BETWEEN_EVALUATIONS = 0.5  # that are written together
+_SECONDS_BETWEEN_WRITES = 0.5
+_MANY_ROWS = 1024  # that are written at once
 _MOST_REFERENCES = 16  # points of a flat line
 _TABLE = "metrics.csv"
 
@@ -59,8 +60,9 @@ class Recorder(hooks.Hook):
         self._flat_lines = line.flat_lines() if line and config.references else {}
         self.history = step_metrics.History(last_step, history)
         self._rated = clock.steps, clock.seconds
+        self._rows: list[step_metrics.StepMetrics] = []  # that wait
         self._evaluations: list[tuple[monitor.EpochEvaluation, float]] = []  # that wait
-        self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_EVALUATIONS)
+        self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_WRITES)
         earlier = dict(event_files)
         self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
         self.writer = summary_writer.SummaryWriter(
@@ -100,11 +102,11 @@ class Recorder(hooks.Hook):
         self.writer.text("settings", f"| setting | value |\n|---|---|\n{table}", step=step)
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Records the next rows."""
-        self._write_steps(rows)
+        """Records the next rows; few of them wait, as it takes long to write them one by one."""
+        self._rows.append(rows)
+        if self._writing.is_due() or len(rows.step) >= _MANY_ROWS:
+            self._write()
         self._write_rates(rows.next_step)
-        if self._writing.is_due():
-            self._write_evaluations()
 
     def after_pause(self, event: Any) -> None:
         """Records an evaluation."""
@@ -119,6 +121,7 @@ class Recorder(hooks.Hook):
         self, last: step_metrics.StepMetrics, final: evaluate.Evaluation, found: reports.Reports
     ) -> None:
         """Records the trained model: the row of the last step, its evaluation and its reports."""
+        self._write()
         self._write_steps(last)
         own = found.get("model", {})
         parts = (own[part]._asdict() if part in own else {} for part in ("training", "validation"))
@@ -132,19 +135,29 @@ class Recorder(hooks.Hook):
 
     def diverged(self, message: str) -> None:
         """Records that the run diverged."""
+        self._write()
         last = self.history.last
         self._end(last.step, final={}, diverged=1)
         self.writer.text("outcome", message, step=last.next_step)
 
     def flush(self) -> dict[str, int]:
         """Writes what waits; returns the sizes of the files in bytes."""
-        self._write_evaluations()
+        self._write()
         return self.writer.sizes() | {_TABLE: self._table.size()}
 
     def close(self) -> None:
         """Closes the event files."""
-        self._write_evaluations()
+        self._write()
         self.writer.close()
+
+    def _write(self) -> None:
+        """Writes the rows and the evaluations that wait."""
+        if self._rows:
+            rows = step_metrics.concatenate(*self._rows)
+            self._rows.clear()
+            self._write_steps(rows)
+        self._write_evaluations()
+        self._writing.done()
 
     def _due(self, steps: npt.NDArray[np.int64], every: int) -> Any:
         """The index of the steps that are recorded: every so many, and always the last."""
@@ -195,7 +208,6 @@ class Recorder(hooks.Hook):
         columns = {"step": steps, "epoch": epochs, **_columns([each.named for each in found])}
         self._table.add(columns | {"learning_rate": self._rates(steps)})
         self._evaluations.clear()
-        self._writing.done()
 
     def _write_rates(self, step: int) -> None:
         """Writes the speed of training in about every second of it, or once in a shorter run."""

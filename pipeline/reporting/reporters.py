@@ -113,6 +113,7 @@ class Reporters:
 
     def diverged(self, message: str) -> None:
         """Shows that the run diverged, and how it came to that."""
+        self.flush()
         rows, variables = self.history, self._task.variables
         if len(rows.step):
             title = "After it diverged"

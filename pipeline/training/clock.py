@@ -5,6 +5,8 @@ import time
 import numpy as np
 import numpy.typing as npt
 
+_CALLS = 2048  # whose times are known, so that the rows of several may be written at once
+
 
 class Clock:
     """Wall time that never goes backwards within a run, and what the loops measure by it.
@@ -18,7 +20,7 @@ class Clock:
         """Starts now, or at a time of an earlier process where the clock was set back since."""
         self._offset = max(time.time(), not_before) - time.monotonic()
         self.steps, self.seconds = 0, 0.0
-        self._steps, self._times = (0, 0), (self.now(), self.now())
+        self._steps, self._times = [0], [self.now()]  # the ends of the latest calls
 
     def now(self) -> float:
         """The time in seconds since the epoch."""
@@ -26,12 +28,13 @@ class Clock:
 
     def trained(self, first: int, end: int, *, since: float, is_measured: bool = True) -> None:
         """Takes note that the steps from first to end - 1 were trained since a time until now."""
-        self._steps, self._times = (first, end), (since, self.now())
+        self._steps = [*self._steps[-_CALLS:], first, end]
+        self._times = [*self._times[-_CALLS:], since, self.now()]
         if is_measured:
             self.steps += end - first
-            self.seconds += self._times[1] - since
+            self.seconds += self._times[-1] - since
 
     def times(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """When the latest steps [K] began; they are taken to be equally long."""
+        """When the latest steps [K] began; those of a call are taken to be equally long."""
         times: npt.NDArray[np.float64] = np.interp(steps, self._steps, self._times)
         return times

@@ -58,6 +58,11 @@ class Variables:
         parts = self.split(numbers).values()
         return np.array([np.linalg.norm(part) for part in parts], np.float32)
 
+    def values_now(self) -> npt.NDArray[np.float32]:
+        """The watched values [M] of the model as it is now, without TensorFlow's operations."""
+        arrays = [np.ravel(variable.numpy()) for variable in self.trainable.values()]
+        return self.values_at(np.concatenate(arrays, dtype=np.float32))
+
     def split(self, numbers: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
         """The arrays of the trainable variables, by name, that have these numbers [P]."""
         sizes = [variable.shape.num_elements() for variable in self.trainable.values()]
