@@ -323,11 +323,6 @@ def test_all_labels_are_checked_not_only_those_of_the_sample() -> None:
         _make(y=(0.0,) * 500 + (7.0,), model="logistic", loss="binary_crossentropy")
 
 
-def test_a_loss_that_keras_does_not_know_is_refused() -> None:
-    with pytest.raises(errors.InputError, match=r"must be a name that tf\.keras"):
-        _make(model="mlp", loss="squared")
-
-
 @pytest.mark.parametrize("loss", ["mse", "mae", ":own_loss"])
 def test_an_overridden_compute_loss_is_the_loss(mine: pathlib.Path, loss: str) -> None:
     """It may ask for the loss that the flags name; the prediction is 0 at first."""

@@ -14,12 +14,11 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate
-from pipeline.run import checkpoints, export, exported, run_dir, trainer, versions
+from pipeline.run import checkpoints, export, exported, trainer, versions
 from pipeline.training import clock, hooks, make_task, optimizers, step_metrics, task
 from tests import helpers
 
@@ -66,31 +65,9 @@ def everything(num_features):
     )
 
 
-def double(num_features):
-    output = keras.layers.Dense(1, dtype="float64", kernel_initializer="ones")
-    return keras.Sequential([keras.Input([num_features]), output])
-
-
 def classes(num_features):
     output = keras.layers.Dense(3, activation="softmax")
     return keras.Sequential([keras.Input([num_features]), output])
-
-
-class Line(tf.Module):
-    def __init__(self):
-        super().__init__()
-        self.slope = tf.Variable(0.0)
-
-    def __call__(self, x):
-        return self.slope * x[:, 0]
-
-
-def line(num_features):
-    return Line()
-
-
-def absolute_error(y, prediction):
-    return tf.abs(y - prediction)
 """
 
 
@@ -612,17 +589,6 @@ def _polynomial_by_hand(start: np.ndarray, batches: Iterable[Any], rates: list[f
     return np.array(values)
 
 
-@pytest.mark.parametrize("loop", _LOOPS)
-def test_a_schedule_gives_the_steps_made_by_hand(loop: str) -> None:
-    """Three steps of warm-up, then the cosine over the twelve that are left."""
-    settings = {"schedule": "cosine", "warmup_steps": 3, "learning_rate": 0.2}
-    trained = _train(_examples(), 15, model="polynomial", loop=loop, **settings)
-    cosine = [0.1 * (1 + math.cos(math.pi * s / 12)) for s in range(12)]
-    rates = [0.2 / 3, 0.4 / 3, 0.2, *cosine]
-    expected = _polynomial_by_hand(trained.path[0], trained.batches, rates)
-    np.testing.assert_allclose(trained.path, expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.slow
 def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) -> None:
     """The learning rate is a curve without a break: a tenth in every 8 steps."""
@@ -652,80 +618,7 @@ def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) 
     np.testing.assert_allclose(values, by_hand, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
-def test_a_schedule_that_ends_with_the_run_refuses_more_epochs(
-    schedule: str, tmp_path: pathlib.Path
-) -> None:
-    """They would change the steps that were made."""
-    for decay_steps in (0, 100):
-        name = f"run{decay_steps}"
-        settings = {"schedule": schedule, "decay_steps": decay_steps, "epochs": 4}
-        config = config_lib.Config(logdir=str(tmp_path), run_name=name, **settings)
-        run = run_dir.RunDir.of(config)
-        with run.opened(config):
-            run.checkpoints.mkdir()
-            (run.checkpoints / "ckpt-0.index").touch()
-        run.check(config)
-        longer = dataclasses.replace(config, epochs=5)
-        if decay_steps:
-            run.check(longer)
-        else:
-            with pytest.raises(errors.InputError, match=f"--schedule={schedule} ends with"):
-                run.check(longer)
-
-
-# (9) Clipping.
-
-
-@pytest.mark.slow
-def test_clipped_updates_are_as_long_as_asked_for() -> None:
-    """In both loops; the gradient's norm is recorded as it was before."""
-    settings = {"model": "polynomial", "clip_norm": 1.0, "learning_rate": 0.2}
-    custom, fit = (_train(_examples(), 12, loop=loop, **settings) for loop in _LOOPS)
-    _assert_agree(custom.rows, fit.rows)
-    norms = []
-    for (x, y), before, after in zip(custom.batches, custom.path, custom.path[1:], strict=False):
-        inputs = _powers(x)
-        gradient = 2 * inputs.T @ (inputs @ before - y) / len(y)
-        norms.append(np.linalg.norm(gradient))
-        update = -0.2 * gradient * min(1, 1 / norms[-1])
-        np.testing.assert_allclose(after - before, update, rtol=1e-4, atol=1e-6)
-        assert np.linalg.norm(after - before) <= 0.2 * (1 + 1e-5)
-    np.testing.assert_allclose(custom.rows.gradient_norm, norms, rtol=1e-5)
-    assert min(norms) < 1 < max(norms)
-
-
-# Other types; a loss and a tf.Module of one's own.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loop", _LOOPS)
-def test_a_model_in_float64_is_trained(loop: str, mine: pathlib.Path) -> None:
-    """Its loss is in float32, as that of all models."""
-    trained = _train(_examples(), 6, model=f"{mine}:double", loop=loop)
-    for i, (x, y) in enumerate(trained.batches):
-        values, inputs = trained.path[i], np.column_stack([x, np.ones(len(y))])
-        error = inputs @ values - y
-        assert trained.rows.loss[i] == pytest.approx(np.mean(error**2), rel=1e-5)
-        expected = values - 0.1 * 2 * inputs.T @ error / len(y)
-        np.testing.assert_allclose(trained.path[i + 1], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_module_and_a_loss_of_ones_own_are_trained(mine: pathlib.Path) -> None:
-    """The gradient of the mean of |slope·x - y| is the mean of sign(slope·x - y)·x."""
-    settings = {"model": f"{mine}:line", "loss": f"{mine}:absolute_error"}
-    trained = _train(_examples(), 12, **settings)
-    assert trained.task.variables.watched == ("slope",)
-    for i, (x, y) in enumerate(trained.batches):
-        (slope,) = trained.path[i]
-        error = slope * x[:, 0] - y
-        assert trained.rows.loss[i] == pytest.approx(np.abs(error).mean(), rel=1e-5)
-        expected = slope - 0.1 * np.mean(np.sign(error) * x[:, 0])
-        assert trained.path[i + 1, 0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-# (10) Two models in one table.
+# (9) Two models in one table.
 
 
 @pytest.mark.slow

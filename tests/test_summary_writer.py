@@ -63,12 +63,6 @@ def test_each_row_is_written_once(tmp_path: pathlib.Path) -> None:
     }
 
 
-def test_no_rows_write_nothing(tmp_path: pathlib.Path) -> None:
-    with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.steps(_rows(0, 0))
-    assert helpers.scalars(tmp_path / "train") == {}
-
-
 def test_each_watched_value_has_a_tag_of_its_name(tmp_path: pathlib.Path) -> None:
     names = ("W/rooms", "W/area", "b", "slope")
     with contextlib.closing(_writer(tmp_path, names)) as writer:
