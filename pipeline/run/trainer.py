@@ -210,6 +210,7 @@ class _Trainer:
             watch = cli.command("watch", str(self.run_dir.path))
             raise errors.DivergedError(f"{message}; see it with: {watch}") from None
         if self._reporters:
+            self._reporters.close()  # the curves are whole before the export, which may fail
             self._outputs.export(self._last_step, final, found, self._seconds())
             self._outputs.say_what_next()
         return self._outputs.result(final)
