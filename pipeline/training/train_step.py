@@ -63,12 +63,19 @@ def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
 
     def apply(gradients: Any, variables: Any = None) -> Any:
         gradients = _checked(task, list(gradients))
-        noted["norm"] = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
-        return type(optimizer).apply(optimizer, gradients, variables)
+        with tf.name_scope("gradient_norm/"):  # which the slash puts beside the loss, not into it
+            noted["norm"] = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
+        with tf.name_scope("update/"):
+            return type(optimizer).apply(optimizer, gradients, variables)
 
     def step(batch: batch_lib.Batch) -> Row:
-        values = task.variables.values()
-        with _replaced(model, "_compute_loss", compute_loss), _replaced(optimizer, "apply", apply):
+        with tf.name_scope("values"):
+            values = task.variables.values()
+        with (
+            tf.name_scope("loss_and_gradients"),
+            _replaced(model, "_compute_loss", compute_loss),
+            _replaced(optimizer, "apply", apply),
+        ):
             model.train_step(batch[:2] if batch.weight is None else tuple(batch))
         return Row(values, noted["loss"], noted["norm"])
 
