@@ -1,9 +1,6 @@
 """Tests of pipeline.training.compilation: how steps are run, and what can't be repeated."""
 
-import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -388,35 +385,3 @@ def test_what_fails_only_in_a_graph_is_the_users(mine: pathlib.Path) -> None:
     assert message.startswith(f"--loss={mine}:numpy_loss: tracing the training step raised Attrib")
     assert "has no attribute 'numpy'" in message
     assert "return tf.square(y - prediction.numpy())" in caught.value.traceback
-
-
-@pytest.mark.slow
-def test_xla_compiles_the_loop_once_however_often_it_pauses(tmp_path: pathlib.Path) -> None:
-    """For a loss and a tf.Module of one's own, whose code AutoGraph converts, and short batches."""
-    (tmp_path / "own.py").write_text(
-        """import tensorflow as tf
-class Line(tf.Module):
-    def __init__(self):
-        self.w, self.b = tf.Variable(tf.ones([1, 1])), tf.Variable(0.0)
-    def __call__(self, x):
-        if tf.reduce_sum(x) > 1e9:
-            x = x / 2
-        return tf.matmul(x, self.w)[:, 0] + self.b
-def model():
-    return Line()
-def loss(y, prediction):
-    return tf.reduce_mean(tf.square(y[:, None] - prediction[:, None]), axis=-1)
-"""
-    )
-    flags = "--model=own.py:model", "--loss=own.py:loss", "--epochs=30", "--batch_size=32"
-    dump = f"--xla_dump_to={tmp_path / 'dump'} --xla_dump_hlo_as_text"
-    result = subprocess.run(
-        [sys.executable, "-m", "pipeline.train", *flags],
-        cwd=tmp_path,
-        env=os.environ | {"XLA_FLAGS": dump},
-        capture_output=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    compiled = (tmp_path / "dump").glob("*_steps_*before_optimizations.txt")
-    assert len(list(compiled)) == 1

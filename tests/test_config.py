@@ -199,14 +199,6 @@ def test_each_metric_is_taken_once_in_the_order_given() -> None:
     assert names == ("mae", "auc", "accuracy")
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
-def test_a_schedule_over_all_steps_can_not_be_extended(schedule: str) -> None:
-    """As more steps would change those that were made already."""
-    assert not config_lib.Config(schedule=schedule, warmup_steps=5).may_be_extended
-    assert config_lib.Config(schedule=schedule, decay_steps=100).may_be_extended
-    assert config_lib.Config(warmup_steps=5).may_be_extended
-
-
 def test_examples_are_synthetic_unless_a_file_is_given() -> None:
     assert config_lib.Config().is_synthetic
     assert not config_lib.Config(data="points.csv").is_synthetic

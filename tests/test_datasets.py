@@ -16,10 +16,6 @@ def _noise(drawn: datasets.Batch) -> np.ndarray:
     return drawn.y.astype(np.float64) - (3 * drawn.x[:, 0].astype(np.float64) + 2)
 
 
-def _rows(*parts: datasets.Batch) -> list[tuple[float, ...]]:
-    return [(*x, y) for part in parts for x, y in zip(*part[:2], strict=True)]
-
-
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     first, again, other = (datasets.load(config_lib.Config(seed=s)) for s in (7, 7, 8))
     assert first.validation is not None
@@ -155,32 +151,6 @@ def test_examples_lie_in_memory_as_they_are_read(tmp_path: pathlib.Path, num_fea
     assert data.validation is not None
     for array in (*data.train.arrays, *data.validation.arrays):
         assert array.flags.c_contiguous
-
-
-@pytest.mark.parametrize("num_features", [1, 2])
-def test_validation_rows_are_set_apart_by_the_seed(
-    tmp_path: pathlib.Path, num_features: int
-) -> None:
-    """Disjoint, together all rows, x with its y, both in the order of the file."""
-    rows = [(*(float(i) for _ in range(num_features)), float(100 + i)) for i in range(30)]
-    path = tmp_path / "data.csv"
-    header = ",".join([*"ab"[:num_features], "y"])
-    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]))
-
-    chosen = []
-    for seed in (0, 0, 1):
-        config = config_lib.Config(
-            data=str(path), validation_examples=12, seed=seed, standardize=False
-        )
-        data = datasets.load(config)
-        assert data.validation is not None
-        train, validation = _rows(data.train), _rows(data.validation)
-        assert len(validation) == 12
-        assert sorted(train + validation) == rows
-        assert train == sorted(train)
-        assert validation == sorted(validation)
-        chosen.append(validation)
-    assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_settings_that_do_not_fit_the_rows_are_refused(tmp_path: pathlib.Path) -> None:

@@ -57,31 +57,6 @@ def _message(
         return warning, _said(end, recording)
 
 
-def test_finite_rows_go_on(tmp_path: pathlib.Path) -> None:
-    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
-        recording.after(helpers.line(0, 20))
-        recording.after(helpers.line(20, 40))
-    assert _steps(tmp_path) == list(range(40))
-
-
-@pytest.mark.parametrize("column", ["W", "b", "loss"])
-@pytest.mark.parametrize("bad", [np.nan, -np.inf])
-@pytest.mark.parametrize("at", [20, 27])
-def test_rows_that_are_not_finite_end_training_there(
-    tmp_path: pathlib.Path, column: str, bad: float, at: int
-) -> None:
-    with contextlib.closing(helpers.Recording(tmp_path, epochs=100)) as recording:
-        recording.after(helpers.line(0, 20))
-        rows = helpers.line(20, 40)
-        {"W": rows.values[:, 0], "b": rows.values[:, 1], "loss": rows.loss}[column][at - 20 :] = bad
-        with pytest.raises(hooks.Divergence) as caught:
-            recording.after(rows)
-    assert caught.value.step == at
-    assert _steps(tmp_path) == list(range(at))
-    # The model itself is good where the loss alone is not.
-    assert recording.monitor.best.step == at - (column != "loss")
-
-
 @pytest.mark.parametrize(("epochs", "between"), [(100, 1), (5000, 8)])
 def test_a_loss_that_rises_and_stays_finite_ends_training(
     tmp_path: pathlib.Path, epochs: int, between: int
@@ -100,16 +75,6 @@ def test_a_loss_that_rises_and_stays_finite_ends_training(
     validation = helpers.scalars(tmp_path / "validation")
     for tag in ("loss", "evaluation/loss"):
         assert [step for step, _ in validation[tag]] == list(range(0, 27, between))
-
-
-def test_a_single_batch_may_have_a_very_large_loss(tmp_path: pathlib.Path) -> None:
-    """As of one wild example: it is the loss over all of them that counts."""
-    settings = {"epochs": 100, "batch_size": 8}
-    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        rows = helpers.line(0, 40)
-        rows.loss[17] = 5e18
-        recording.after(rows)
-    assert _steps(tmp_path) == list(range(40))
 
 
 def test_message_names_the_step_and_the_best_one_before(tmp_path: pathlib.Path) -> None:
@@ -140,13 +105,15 @@ def test_too_large_a_learning_rate_is_said_before_training(
     )
 
 
-def test_the_learning_rate_is_less_for_mini_batches(tmp_path: pathlib.Path) -> None:
-    settings = {"epochs": 100, "batch_size": 32}
-    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        recording.after(helpers.line(0, 20))
-        end = _diverged(recording)
-        message = _said(end, recording)
-    assert re.search(r"these data is [\d.]+, for mini-batches it is less; received", message)
+@pytest.mark.parametrize(
+    ("batch_size", "words"), [(32, ", for mini-batches it is less"), (500, "")]
+)
+def test_the_learning_rate_is_less_for_mini_batches(
+    tmp_path: pathlib.Path, batch_size: int, words: str
+) -> None:
+    """With as many examples in a batch as there are, it is a full batch."""
+    _, message = _message(tmp_path, batch_size=batch_size)
+    assert re.search(rf"these data is [\d.]+{words}; received", message)
 
 
 @pytest.mark.parametrize(
@@ -176,12 +143,6 @@ def test_divergence_at_the_start_has_no_best_step(tmp_path: pathlib.Path) -> Non
         "the loss is not finite at step 0: the examples, or the model at its start, are too large "
         "for float32"
     )
-
-
-def test_a_batch_size_beyond_the_examples_is_a_full_batch(tmp_path: pathlib.Path) -> None:
-    _, message = _message(tmp_path, num_examples=201, batch_size=500)
-    assert "mini-batches" not in message
-    assert re.search(r"these data is [\d.]+; received", message)
 
 
 class _Hot(NamedTuple):

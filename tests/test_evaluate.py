@@ -386,14 +386,3 @@ def test_the_numbers_of_workers_are_added_up() -> None:
     assert both.train == pytest.approx(alone.train, rel=1e-6)
     assert all(own.dtype == np.float64 for own in sums)
     assert sums[0].tolist() == pytest.approx([10 * alone.train["loss"], 10])
-
-
-def test_a_loss_that_is_not_finite_is_said_so() -> None:
-    examples = _examples()
-    made = helpers.linear(("a", "b"))
-    evaluator = evaluate.Evaluator(
-        made, datasets_lib.Datasets(examples, None, ("a", "b"), "y"), config_lib.Config()
-    )
-    assert evaluator.evaluate().is_finite
-    made.variables.assign({"b": np.nan})
-    assert not evaluator.evaluate().is_finite

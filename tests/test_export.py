@@ -128,17 +128,6 @@ def test_load_gives_the_model_and_its_names(
 
 
 @_num_features
-def test_exported_variables_give_a_model_back(tmp_path: pathlib.Path, num_features: int) -> None:
-    """Of the other kind, as --initialize_from does."""
-    version = _publish(tmp_path / "1", _trained("module", num_features), num_features)
-    other = _task(models.keras(num_features), num_features)
-    other.variables.assign(exported.load(version).variables())
-    x = _sample(num_features)
-    prediction = other.predict(tf.constant(x)).numpy()
-    np.testing.assert_allclose(prediction, _expected(x), rtol=1e-5, atol=1e-6)
-
-
-@_num_features
 def test_another_programs_export_predicts(tmp_path: pathlib.Path, num_features: int) -> None:
     """It takes x [N, D], also for D = 1, and may have other attributes of the same names."""
     module = tf.Module()
@@ -252,52 +241,3 @@ def test_versions_count_on_and_the_oldest_go(tmp_path: pathlib.Path) -> None:
     assert described["examples"] == {"training": 201, "validation": 201}
     assert described["settings"]["loop"] == "fit"
     assert described["versions"]["tensorflow"] == tf.__version__
-
-
-def _empty(path: pathlib.Path) -> None:
-    path.mkdir()
-
-
-def _without_signature(path: pathlib.Path) -> None:
-    tf.saved_model.save(tf.Module(), str(path))
-
-
-def _save_signature(path: pathlib.Path, name: str, *, output: str) -> None:
-    spec = tf.TensorSpec([None], name=name)
-    double: Any = tf.function(lambda x: {output: 2 * x}, input_signature=[spec])
-    tf.saved_model.save(tf.Module(), str(path), signatures=double)
-
-
-def _other_input(path: pathlib.Path) -> None:
-    _save_signature(path, "z", output="y")
-
-
-def _other_output(path: pathlib.Path) -> None:
-    _save_signature(path, "x", output="z")
-
-
-def _damaged(path: pathlib.Path) -> None:
-    path.mkdir()
-    (path / "saved_model.pb").write_bytes(b"\xff no protobuf")
-
-
-def _incomplete(path: pathlib.Path) -> None:
-    _publish(path, _trained())
-    shutil.rmtree(path / "variables")
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(_empty, _without_signature, _other_input, _other_output),
-        *(_damaged, _incomplete, pathlib.Path.touch),
-    ],
-    ids=lambda make: make.__name__,
-)
-def test_anything_else_is_refused_in_one_line(tmp_path: pathlib.Path, make: Any) -> None:
-    path = tmp_path / "export"
-    make(path)
-    with pytest.raises(errors.InputError, match="SavedModel") as caught:
-        exported.load(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)

@@ -195,14 +195,6 @@ def test_read_gives_what_was_written(config: config_lib.Config, tmp_path: pathli
     assert [path.name for path in tmp_path.iterdir()] == ["flags.txt"]
 
 
-def test_write_replaces_the_file(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "flags.txt"
-    for config in (_EVERY_FIELD_CHANGED, config_lib.Config(epochs=20)):
-        flagfile.write(path, flagfile.from_config(config))
-    assert "--epochs=20\n" in path.read_text()
-    assert flagfile.read(path) == flagfile.from_config(config_lib.Config(epochs=20))
-
-
 def test_flags_that_may_change_make_no_difference() -> None:
     config = config_lib.Config()
     changed = dataclasses.replace(

@@ -169,20 +169,6 @@ def test_fits_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None
     assert helpers.steps(tmp_path / "train", "images")["fit"] == [1, 4, 16, 64, 70]
 
 
-@pytest.mark.parametrize(("last_step", "expected"), [(15, [1, 4, 15]), (16, [1, 4, 16])])
-def test_the_last_step_may_be_a_power_of_four(
-    tmp_path: pathlib.Path, last_step: int, expected: list[int]
-) -> None:
-    with _images(tmp_path, epochs=last_step) as images:
-        images.show(helpers.line(0, last_step))
-        images.finish(helpers.line(0, last_step + 1))
-    assert helpers.steps(tmp_path / "train", "images") == {
-        "fit": expected,
-        "training/parameters": [last_step],
-        "training/path": [last_step],
-    }
-
-
 @pytest.mark.parametrize("last_good", [15, 16])
 def test_a_step_before_divergence_is_shown_once(tmp_path: pathlib.Path, last_good: int) -> None:
     """Though training had stopped there, or after it, to draw it; and nothing after it is."""

@@ -90,23 +90,6 @@ def test_board_shows_every_step_once_after_kills(
 
 
 @pytest.mark.slow
-def test_board_shows_what_is_written_at_step_0_once(board: helpers.TensorBoard) -> None:
-    """The first process had written it when it was killed, after the checkpoint of step 0."""
-    board.scalars("run/final", "final/loss")  # all of the file has been read
-    (image,) = board.images("run/train", "training/data")
-    assert image.startswith(b"\x89PNG")
-    steps = [
-        e["step"] for e in board.get("plugin/images/images", run="run/train", tag="fit", sample="0")
-    ]
-    assert (steps[0], steps.count(0)) == (0, 1)
-    (text,) = board.get("plugin/text/text", run="run/train", tag="settings")
-    assert text["step"] == 0
-    (category,) = board.get("plugin/custom_scalars/layout")["category"]
-    titles = [chart["title"] for chart in category["chart"]]
-    assert titles == ["W", "b", "loss", "evaluation/loss"]
-
-
-@pytest.mark.slow
 def test_each_event_is_there_once_after_kills(killed: pathlib.Path) -> None:
     """In the event files, whatever a reader might leave out."""
     run = killed / "logs" / "run"

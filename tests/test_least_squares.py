@@ -119,20 +119,3 @@ def test_largest_stable_rate_is_2_over_the_largest_curvature(name: str) -> None:
     hessian = 2 * _with_ones(x).T @ _with_ones(x) / len(x)
     largest = least_squares.LeastSquares.of(*_examples(name)).largest_stable_learning_rate()
     assert largest == pytest.approx(2 / np.linalg.eigvalsh(hessian)[-1], rel=1e-9)
-
-
-@pytest.mark.parametrize("name", ["one feature", "three features"])
-def test_gradient_descent_converges_just_below_that_rate(name: str) -> None:
-    """And diverges just above it."""
-    x, y = _examples(name)
-    inputs = _with_ones(x)
-    fitted = least_squares.LeastSquares.of(*_examples(name))
-    distance = {}
-    for factor in (0.99, 1.01):
-        values = fitted.solution + 1
-        for _ in range(2000):
-            gradient = 2 * inputs.T @ (inputs @ values - y) / len(y)
-            values = values - factor * fitted.largest_stable_learning_rate() * gradient
-        distance[factor] = fitted.distance([values])[0]
-    assert distance[0.99] < 1e-6
-    assert distance[1.01] > 1e6

@@ -179,11 +179,6 @@ def test_other_losses_have_no_reference(each: losses.ExampleLoss, settings: dict
     assert line.largest_stable_rate == math.inf
 
 
-@pytest.mark.parametrize("loss", ["mse", "MSE", "mean_squared_error", "MeanSquaredError"])
-def test_the_squared_error_has_a_reference_under_each_name(loss: str) -> None:
-    assert _known(_datasets(), loss=loss).reference is not None
-
-
 def test_weights_of_examples_have_no_reference() -> None:
     """Least squares knows nothing of them."""
     examples = _TRAIN._replace(weight=np.ones(50, np.float32))
@@ -311,12 +306,6 @@ def test_the_truth_is_a_reference_of_examples_drawn_from_a_line() -> None:
     assert flat["truth"] == {"W": 3, "b": 2, "loss": pytest.approx(np.mean(residual**2))}
     sine = _known(_datasets(truth=truth._replace(is_line=False)))
     assert (sine.truth, list(sine.flat_lines())) == (None, ["least_squares"])
-
-
-def test_the_largest_stable_rate_is_2_over_the_largest_curvature() -> None:
-    inputs = np.column_stack([_TRAIN.x, np.ones(50)]).astype(np.float64)
-    largest = np.linalg.eigvalsh(2 * inputs.T @ inputs / 50)[-1]
-    assert _known(_datasets()).largest_stable_rate == pytest.approx(2 / largest, rel=1e-9)
 
 
 # The units of the data.

@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import pathlib
-import urllib.request
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -14,12 +12,10 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.evaluation import evaluate
-from pipeline.run import checkpoints, export, exported, run_dir, trainer, versions
+from pipeline.run import checkpoints, exported, trainer, versions
 from pipeline.training import clock, hooks, make_task, optimizers, step_metrics, task
 from tests import helpers
 
@@ -28,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 _LOOPS = ("custom", "fit")
 _SHIPPED = {"polynomial": "huber", "mlp": "mean_squared_error", "logistic": "binary_crossentropy"}
-_EPSILON = 1e-3  # of keras.layers.BatchNormalization
 
 # A file as a user would write it.
 _MINE = """
@@ -40,18 +35,6 @@ def cubic(num_features):  # of one feature
     x = keras.Input([num_features])
     powers = keras.layers.Concatenate()([x, x**2, x**3])
     return keras.Model(x, keras.layers.Dense(1, kernel_initializer="zeros")(powers))
-
-
-def penalized(num_features):
-    start = keras.initializers.Constant(2.0)
-    penalty = keras.regularizers.L2(0.1)
-    output = keras.layers.Dense(1, kernel_initializer=start, kernel_regularizer=penalty)
-    return keras.Sequential([keras.Input([num_features]), output])
-
-
-def normalized(num_features):
-    normal = keras.layers.BatchNormalization(momentum=0.9)
-    return keras.Sequential([keras.Input([num_features]), normal, keras.layers.Dense(1)])
 
 
 def everything(num_features):
@@ -66,31 +49,9 @@ def everything(num_features):
     )
 
 
-def double(num_features):
-    output = keras.layers.Dense(1, dtype="float64", kernel_initializer="ones")
-    return keras.Sequential([keras.Input([num_features]), output])
-
-
 def classes(num_features):
     output = keras.layers.Dense(3, activation="softmax")
     return keras.Sequential([keras.Input([num_features]), output])
-
-
-class Line(tf.Module):
-    def __init__(self):
-        super().__init__()
-        self.slope = tf.Variable(0.0)
-
-    def __call__(self, x):
-        return self.slope * x[:, 0]
-
-
-def line(num_features):
-    return Line()
-
-
-def absolute_error(y, prediction):
-    return tf.abs(y - prediction)
 """
 
 
@@ -169,7 +130,7 @@ def _powers(x: np.ndarray) -> np.ndarray:
     return np.hstack([x, x**2, x**3, np.ones([len(x), 1])])
 
 
-# (1) Both loops, and by hand.
+# Both loops, and by hand.
 
 
 def _by_hand(trained: _Trained, name: str) -> step_metrics.StepMetrics:
@@ -216,7 +177,7 @@ def test_both_loops_take_the_steps_made_by_hand(name: str) -> None:
     np.testing.assert_allclose(custom.path[-1], fit.path[-1], rtol=1e-5, atol=1e-6)
 
 
-# (2) Where training ends.
+# Where training ends.
 
 
 def test_the_polynomial_reaches_least_squares() -> None:
@@ -243,35 +204,7 @@ def test_logistic_regression_reaches_the_largest_likelihood() -> None:
     assert trained.task.variables.watched == ("kernel/a", "kernel/b", "bias")
 
 
-# (3) Exports.
-
-
-@pytest.mark.parametrize("name", ["mlp", "logistic", "classes"])
-def test_the_export_predicts_by_the_formula(
-    name: str, mine: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    """As the live model does, from the variables that it is exported with."""
-    examples = _examples(features=3, is_binary=True)
-    loss = "sparse_categorical_crossentropy" if name == "classes" else "mean_squared_error"
-    model = f"{mine}:{name}" if name == "classes" else name
-    config = config_lib.Config(model=model, loss=loss)
-    datasets = datasets_lib.Datasets(examples, None, ("a", "b", "c"), "y")
-    made = make_task.make_task(config, datasets)
-    made.variables.assign({n: array + 0.1 for n, array in made.variables.arrays().items()})
-    export.publish(made, datasets, tmp_path / "1", {"step": 7, "last_step": 7})
-    loaded = exported.load(tmp_path)
-    found = loaded.predict(examples.x)
-    np.testing.assert_allclose(found, made.predict(tf.constant(examples.x)), rtol=1e-6)
-    saved, hidden = loaded.variables(), examples.x
-    arrays = [np.float64(saved[name]) for name in made.variables.trainable]
-    for kernel, bias in zip(arrays[:-2:2], arrays[1:-2:2], strict=True):
-        hidden = np.maximum(hidden @ kernel + bias, 0)
-    output = hidden @ arrays[-2] + arrays[-1]
-    if name == "classes":
-        expected = np.exp(output) / np.exp(output).sum(axis=1, keepdims=True)
-    else:
-        expected = 1 / (1 + np.exp(-output[:, 0])) if name == "logistic" else output[:, 0]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+# Exports.
 
 
 def _three_classes(path: pathlib.Path) -> None:
@@ -318,57 +251,7 @@ def test_three_outputs_are_trained_and_predicted(
     )
 
 
-# (4) Batch normalization.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loop", _LOOPS)
-def test_batch_normalization_sees_the_true_batches(loop: str, mine: pathlib.Path) -> None:
-    """Of a short batch its examples alone: in the loss, the updates and the moving statistics."""
-    trained = _train(_examples(), 11, model=f"{mine}:normalized", loop=loop)
-    variables = trained.task.variables
-    names = list(variables.trainable)
-    assert sorted(names) == ["beta", "bias", "gamma", "kernel"]
-    moving_mean, moving_variance = np.zeros(2), np.ones(2)
-    for (x, y), values, loss in zip(trained.batches, trained.path, trained.rows.loss, strict=False):
-        now = variables.split(values)
-        mean, variance = x.mean(axis=0), x.var(axis=0)
-        normal = (x - mean) / np.sqrt(variance + _EPSILON) * now["gamma"] + now["beta"]
-        error = normal @ now["kernel"][:, 0] + now["bias"] - y
-        assert loss == pytest.approx(np.mean(error**2), rel=1e-5)
-        moving_mean = 0.9 * moving_mean + 0.1 * mean
-        moving_variance = 0.9 * moving_variance + 0.1 * variance
-    biases = trained.path[:, variables.watched.index("bias")]
-    assert (np.diff(biases) != 0).all()
-    arrays = variables.arrays()
-    np.testing.assert_allclose(arrays["moving_mean"], moving_mean, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(arrays["moving_variance"], moving_variance, rtol=1e-5)
-
-
-# (5) Regularizers; stopped and resumed.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loop", _LOOPS)
-def test_the_loss_includes_the_regularizer(loop: str, mine: pathlib.Path) -> None:
-    """In every step, in its gradient, and in the evaluation."""
-    examples = _examples()
-    trained = _train(examples, 7, model=f"{mine}:penalized", loop=loop)
-    for i, (x, y) in enumerate(trained.batches):
-        values = trained.path[i]
-        error = x @ values[:2] + values[2] - y
-        penalty = 0.1 * np.sum(values[:2] ** 2)
-        assert trained.rows.loss[i] == pytest.approx(np.mean(error**2) + penalty, rel=1e-5)
-        inputs = np.column_stack([x, np.ones(len(y))])
-        gradient = 2 * inputs.T @ error / len(y) + np.append(0.2 * values[:2], 0)
-        np.testing.assert_allclose(trained.path[i + 1], values - 0.1 * gradient, rtol=1e-4)
-    settings = config_lib.Config(model=f"{mine}:penalized", metrics="mse")
-    datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y")
-    found = evaluate.Evaluator(trained.task, datasets, settings).evaluate().train
-    values = trained.path[-1]
-    mean = np.mean((examples.x @ values[:2] + values[2] - examples.y) ** 2)
-    assert found["mse"] == pytest.approx(mean, rel=1e-5)
-    assert found["loss"] == pytest.approx(mean + 0.1 * np.sum(values[:2] ** 2), rel=1e-5)
+# Stopped and resumed.
 
 
 class _KilledError(BaseException):
@@ -446,7 +329,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert any("seed_generator" in name for name in _bits(killed))
 
 
-# (6, 7) Early stopping, the best model, and the user's file; all of one run.
+# Early stopping, the best model, and the user's file; all of one run.
 
 _STEPS_PER_EPOCH = 10
 _PATIENCE = 2
@@ -599,7 +482,7 @@ def test_an_extended_run_ends_when_its_results_are_written(
     assert helpers.scalars(run / "final")["final/loss"][-1][0] == 80
 
 
-# (8) Schedules.
+# Schedules.
 
 
 def _polynomial_by_hand(start: np.ndarray, batches: Iterable[Any], rates: list[float]) -> Any:
@@ -610,17 +493,6 @@ def _polynomial_by_hand(start: np.ndarray, batches: Iterable[Any], rates: list[f
         gradient = 2 * inputs.T @ (inputs @ values[-1] - y) / len(y)
         values.append(values[-1] - rate * gradient)
     return np.array(values)
-
-
-@pytest.mark.parametrize("loop", _LOOPS)
-def test_a_schedule_gives_the_steps_made_by_hand(loop: str) -> None:
-    """Three steps of warm-up, then the cosine over the twelve that are left."""
-    settings = {"schedule": "cosine", "warmup_steps": 3, "learning_rate": 0.2}
-    trained = _train(_examples(), 15, model="polynomial", loop=loop, **settings)
-    cosine = [0.1 * (1 + math.cos(math.pi * s / 12)) for s in range(12)]
-    rates = [0.2 / 3, 0.4 / 3, 0.2, *cosine]
-    expected = _polynomial_by_hand(trained.path[0], trained.batches, rates)
-    np.testing.assert_allclose(trained.path, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -650,117 +522,3 @@ def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) 
     batches = _taken(batches_lib.Batches(datasets_lib.load(config).train, config), 20)
     by_hand = _polynomial_by_hand(values[0], batches, expected[:20])
     np.testing.assert_allclose(values, by_hand, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "exponential"])
-def test_a_schedule_that_ends_with_the_run_refuses_more_epochs(
-    schedule: str, tmp_path: pathlib.Path
-) -> None:
-    """They would change the steps that were made."""
-    for decay_steps in (0, 100):
-        name = f"run{decay_steps}"
-        settings = {"schedule": schedule, "decay_steps": decay_steps, "epochs": 4}
-        config = config_lib.Config(logdir=str(tmp_path), run_name=name, **settings)
-        run = run_dir.RunDir.of(config)
-        with run.opened(config):
-            run.checkpoints.mkdir()
-            (run.checkpoints / "ckpt-0.index").touch()
-        run.check(config)
-        longer = dataclasses.replace(config, epochs=5)
-        if decay_steps:
-            run.check(longer)
-        else:
-            with pytest.raises(errors.InputError, match=f"--schedule={schedule} ends with"):
-                run.check(longer)
-
-
-# (9) Clipping.
-
-
-@pytest.mark.slow
-def test_clipped_updates_are_as_long_as_asked_for() -> None:
-    """In both loops; the gradient's norm is recorded as it was before."""
-    settings = {"model": "polynomial", "clip_norm": 1.0, "learning_rate": 0.2}
-    custom, fit = (_train(_examples(), 12, loop=loop, **settings) for loop in _LOOPS)
-    _assert_agree(custom.rows, fit.rows)
-    norms = []
-    for (x, y), before, after in zip(custom.batches, custom.path, custom.path[1:], strict=False):
-        inputs = _powers(x)
-        gradient = 2 * inputs.T @ (inputs @ before - y) / len(y)
-        norms.append(np.linalg.norm(gradient))
-        update = -0.2 * gradient * min(1, 1 / norms[-1])
-        np.testing.assert_allclose(after - before, update, rtol=1e-4, atol=1e-6)
-        assert np.linalg.norm(after - before) <= 0.2 * (1 + 1e-5)
-    np.testing.assert_allclose(custom.rows.gradient_norm, norms, rtol=1e-5)
-    assert min(norms) < 1 < max(norms)
-
-
-# Other types; a loss and a tf.Module of one's own.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loop", _LOOPS)
-def test_a_model_in_float64_is_trained(loop: str, mine: pathlib.Path) -> None:
-    """Its loss is in float32, as that of all models."""
-    trained = _train(_examples(), 6, model=f"{mine}:double", loop=loop)
-    for i, (x, y) in enumerate(trained.batches):
-        values, inputs = trained.path[i], np.column_stack([x, np.ones(len(y))])
-        error = inputs @ values - y
-        assert trained.rows.loss[i] == pytest.approx(np.mean(error**2), rel=1e-5)
-        expected = values - 0.1 * 2 * inputs.T @ error / len(y)
-        np.testing.assert_allclose(trained.path[i + 1], expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_module_and_a_loss_of_ones_own_are_trained(mine: pathlib.Path) -> None:
-    """The gradient of the mean of |slope·x - y| is the mean of sign(slope·x - y)·x."""
-    settings = {"model": f"{mine}:line", "loss": f"{mine}:absolute_error"}
-    trained = _train(_examples(), 12, **settings)
-    assert trained.task.variables.watched == ("slope",)
-    for i, (x, y) in enumerate(trained.batches):
-        (slope,) = trained.path[i]
-        error = slope * x[:, 0] - y
-        assert trained.rows.loss[i] == pytest.approx(np.abs(error).mean(), rel=1e-5)
-        expected = slope - 0.1 * np.mean(np.sign(error) * x[:, 0])
-        assert trained.path[i + 1, 0] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-# (10) Two models in one table.
-
-
-@pytest.mark.slow
-def test_a_sweep_over_models_is_one_table_of_hparams(tmp_path: pathlib.Path) -> None:
-    """With the metrics beside the losses, as a TensorBoard serves it."""
-    flags = ("--model=polynomial,mlp", "--metrics=mae", "--learning_rate=0.01", "--run_name=s")
-    result = helpers.call("sweep", *flags, "--batch_size=50", cwd=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    with helpers.tensorboard(tmp_path / "logs" / "s") as board:
-        names = ("diverged", "loss", "mae", "validation_loss", "validation_mae")
-        titles = [f"final/{name}" for name in names]
-        query = {
-            "experimentName": "",
-            "allowedStatuses": ["STATUS_SUCCESS"],
-            "colParams": [{"metric": {"group": "", "tag": tag}} for tag in titles],
-            "startIndex": 0,
-            "sliceSize": 10,
-        }
-
-        def groups() -> Any:
-            request = urllib.request.Request(
-                f"{board.url}/data/plugin/hparams/session_groups",
-                json.dumps(query).encode(),
-                {"Content-Type": "application/json"},
-            )
-            with urllib.request.urlopen(request, timeout=10) as response:
-                found = json.load(response)["sessionGroups"]
-            is_whole = all(len(group.get("metricValues", ())) == 5 for group in found)
-            return {group["name"]: group for group in found} if is_whole and found[1:] else None
-
-        found = board.wait_for(groups)
-    assert {group["hparams"]["model"] for group in found.values()} == {"polynomial", "mlp"}
-    assert set(found) == {"polynomial (s)", "mlp (s)"}
-    for trial, group in found.items():
-        values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
-        curves = helpers.scalars(tmp_path / "logs" / "s" / trial.partition(" ")[0] / "final")
-        assert values == {tag: pytest.approx(curves[tag][-1][1]) for tag in titles}
-        assert f"mae={values['final/mae']:.5f}" in result.stdout

@@ -81,11 +81,6 @@ def test_two_thousand_of_a_million_examples_are_drawn() -> None:
     assert _fit(sample).axes[0].get_title() == "Before training, loss of 2,000 examples=6.50642"
 
 
-def test_the_same_examples_are_chosen_each_time() -> None:
-    datasets = _datasets(5000)
-    np.testing.assert_array_equal(plots.Sample.of(datasets).x, plots.Sample.of(datasets).x)
-
-
 def test_few_examples_are_all_drawn() -> None:
     datasets = _datasets(2000)
     sample = plots.Sample.of(datasets)
@@ -125,14 +120,6 @@ def test_the_fit_of_one_feature_has_truth_and_model() -> None:
     assert figure.axes[0].get_title() == "Before training, loss=6.50642"
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("feature0", "target")
     assert figure.axes[0].get_legend() is not None
-
-
-def test_the_fit_of_a_model_that_is_no_line_is_a_curve() -> None:
-    """It is drawn through predictions, not through two ends."""
-    sample = _sample(50)
-    x = np.arange(201) / 200
-    figure = plots.predictions(sample, np.sin(7 * sample.inputs[:, 0]), loss=1.0, title="Sine")
-    np.testing.assert_allclose(_lines(figure)["model"], [x, np.sin(7 * x)], atol=1e-6)
 
 
 def test_the_truth_may_be_a_curve() -> None:

@@ -298,41 +298,29 @@ def test_a_task_that_is_no_linear_regression_has_no_reference(
 
 
 @pytest.mark.parametrize("validation_examples", [201, 0])
-def test_the_end_records_the_final_losses(
+def test_the_end_records_the_final_losses_and_metrics(
     tmp_path: pathlib.Path, validation_examples: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = {"epochs": 3, "validation_examples": validation_examples}
-    with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
-        recording.after(helpers.line(0, 3))
-        last = helpers.line(3, 4)
-        train, validation = {"loss": 0.5}, {"loss": 0.75} if validation_examples else {}
-        recording.reporters.finish(last, _evaluation(3, train, validation), {})
-    curves = helpers.scalars(tmp_path / "final")
-    assert (curves["final/loss"], curves["final/diverged"]) == ([(3, 0.5)], [(3, 0)])
-    assert curves.get("final/validation_loss") == ([(3, 0.75)] if validation_examples else None)
-    assert (tmp_path / "validation").exists() == bool(validation_examples)
-    assert helpers.scalars(tmp_path / "train")["W"][-1] == (3, last.values[0, 0])
-    images = helpers.steps(tmp_path / "train", "images")
-    assert [curve[-1] for curve in images.values()] == [3, 3, 3]
-    assert images.keys() == {"fit", "training/parameters", "training/path"}
-    assert _status(tmp_path / "final") == api_pb2.STATUS_SUCCESS
-    assert "Least squares: W = 3." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("validation_examples", [201, 0])
-def test_the_end_records_the_final_metrics(
-    tmp_path: pathlib.Path, validation_examples: int
 ) -> None:
     """Each under the tag that HParams compares."""
     settings = {"epochs": 3, "validation_examples": validation_examples, "metrics": "mae,r2_score"}
     train = {"loss": 0.5, "mae": 0.25, "r2_score": 4.0}
     validation = {"loss": 0.75, "mae": 0.125, "r2_score": 8.0} if validation_examples else {}
+    last = helpers.line(3, 4)
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         recording.start()
-        recording.reporters.finish(helpers.line(3, 4), _evaluation(3, train, validation), {})
+        recording.after(helpers.line(0, 3))
+        recording.reporters.finish(last, _evaluation(3, train, validation), {})
     expected = {"final/diverged": 0} | {f"final/{name}": v for name, v in train.items()}
     expected |= {f"final/validation_{name}": number for name, number in validation.items()}
     assert helpers.scalars(tmp_path / "final") == {tag: [(3, v)] for tag, v in expected.items()}
+    assert (tmp_path / "validation").exists() == bool(validation_examples)
+    assert helpers.scalars(tmp_path / "train")["W"][-1] == (3, last.values[0, 0])
+    images = helpers.steps(tmp_path / "train", "images")
+    assert images.pop("training/data") == [0]
+    assert [curve[-1] for curve in images.values()] == [3, 3, 3]
+    assert images.keys() == {"fit", "training/parameters", "training/path"}
+    assert _status(tmp_path / "final") == api_pb2.STATUS_SUCCESS
+    assert "Least squares: W = 3." in capsys.readouterr().out
 
 
 def _status(directory: pathlib.Path) -> Any:
@@ -500,16 +488,6 @@ def _others(directory: pathlib.Path) -> list[tuple[int, str, bytes]]:
         if value.HasField("image")
         or value.metadata.plugin_data.plugin_name in ("histograms", "text", "custom_scalars")
     )
-
-
-def test_a_resumed_recording_starts_at_its_next_step(tmp_path: pathlib.Path) -> None:
-    """So TensorBoard forgets later steps of the earlier process."""
-    recording = helpers.Recording(tmp_path, epochs=50, history=helpers.line(0, 20))
-    with contextlib.closing(recording):
-        recording.after(helpers.line(20, 21))
-    for curve in ("train", "validation"):
-        _, start, *_ = helpers.events(tmp_path / curve)
-        assert (start.step, start.session_log.status) == (20, tf.compat.v1.SessionLog.START)
 
 
 @pytest.mark.parametrize("column", ["values", "loss"])

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing import event_accumulator
 
 from pipeline.reporting import results
 from tests import helpers
@@ -89,26 +88,3 @@ def test_run_leaves_its_table_and_result(runs: helpers.Runs, name: str) -> None:
     assert 0 < result["seconds_of_training"] < 10
     assert f"{result['settings']['model']}-{result['settings']['loop']}" == name
     assert result["versions"] == results.versions()
-
-
-@pytest.mark.parametrize("name", helpers.SOLUTIONS)
-def test_other_readers_get_each_point_of_a_tag_as_a_tensor(runs: helpers.Runs, name: str) -> None:
-    """That of TensorBoard for other programs, which keeps simple values apart, misses none."""
-    read = {}
-    for directory in (runs.logdir / name).glob("*/"):
-        if not list(directory.glob("events.*")):
-            continue
-        reader = event_accumulator.EventAccumulator(str(directory), {"tensors": 0}).Reload()
-        assert reader.Tags()["scalars"] == []
-        read[directory.name] = {
-            tag: [(point.step, float(tf.make_ndarray(point.tensor_proto))) for point in points]
-            for tag in reader.PluginTagToContent("scalars")
-            for points in [reader.Tensors(tag)]
-        }
-        assert read[directory.name] == helpers.scalars(directory)
-    for curve, count in (("train", 8), ("validation", 2), ("least_squares", 3), ("truth", 3)):
-        # On a slow machine training takes so long that it has a speed.
-        others = {tag: p for tag, p in read[curve].items() if not tag.startswith("speed/")}
-        assert len(others) == count
-        for points in others.values():
-            assert [step for step, _ in points] == list(range(11))

@@ -41,18 +41,6 @@ def test_run_of_an_earlier_version_is_refused(tmp_path: pathlib.Path) -> None:
     assert [path.name for path in run.iterdir()] == ["flags.txt"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", helpers.SOLUTIONS)
-def test_checkpoint_bears_the_step_of_its_model(runs: helpers.Runs, name: str) -> None:
-    run = runs.logdir / name
-    assert helpers.saved_steps(run) == [0, 10]
-    curves = helpers.scalars(run / "train")
-    for step in (0, 10):
-        variables = checkpoints.variables(run / "checkpoints" / f"ckpt-{step}")
-        W, b = (dict(curves[tag])[step] for tag in ("W", "b"))
-        assert (variables["W"].tolist(), float(variables["b"])) == ([W], b)
-
-
 def copy(runs: helpers.Runs, name: str, directory: pathlib.Path) -> pathlib.Path:
     """Copies one of the three runs to logs/run in another directory."""
     run = directory / "logs" / "run"
@@ -167,25 +155,6 @@ def test_diverged_run_goes_on_at_a_smaller_rate(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_initialize_from_something_else_costs_one_line(
-    runs: helpers.Runs, tmp_path: pathlib.Path
-) -> None:
-    (tmp_path / "two.csv").write_text("a,b,y\n1,2,3\n2,3,5\n3,5,8\n")
-    wrong = {
-        ("--initialize_from=nowhere",): "nowhere: holds no undamaged checkpoint",
-        (f"--initialize_from={runs.logdir}/module-custom", "--data=two.csv"): (
-            "it has 1 W, 1 b; the model for these examples has 2 W, 1 b"
-        ),
-    }
-    for flags, message in wrong.items():
-        result = helpers.call("train", *flags, cwd=tmp_path)
-        assert result.returncode == 2
-        (line,) = result.stderr.splitlines()
-        assert message in line
-    assert [path.name for path in tmp_path.iterdir()] == ["two.csv"]
-
-
-@pytest.mark.slow
 def test_run_outlives_the_run_that_it_started_from(
     runs: helpers.Runs, tmp_path: pathlib.Path
 ) -> None:
@@ -252,21 +221,3 @@ def test_finished_is_what_the_newest_export_says(
     assert exports(run) == [1, 2, 3]
     saved = tf.saved_model.load(str(run / "export" / "3")).signatures["variables"]()["W"]
     assert saved.numpy() == helpers.scalars(run / "train")["W"][-1][1]
-
-
-@pytest.mark.slow
-def test_best_epoch_is_kept_beside_the_newest(tmp_path: pathlib.Path) -> None:
-    """With a validation set on which training passes through the optimum."""
-    result = helpers.call(
-        "train", "--run_name=run", "--epochs=40", "--num_examples=10", cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
-    run = tmp_path / "logs" / "run"
-    losses = helpers.scalars(run / "validation")["loss"]
-    step, _ = min(losses, key=lambda row: row[1])
-    assert 0 < step < 40
-    assert [path.stem for path in run.glob("checkpoints/best-*.index")] == [f"best-{step}"]
-    best = checkpoints.variables(run / "checkpoints" / f"best-{step}")
-    curves = helpers.scalars(run / "train")
-    assert curves["W"][step] == (step, *best["W"])
-    assert curves["b"][step] == (step, best["b"])

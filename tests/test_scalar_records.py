@@ -70,19 +70,6 @@ def test_values_not_finite_or_not_exact_are_float32(tmp_path: pathlib.Path) -> N
     assert _encode(steps, values) == expected
 
 
-def test_step_0_is_read_as_0(tmp_path: pathlib.Path) -> None:
-    """Protobuf would leave it out, so these are other bytes of the same meaning."""
-    path = tmp_path / "records"
-    path.write_bytes(_encode([0, 0, 3], {"a": np.array([1, 2, 3])}))
-    read = [
-        tf.compat.v1.Event.FromString(record)
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    ]
-    assert [event.step for event in read] == [0, 0, 3]
-    numbers = [tf.make_ndarray(event.summary.value[0].tensor) for event in read]
-    assert numbers == [1, 2, 3]
-
-
 def test_a_value_has_the_form_of_tf_summary_scalar(tmp_path: pathlib.Path) -> None:
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
         tf.summary.scalar("a", 0.1, step=1)
@@ -92,7 +79,3 @@ def test_a_value_has_the_form_of_tf_summary_scalar(tmp_path: pathlib.Path) -> No
     (expected,) = tf.compat.v1.Event.FromString(last).summary.value
     found = scalar_records.tensor(0.1).SerializeToString()
     assert found == expected.tensor.SerializeToString()
-
-
-def test_no_steps_give_no_records() -> None:
-    assert _encode([], {"a": np.zeros(0)}) == b""

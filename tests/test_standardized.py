@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pathlib
 import re
-import signal
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares, linear_units
 from pipeline.evaluation import linear
-from pipeline.run import checkpoints, finish, trainer
+from pipeline.run import finish, trainer
 from pipeline.training import learning_rate, make_task
 from scripts import tables
 from tests import helpers
@@ -318,33 +317,6 @@ def test_the_rate_stays_the_same_where_a_run_is_extended(
     assert "Resuming at step 10 of 20" in capsys.readouterr().out
     curves = [helpers.scalars(folder / "logs" / n / "train") for n in ("extended", "at-once")]
     assert curves[0]["loss"] == curves[1]["loss"]
-
-
-@pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_bits(folder: pathlib.Path) -> None:
-    """After SIGKILL in the middle; the scale lies in its checkpoints, too."""
-    data = f"--data={folder}/california_like.csv"
-    flags = (data, "--epochs=700", "--batch_size=4096", "--checkpoint_every=1000")
-    flags = (*flags, "--validation_fraction=0.1", "--optimizer=adam")
-    logs = folder / "logs"
-    process = helpers.start("train", *flags, "--run_name=killed", cwd=folder)
-    helpers.wait_for(lambda: helpers.newest(logs / "killed") > 0)
-    process.send_signal(signal.SIGKILL)
-    helpers.finish(process)
-    result = helpers.call("train", *flags, "--run_name=killed", cwd=folder)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "Resuming at step " in result.stdout
-    settings = {"epochs": 700, "batch_size": 4096, "checkpoint_every": 1000, "optimizer": "adam"}
-    _trained(_config(folder, "california_like", "whole", validation_fraction=0.1, **settings))
-    curves = [helpers.scalars(logs / name / "train") for name in ("killed", "whole")]
-    for tag in ("W/income", "b", "loss", "evaluation/loss"):
-        assert curves[0][tag] == curves[1][tag]
-    found = [checkpoints.variables(logs / name / "checkpoints") for name in ("killed", "whole")]
-    assert found[0]["W"].tobytes() == found[1]["W"].tobytes()
-    learned = [checkpoints.preprocessing_of(logs / n / "checkpoints") for n in ("killed", "whole")]
-    assert learned[0]
-    assert learned[1]
-    assert learned[0].state() == learned[1].state() != {}
 
 
 @pytest.mark.slow

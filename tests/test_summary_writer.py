@@ -63,22 +63,6 @@ def test_each_row_is_written_once(tmp_path: pathlib.Path) -> None:
     }
 
 
-def test_no_rows_write_nothing(tmp_path: pathlib.Path) -> None:
-    with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.steps(_rows(0, 0))
-    assert helpers.scalars(tmp_path / "train") == {}
-
-
-def test_each_watched_value_has_a_tag_of_its_name(tmp_path: pathlib.Path) -> None:
-    names = ("W/rooms", "W/area", "b", "slope")
-    with contextlib.closing(_writer(tmp_path, names)) as writer:
-        writer.steps(_rows(0, 9, num_values=4))
-    curves = helpers.scalars(tmp_path / "train")
-    assert list(curves) == [*names, "loss"]
-    for i, name in enumerate(names):
-        assert curves[name] == [(step, step / 4 + 1024 * i) for step in range(9)]
-
-
 def test_each_curve_has_the_same_tags(tmp_path: pathlib.Path) -> None:
     """So TensorBoard draws them into one chart."""
     with contextlib.closing(_writer(tmp_path)) as writer:
@@ -176,15 +160,6 @@ def test_a_text_is_markdown_for_the_text_dashboard(tmp_path: pathlib.Path) -> No
     assert (step, value.tag) == (3, "settings")
     assert value.metadata.plugin_data.plugin_name == "text"
     assert tf.make_ndarray(value.tensor).tolist() == ["| größe |\n|---|".encode()]
-
-
-def test_a_graph_is_read_back_as_it_was(tmp_path: pathlib.Path) -> None:
-    with tf.Graph().as_default() as graph:
-        tf.add(tf.constant(1.0, name="one"), 2.0, name="sum")
-    with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.graph(graph.as_graph_def())
-    *_, event = helpers.events(tmp_path / "train")
-    assert tf.compat.v1.GraphDef.FromString(event.graph_def) == graph.as_graph_def()
 
 
 @pytest.mark.parametrize(

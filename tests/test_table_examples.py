@@ -187,15 +187,22 @@ def test_texts_become_indicators(tmp_path: pathlib.Path) -> None:
 
 
 def test_which_rows_are_held_out_does_not_depend_on_later_ones(tmp_path: pathlib.Path) -> None:
-    """With --validation_fraction; by the seed, and about as many as it says."""
+    """With --validation_fraction; by the seed, and about as many as it says.
+
+    All rows are in one of the parts, x with its y, in the order of the file.
+    """
     rows = [f"{i},{i}" for i in range(1000)]
-    settings = {"validation_fraction": 0.3, "standardize": False}
 
     def chosen(count: int, **more: Any) -> set[float]:
         path = _write(tmp_path / "t.csv", "\n".join(["x,y", *rows[:count]]))
-        validation = _load(path, **settings, **more).validation
-        assert validation is not None
-        return set(validation.y.tolist())
+        data = _load(path, **{"validation_fraction": 0.3, "standardize": False} | more)
+        assert data.validation is not None
+        for part in (data.train, data.validation):
+            assert part.x[:, 0].tolist() == part.y.tolist() == sorted(part.y)
+        assert sorted([*data.train.y, *data.validation.y]) == list(range(count))
+        return set(data.validation.y.tolist())
+
+    assert len(chosen(1000, validation_fraction=0.0, validation_examples=12)) == 12
 
     assert chosen(600) == {y for y in chosen(1000) if y < 600}
     assert 250 < len(chosen(1000)) < 350

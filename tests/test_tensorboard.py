@@ -16,8 +16,6 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from pipeline import config as config_lib
-from pipeline.data import datasets as datasets_lib
 from tests import helpers
 
 pytestmark = pytest.mark.slow
@@ -86,20 +84,6 @@ def test_scalars_have_descriptions_and_each_step_once(
         times = [time for time, _, _ in points]
         assert times == sorted(times)
         assert len(set(times)) == len(times) > 10
-
-
-def test_distance_and_gradient_norm_are_those_of_the_steps(board: helpers.TensorBoard) -> None:
-    x, y = datasets_lib.load(config_lib.Config()).train.arrays
-    x = x[:, 0].astype(np.float64)
-    best = np.polyfit(x, y, 1)
-    W, b, norms, distances = (
-        np.array([value for _, value in board.scalars("keras-fit/train", tag)])
-        for tag in ("W", "b", "training/gradient_norm", "training/distance_to_optimum")
-    )
-    residuals = W[:, None] * x + b[:, None] - y
-    gradients = np.stack([2 * (residuals * x).mean(axis=1), 2 * residuals.mean(axis=1)])
-    np.testing.assert_allclose(norms, np.linalg.norm(gradients, axis=0), rtol=1e-5)
-    np.testing.assert_allclose(distances, np.hypot(W - best[0], b - best[1]), rtol=1e-5)
 
 
 def test_custom_scalars_has_a_chart_for_each_value(board: helpers.TensorBoard) -> None:

@@ -142,18 +142,24 @@ def test_the_terms_of_workers_add_up_to_the_gradient(share: float) -> None:
 
 def _definition(trained: task.Task, config: config_lib.Config) -> Any:
     optimizer = optimizers.create(config, trained, last_step=10)
-    step = train_step.guide_step(trained, optimizer)
-    return train_step.trace(step, trained, optimizer).as_graph_def()
+    make_step = train_step.guide_step
+    if config.loop == "fit":
+        keras_loop.compile_model(trained, optimizer)
+        make_step = train_step.keras_step
+    return train_step.trace(make_step(trained, optimizer), trained, optimizer).as_graph_def()
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(
+    ("kind", "loop"), [("module", "custom"), ("keras", "custom"), ("keras", "fit")]
+)
 @pytest.mark.parametrize("num_features", [1, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_graph_has_the_inputs_and_the_scopes_of_a_step(
-    kind: str, num_features: int, optimizer: str
+    kind: str, loop: str, num_features: int, optimizer: str
 ) -> None:
     trained = _task(kind, num_features)
-    definition = _definition(trained, config_lib.Config(optimizer=optimizer))
+    config = config_lib.Config(model=kind, loop=loop, optimizer=optimizer)
+    definition = _definition(trained, config)
 
     graph = tf.Graph()
     with graph.as_default():

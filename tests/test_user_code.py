@@ -177,15 +177,6 @@ def test_a_wrong_name_is_one_line(value: str, words: str, folder: pathlib.Path) 
     assert words.format(folder=folder) in message.replace(f"--model={value}: ", "", 1)
 
 
-def test_a_wrong_name_is_answered_before_tensorflow_is_imported(tmp_path: pathlib.Path) -> None:
-    """By an entry point, with exit code 2, and no directory is left."""
-    result = helpers.call("train", "--loss=mine:loss", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("train: --loss=mine:loss: Python finds no module mine from ")
-    assert not list(tmp_path.iterdir())
-
-
 # What the user's code raises.
 
 _CALLS = """
