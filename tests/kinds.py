@@ -122,9 +122,12 @@ class Penalized(tf.keras.Model):
         self.add_loss(1e-3 * tf.reduce_sum(tf.square(hidden)))
         return self.out(hidden)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """The compiled loss, and a little more."""
-        return super().compute_loss(*args, **kwargs) + 0.1 * tf.reduce_mean(kwargs["y_pred"] ** 2)
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, *args: Any, **kwargs: Any
+    ) -> tf.Tensor:
+        """The compiled loss, and a little more; Keras itself gives the parts by their order."""
+        compiled = super().compute_loss(x, y, y_pred, *args, **kwargs)
+        return compiled + 0.1 * tf.reduce_mean(y_pred**2)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """A metric of the model's own beside the compiled ones."""
