@@ -77,13 +77,6 @@ def test_steps_that_were_missed_are_due_once() -> None:
     assert every.is_due(40)
 
 
-def test_the_step_it_counts_from_is_not_due_again() -> None:
-    every = hooks.Every(steps=10, step=20)
-    assert not every.is_due(20)
-    assert not every.is_due(29)
-    assert every.is_due(30)
-
-
 def test_next_pause_is_the_next_step_that_is_due() -> None:
     every = hooks.Every(steps=10, step=3)
     assert [every.next_pause(step) for step in (0, 3, 9, 10, 11, 20)] == [10, 10, 10, 20, 20, 30]

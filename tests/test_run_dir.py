@@ -139,12 +139,6 @@ def test_failed_start_leaves_what_is_not_its_own(tmp_path: pathlib.Path) -> None
     assert _content(run.path) == {"checkpoints/notes.txt": "mine"}
 
 
-def test_failed_start_leaves_no_directory(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(KeyError):
-        _fail(_config(tmp_path), is_resumable=False)
-    assert not list(tmp_path.iterdir())
-
-
 def test_failed_run_that_can_be_resumed_stays(tmp_path: pathlib.Path) -> None:
     config = _config(tmp_path)
     with pytest.raises(KeyError):

@@ -63,13 +63,6 @@ def test_records_are_the_bytes_that_tensorflow_writes(
     assert _encode(steps, values) == expected
 
 
-def test_values_not_finite_or_not_exact_are_float32(tmp_path: pathlib.Path) -> None:
-    values = {"a": np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 0.1, 3.4e38, 7])}
-    steps = list(range(1, 9))
-    expected = _written_by_tensorflow(tmp_path / "expected", steps, values)
-    assert _encode(steps, values) == expected
-
-
 def test_a_value_has_the_form_of_tf_summary_scalar(tmp_path: pathlib.Path) -> None:
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
         tf.summary.scalar("a", 0.1, step=1)

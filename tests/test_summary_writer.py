@@ -63,17 +63,6 @@ def test_each_row_is_written_once(tmp_path: pathlib.Path) -> None:
     }
 
 
-def test_each_curve_has_the_same_tags(tmp_path: pathlib.Path) -> None:
-    """So TensorBoard draws them into one chart."""
-    with contextlib.closing(_writer(tmp_path)) as writer:
-        writer.steps(_rows(3, 2))
-        writer.scalars([3], {"W": [0.75], "b": [1024.75], "loss": [0.375]}, curve="truth")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "truth"]
-    train, truth = (helpers.scalars(tmp_path / name) for name in ("train", "truth"))
-    assert list(truth) == ["W", "b", "loss"]
-    assert truth == {tag: train[tag][:1] for tag in truth}
-
-
 def test_other_scalars_belong_to_train_or_a_named_curve(tmp_path: pathlib.Path) -> None:
     with contextlib.closing(_writer(tmp_path)) as writer:
         writer.scalars([0, 3], {"training/learning_rate": [1.5, 0.5]})
