@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from pipeline import cli, console, errors, files, tf_runtime
-from pipeline.data import sources, tables, text_tables
+from pipeline.data import tables, text_tables
 from pipeline.run import signals, versions
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     )
     _stop_cleanly()
     # Its header is read before TensorFlow takes seconds.
-    table = sources.open_table(values.input) if values.input else None
+    table = text_tables.open_table(values.input) if values.input else None
     tf_runtime.import_tensorflow()
     from pipeline.run import exported, predictions
 

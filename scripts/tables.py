@@ -131,7 +131,7 @@ def trained(path: pathlib.Path, epochs: int) -> float:
 def least_squares(path: pathlib.Path) -> float:
     """R² of least squares."""
     datasets = datasets_lib.load(config_lib.Config(data=str(path)))
-    solved = datasets.least_squares[0]
+    solved = datasets.least_squares
     assert solved
     assert datasets.label_variances
     return 1 - solved.minimum / datasets.label_variances[0]

@@ -32,7 +32,7 @@ def _datasets(*, has_validation: bool = True, **more: Any) -> datasets_lib.Datas
     parts = train, validation or train
     given = {
         "label_variances": tuple(float(part.y.astype(np.float64).var()) for part in parts),
-        "least_squares": (datasets_lib.solved(train), datasets_lib.solved(validation)),
+        "least_squares": datasets_lib.solved(train),
         **more,
     }
     return datasets_lib.Datasets(train, validation, ("a", "b"), "y", **given)
@@ -81,7 +81,7 @@ def test_the_reference_is_never_worse_than_the_model_in_training() -> None:
     x = np.column_stack([train.x[:, 0], train.x[:, 0] + 1e-6 * train.x[:, 1]])
     train = Batch(x.astype(np.float32), train.y)
     datasets = _datasets(has_validation=False)._replace(
-        train=train, least_squares=(datasets_lib.solved(train), None)
+        train=train, least_squares=datasets_lib.solved(train)
     )
     made = helpers.linear(("a", "b"))
     made.variables.assign({"W": [0.25, 0.25], "b": 0.0})

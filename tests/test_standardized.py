@@ -14,9 +14,9 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares, linear_units
-from pipeline.run import checkpoints, trainer
-from pipeline.training import evaluation, learning_rate, make_task
+from pipeline.data import least_squares
+from pipeline.run import checkpoints, finish, trainer
+from pipeline.training import learning_rate, make_task
 from scripts import tables
 from tests import helpers
 
@@ -49,7 +49,7 @@ def _config(folder: pathlib.Path, table: str, name: str = "run", **more: Any) ->
     )
 
 
-def _trained(config: config_lib.Config) -> tuple[trainer.Result, pathlib.Path]:
+def _trained(config: config_lib.Config) -> tuple[finish.Result, pathlib.Path]:
     result = trainer.train(config, datasets_lib.load(config))
     return result, pathlib.Path(config.logdir, config.run_name)
 
@@ -61,10 +61,10 @@ def test_least_squares_has_the_certified_digits(
 ) -> None:
     """Nine at least, from a file."""
     data = datasets_lib.load(_config(folder, table, standardize=standardize))
-    solved = data.least_squares[0]
+    solved = data.least_squares
     assert solved
     if data.units:
-        solved = linear_units.least_squares_in_data_units(solved, data.units)
+        solved = solved.in_data_units(data.units)
     np.testing.assert_allclose(solved.solution, certified, rtol=1e-9)
 
 
@@ -216,8 +216,7 @@ def test_a_loss_of_ones_own_gets_the_units_of_the_data(folder: pathlib.Path, loo
 
 def _rate(config: config_lib.Config) -> float:
     datasets = datasets_lib.load(config)
-    evaluator = evaluation.Evaluator(make_task.make_task(config, datasets), datasets, config)
-    return learning_rate.choose(config, evaluator)
+    return learning_rate.choose(config, make_task.make_task(config, datasets), datasets)
 
 
 def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> None:
@@ -243,11 +242,11 @@ def test_units_do_not_depend_on_least_squares(
     monkeypatch.setattr(least_squares, "is_cheap", lambda *_: False)
     config = _config(folder, "houses")
     datasets = datasets_lib.load(config)
-    assert datasets.least_squares == (None, None)
-    evaluator = evaluation.Evaluator(make_task.make_task(config, datasets), datasets, config)
-    assert evaluator.units is datasets.preprocessing
+    assert datasets.least_squares is None
+    assert datasets.units is datasets.preprocessing
+    assert datasets.units
     means = [column.mean() for column in tables.houses().values()]
-    np.testing.assert_allclose(evaluator.units.mean, means, rtol=1e-9)
+    np.testing.assert_allclose(datasets.units.mean, means, rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -272,7 +271,7 @@ def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
     assert data.units
     x, y = (array.astype(np.float64) for array in data.train)
     W = np.linalg.solve(x.T @ x / len(x) + 0.3 * np.eye(3), x.T @ y / len(x))
-    (values,) = linear_units.in_data_units(np.append(W, 0)[None], data.units)
+    (values,) = least_squares.in_data_units(np.append(W, 0)[None], data.units)
     for directory in ("train", "least_squares"):
         curves = helpers.scalars(run / directory)
         for name, value in zip(("W/area", "W/rooms", "W/year", "b"), values, strict=True):

@@ -16,7 +16,7 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import console, errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import linear_units, tables, text_tables
+from pipeline.data import least_squares, tables, text_tables
 from scripts import tables as shown_tables
 
 _HOUSES = """area,rooms,city,price
@@ -148,10 +148,10 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
     """A constant one has W = 0; of two equal ones each has half."""
     data = _load_columns({"x": _NORMAL, "c": np.full(200, 7.3), "x2": _NORMAL, "y": 2 * _NORMAL})
     assert not data.train.x[:, 1].any()
-    solved = data.least_squares[0]
+    solved = data.least_squares
     assert solved
     assert data.preprocessing
-    (values,) = linear_units.in_data_units(solved.solution[None], data.preprocessing)
+    (values,) = least_squares.in_data_units(solved.solution[None], data.preprocessing)
     np.testing.assert_allclose(values, [1, 0, 1, 0], atol=1e-9)
 
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Columns = Mapping[str, npt.NDArray[Any]]  # [N] each, numbers or texts
 
 _COARSE = 1e-3  # of a standard deviation: rounding that is too coarse
@@ -58,21 +56,14 @@ class Preprocessing:
 
     # Columns to examples.
 
-    def is_known(self, name: str, texts: npt.NDArray[Any]) -> Bools:
-        """Whether texts [N] were in that column of the training table."""
-        known = np.array(self.columns[name], np.str_)
-        return np.asarray(known[self._codes(name, texts)] == texts)
-
     def encode(self, columns: Columns) -> Float64:
-        """The features [N, D] of columns, in the units of the data."""
+        """The features [N, D] of columns, in the units of the data; texts are known ones."""
         found: list[npt.NDArray[Any]] = []
         for name, texts in self.columns.items():
             column = columns[name]
-            if texts is None:
-                found.append(column[:, None])
-            else:
-                places = np.arange(len(texts))
-                found.append(self._codes(name, column)[:, None] == places)
+            if texts is not None:
+                column = np.searchsorted(np.array(texts), column)
+            found.append(column[:, None] if texts is None else column[:, None] == range(len(texts)))
         return np.hstack(found, dtype=np.float64)
 
     def decode(self, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
@@ -84,19 +75,6 @@ class Preprocessing:
             part, first = x[:, first : first + count], first + count
             found[name] = part[:, 0] if texts is None else np.array(texts)[part.argmax(axis=1)]
         return found
-
-    def _codes(self, name: str, texts: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-        """The places of texts [N] among the sorted ones."""
-        known = np.array(self.columns[name], np.str_)
-        return np.minimum(np.searchsorted(known, texts), len(known) - 1)
-
-    def x(self, columns: Columns) -> Float32:
-        """The inputs [N, D] of a model; float64 until then keeps the digits of years."""
-        return self.standardized_x(self.encode(columns)).astype(np.float32)
-
-    def y(self, labels: npt.NDArray[Any]) -> Float32:
-        """Labels as a model is trained on them."""
-        return np.asarray((labels - self.mean[-1]) / self.stddev[-1], np.float32)
 
     def standardized_x(self, x: npt.NDArray[Any]) -> Float64:
         """Features [N, D] in units of their standard deviations."""
