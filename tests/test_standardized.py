@@ -222,7 +222,7 @@ def _rate(config: config_lib.Config) -> float:
 def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> None:
     """By the eigenvalues of the Hessian in numpy: of all examples, of the steepest batch."""
     config = _config(folder, "houses")
-    x, _ = datasets_lib.load(config).train
+    x = datasets_lib.load(config).train.x
     rows = np.column_stack([x.astype(np.float64), np.ones(len(x))])
     hessian = 2 * rows.T @ rows / len(rows)
     assert _rate(config) == pytest.approx(1 / np.linalg.eigvalsh(hessian)[-1], rel=1e-6)
@@ -269,7 +269,7 @@ def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
     _, run = _trained(config)
     data = datasets_lib.load(config)
     assert data.units
-    x, y = (array.astype(np.float64) for array in data.train)
+    x, y = (array.astype(np.float64) for array in data.train.arrays)
     W = np.linalg.solve(x.T @ x / len(x) + 0.3 * np.eye(3), x.T @ y / len(x))
     (values,) = least_squares.in_data_units(np.append(W, 0)[None], data.units)
     for directory in ("train", "least_squares"):

@@ -77,11 +77,11 @@ def write(name: str, saved: exported.Exported) -> Callable[[Array], Array]:
       errors.InputError: a package is missing, or the format has no word for a part of the model.
     """
     format_ = FORMATS[name]
-    target, takes_one = saved.path / format_.file, saved.num_features is None
+    target = saved.path / format_.file
 
     def predict(x: Array) -> Array:
         with _explained(name), tf_runtime.quiet_stderr():
-            return format_.predict(target, x[:, 0] if takes_one else x)
+            return format_.predict(target, x.reshape(len(x), *saved.shape))
 
     with _explained(name), tf_runtime.quiet_stderr():
         format_.write(saved.path, target)

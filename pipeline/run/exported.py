@@ -30,7 +30,7 @@ class Exported:
       features, label: Their names, if they were saved.
       columns: The columns that it takes, with the known texts of those that hold texts.
       dtype: The type of numbers that it takes.
-      num_features: The D of x [N, D]; None if x is [N].
+      shape: That of an input x: (D,), or () if x is [N].
     """
 
     def __init__(self, path: pathlib.Path):
@@ -57,20 +57,20 @@ class Exported:
             f"{path}: is no SavedModel whose signature serving_default maps x (floats, [None] or "
             "[None, D]) to y (floats, [None] or [None, C])",
         )
-        inputs = self._from_x.structured_input_signature[1]["x"]
-        self.dtype, shape = inputs.dtype.as_numpy_dtype, inputs.shape
-        self.num_features: int | None = shape[1] if shape.rank == 2 else None
-        count = self.num_features or 1
-        self.features, self.label = self._names("features", count), "".join(self._names("label", 1))
-        made_up = tuple(f"x{i}" for i in range(count)) if self.num_features else ("x",)
+        x = self._from_x.structured_input_signature[1]["x"]
+        self.dtype, self.shape = x.dtype.as_numpy_dtype, tuple(x.shape[1:])
+        made_up = [f"x{i}" for i in range(*self.shape)] if self.shape else ["x"]
+        self.features, self.label = (
+            self._names("features", len(made_up)),
+            "".join(self._names("label", 1)),
+        )
         self.columns = dict.fromkeys(self.features or made_up, None)
         if self.preprocessing:
             self.columns = dict(self.preprocessing.columns)
 
     def predict(self, x: Array) -> Array:
         """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
-        given = x[:, 0] if self.num_features is None else x
-        return self._call(self._from_x, {"x": tf.constant(given, self.dtype)}, len(x))
+        return self._call(self._from_x, self._x(x), len(x))
 
     def predict_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> Array:
         """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError where it can't."""
@@ -80,14 +80,16 @@ class Exported:
     def inputs(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
         """Columns as serving_default takes them, be it as x."""
         if self._serve is self._from_x:
-            x = np.stack([columns[name] for name in self.columns], axis=1)
-            return {"x": tf.constant(x[:, 0] if self.num_features is None else x, self.dtype)}
+            return self._x(np.stack([columns[name] for name in self.columns], axis=1))
         assert self.preprocessing
         names = preprocessing_graph.input_names(self.preprocessing)
         return {
             name: tf.constant(columns[column], tf.string if texts else self.dtype)
             for name, (column, texts) in zip(names, self.columns.items(), strict=True)
         }
+
+    def _x(self, x: Array) -> dict[str, tf.Tensor]:
+        return {"x": tf.constant(x.reshape(len(x), *self.shape), self.dtype)}
 
     def _call(self, signature: Any, inputs: Mapping[str, tf.Tensor], count: int) -> Array:
         try:

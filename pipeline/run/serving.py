@@ -26,6 +26,7 @@ def write_warm_up(saved_model: pathlib.Path, inputs: Mapping[str, npt.NDArray[An
     for name, values in inputs.items():
         value = tf.make_tensor_proto(values).SerializeToString()
         request += _field(_INPUTS, _field(_KEY, name.encode()) + _field(_VALUE, value))
+    (saved_model / WARM_UP).parent.mkdir()
     with tf.io.TFRecordWriter(str(saved_model / WARM_UP)) as file:
         file.write(_field(_LOG_PREDICT, _field(_REQUEST, request)))
 
