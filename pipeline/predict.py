@@ -53,7 +53,13 @@ def main(arguments: list[str]) -> None:
     export_dir = pathlib.Path(values.export_dir)
     errors.require(export_dir.is_dir(), f"--export_dir={export_dir}: is not a directory")
     if values.describe:
-        _describe(export_dir)
+        found = versions.description(export_dir)
+        errors.require(
+            found is not None,
+            f"--export_dir={export_dir}: has no {versions.DESCRIPTION}; exports of earlier "
+            "versions of this package, and of other programs, do not say where they came from",
+        )
+        console.say(json.dumps(found, indent=2))
         return
     errors.require(bool(values.x) != bool(values.input), "give the inputs with --x or --input")
     errors.require(
@@ -80,16 +86,6 @@ def main(arguments: list[str]) -> None:
             f"{rows.first_skipped}",
             sys.stderr,
         )
-
-
-def _describe(export_dir: pathlib.Path) -> None:
-    found = versions.description(export_dir)
-    errors.require(
-        found is not None,
-        f"--export_dir={export_dir}: has no {versions.DESCRIPTION}; exports of earlier versions of "
-        "this package, and of other programs, do not say where they came from",
-    )
-    console.say(json.dumps(found, indent=2))
 
 
 def _stop_cleanly() -> None:
@@ -145,11 +141,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
 
 @contextlib.contextmanager
 def _output(path: str, *, is_stdout: bool) -> Iterator[IO[bytes]]:
-    """Opens what is written to: stdout, a pipe or device, or what takes the place of a file.
-
-    Raises:
-      OSError: it can't be written to.
-    """
+    """Opens what is written to: stdout, a pipe or device, or what takes the place of a file."""
     if is_stdout or (os.path.exists(path) and not os.path.isfile(path)):
         place: int | str = 1 if is_stdout else path
         with open(place, "wb", closefd=not is_stdout) as file:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data import preprocessing
+from pipeline.data import batch, preprocessing
 
 Float64 = npt.NDArray[np.float64]
 
-_CHUNK = 2**20  # numbers that are decomposed at a time
 _MOST_WORK = 1e10  # multiplications that a solution may cost: one or two seconds
 _ROUNDING = 1e-13  # relative; what is less stands for 0
 # Singular values of standardized columns below this part of the largest stand for 0: columns that
@@ -41,10 +40,8 @@ class LeastSquares(NamedTuple):
     def of(cls, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> "LeastSquares":
         """Solves for examples x [N, D] and y [N]."""
         triangle = StreamingQR()
-        rows = max(1, _CHUNK // (x.shape[1] + 2))
-        for first in range(0, len(x), rows):
-            chunk = slice(first, first + rows)
-            triangle.add(np.column_stack([x[chunk], y[chunk]]).astype(np.float64))
+        for piece in batch.Batch(x, y).pieces():
+            triangle.add(np.column_stack([piece.x, piece.y]).astype(np.float64))
         return triangle.solve()
 
     def loss(self, values: npt.ArrayLike) -> Float64:
@@ -135,10 +132,8 @@ class StreamingQR:
 
 
 def is_cheap(count: int, num_features: int) -> bool:
-    """Whether so many examples can be solved for in a second or two.
-
-    The decomposition takes about N * D * D multiplications, the solution some D * D * D.
-    """
+    """Whether so many examples can be solved for in a second or two."""
+    # The decomposition takes about N * D * D multiplications, the solution some D * D * D.
     return num_features**2 * (count + 5 * num_features) <= _MOST_WORK
 
 

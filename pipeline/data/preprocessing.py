@@ -54,8 +54,6 @@ class Preprocessing:
         is_coarse = largest * float32.eps > _COARSE * self.stddev
         return bool((is_coarse | (largest > float32.max) | (self.stddev < float32.tiny)).any())
 
-    # Columns to examples.
-
     def encode(self, columns: Columns) -> Float64:
         """The features [N, D] of columns, in the units of the data; texts are known ones."""
         found: list[npt.NDArray[Any]] = []
@@ -80,8 +78,6 @@ class Preprocessing:
         """Features [N, D] in units of their standard deviations."""
         return np.asarray((x - self.mean[:-1]) / self.stddev[:-1])
 
-    # Examples and predictions back.
-
     def in_data_units(self, predictions: npt.NDArray[Any]) -> Float64:
         """Predictions or standardized labels, of any shape, in the units of the label."""
         return np.asarray(predictions * self.stddev[-1] + self.mean[-1])
@@ -95,8 +91,6 @@ class Preprocessing:
         digits = 2 - np.floor(np.log10(self.stddev[:-1]))
         columns = zip(self.x_in_data_units(x).tolist(), digits.tolist(), strict=True)
         return [f"{round(number, int(count)) + 0.0:.15g}" for number, count in columns]
-
-    # The state that is saved beside a model.
 
     def state(self) -> dict[str, Any]:
         """Everything as JSON holds it."""

@@ -46,7 +46,8 @@ def load(
     for rows in reader.rows():
         if not first:
             given = config.is_regression
-            is_regression = not _are_classes(rows[:, -1]) if given is None else given
+            is_classes = np.isin(rows[:, -1], range(_MOST_CLASSES + 1)).all()
+            is_regression = not is_classes if given is None else given
             standardized = np.full(reader.width, config.is_standardized)
             standardized[-1] &= is_regression and not config.keeps_label
             near, spread = _around(rows, standardized)
@@ -77,11 +78,6 @@ def _around(rows: Float64, standardized: Bools) -> tuple[Float64, Float64]:
     largest = np.where(is_usable, largest, 1.0)
     spread = largest * np.sqrt(np.square(moved / largest).mean(axis=0))
     return np.where(standardized, rows[0], 0.0), np.where(is_usable, spread, 1.0)
-
-
-def _are_classes(labels: Float64) -> bool:
-    """Whether labels look like classes 0, 1, ..."""
-    return bool(((labels >= 0) & (labels <= _MOST_CLASSES) & (labels == np.floor(labels))).all())
 
 
 class _Reader:
@@ -168,9 +164,9 @@ def _names(flag: str) -> list[str]:
 
 
 class Split:
-    """Which rows are validation examples: a function of the seed, the row, and how many there are.
+    """Which rows are validation examples: a function of the seed, the row, and of their number.
 
-    With --validation_fraction, not of how many there are.
+    With --validation_fraction, not of their number.
     """
 
     def __init__(self, config: config_lib.Config, count: int):

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,28 +210,20 @@ class Files(Table):
                 yield block
 
 
-class _Typed(Table):
-    """A table whose columns have types, and whose rows have numbers but no lines."""
+def _typed_blocks(table: Table, frames: Iterable[Any], count: int) -> Iterator[Block]:
+    """Frames of consecutive rows, which have numbers but no lines, as blocks."""
 
-    _count: int
+    def place(first: int, row: int) -> str:
+        return f"{table.name}: row {first + row + 1}"
 
-    @abc.abstractmethod
-    def _frames(self, names: Sequence[str]) -> Iterator[Any]:
-        """Some columns as polars.DataFrames of consecutive rows."""
-
-    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
-        """Reads some columns."""
-        end = 0
-        for frame in self._frames(names):
-            first, end = end, end + len(frame)
-            self.part_read = end / max(1, self._count)
-            yield Block(frame, functools.partial(self._place, first))
-
-    def _place(self, first: int, row: int) -> str:
-        return f"{self.name}: row {first + row + 1}"
+    end = 0
+    for frame in frames:
+        first, end = end, end + len(frame)
+        table.part_read = end / max(1, count)
+        yield Block(frame, functools.partial(place, first))
 
 
-class Parquet(_Typed):
+class Parquet(Table):
     """A Parquet file, without the index that pandas may have added."""
 
     def __init__(self, path: str):
@@ -244,14 +236,15 @@ class Parquet(_Typed):
             types = scan.collect_schema()
             is_levels = [n for n, t in types.items() if t in (polars.Categorical, polars.Enum)]
             self._scan = scan.cast(dict.fromkeys(is_levels, polars.String))
-            metadata = polars.read_parquet_metadata(path)
+            pandas = json.loads(polars.read_parquet_metadata(path).get("pandas", "{}"))
             self._count = self._scan.select(polars.len()).collect().item()
-        index = json.loads(metadata.get("pandas", "{}")).get("index_columns", [])
-        self.header = [name for name in types if name not in index]
+        self.header = [name for name in types if name not in pandas.get("index_columns", [])]
 
-    def _frames(self, names: Sequence[str]) -> Iterator[Any]:
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """Reads some columns."""
         with self._readable():
-            yield from self._scan.select(names).collect_batches(chunk_size=ROWS)
+            frames = self._scan.select(names).collect_batches(chunk_size=ROWS)
+            yield from _typed_blocks(self, frames, self._count)
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -266,7 +259,7 @@ class Parquet(_Typed):
             ) from error
 
 
-class Arrays(_Typed):
+class Arrays(Table):
     """Columns in memory."""
 
     def __init__(self, name: str, columns: Mapping[str, Column]):
@@ -274,12 +267,13 @@ class Arrays(_Typed):
         self.name, self._columns, self.header = name, columns, list(columns)
         self._count = len(next(iter(columns.values())))
 
-    def _frames(self, names: Sequence[str]) -> Iterator[Any]:
+    def blocks(self, names: Sequence[str]) -> Iterator[Block]:
+        """Takes some columns."""
         import polars
 
-        for first in range(0, self._count, ROWS):
-            some = slice(first, first + ROWS)
-            yield polars.DataFrame({name: self._values(name, some) for name in names})
+        pieces = (slice(first, first + ROWS) for first in range(0, self._count, ROWS))
+        frames = (polars.DataFrame({n: self._values(n, rows) for n in names}) for rows in pieces)
+        return _typed_blocks(self, frames, self._count)
 
     def _values(self, name: str, rows: slice) -> Any:
         """Some values of a column, in a form that polars has a type for."""

@@ -26,7 +26,6 @@ class Exported:
 
     Attributes:
       path: The SavedModel.
-      preprocessing: What was learned from the training table; None if another program wrote it.
       features, label: Their names, if they were saved.
       columns: The columns that it takes, with the known texts of those that hold texts.
       dtype: The type of numbers that it takes.
@@ -47,7 +46,8 @@ class Exported:
             self._serve = signatures.get(SERVE)
             self._from_x = signatures.get(ENCODED, self._serve)
             is_from_x_to_y = self._from_x is not None and _maps_x_to_y(self._from_x)
-            self.preprocessing = self._saved_preprocessing()
+            state = "".join(self._names("preprocessing", 1))
+            learned = preprocessing.Preprocessing.from_state(json.loads(state)) if state else None
         except Exception as error:  # depending on the byte, damage shows as almost any type
             raise errors.InputError(
                 f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
@@ -60,29 +60,24 @@ class Exported:
         x = self._from_x.structured_input_signature[1]["x"]
         self.dtype, self.shape = x.dtype.as_numpy_dtype, tuple(x.shape[1:])
         made_up = [f"x{i}" for i in range(*self.shape)] if self.shape else ["x"]
-        self.features, self.label = (
-            self._names("features", len(made_up)),
-            "".join(self._names("label", 1)),
-        )
-        self.columns = dict.fromkeys(self.features or made_up, None)
-        if self.preprocessing:
-            self.columns = dict(self.preprocessing.columns)
+        self.features = self._names("features", len(made_up))
+        self.label = "".join(self._names("label", 1))
+        unnamed = dict.fromkeys(self.features or made_up)
+        self.columns = dict(learned.columns) if learned else unnamed
 
     def predict(self, x: Array) -> Array:
         """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
-        return self._call(self._from_x, self._x(x), len(x))
+        return self._call(self._from_x, self._x(x))
 
     def predict_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> Array:
         """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError where it can't."""
-        count = len(next(iter(columns.values())))
-        return self._call(self._serve, self.inputs(columns), count)
+        return self._call(self._serve, self.inputs(columns))
 
     def inputs(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
         """Columns as serving_default takes them, be it as x."""
         if self._serve is self._from_x:
             return self._x(np.stack([columns[name] for name in self.columns], axis=1))
-        assert self.preprocessing
-        names = preprocessing_graph.input_names(self.preprocessing)
+        names = preprocessing_graph.input_names(self.columns)
         return {
             name: tf.constant(columns[column], tf.string if texts else self.dtype)
             for name, (column, texts) in zip(names, self.columns.items(), strict=True)
@@ -91,7 +86,8 @@ class Exported:
     def _x(self, x: Array) -> dict[str, tf.Tensor]:
         return {"x": tf.constant(x.reshape(len(x), *self.shape), self.dtype)}
 
-    def _call(self, signature: Any, inputs: Mapping[str, tf.Tensor], count: int) -> Array:
+    def _call(self, signature: Any, inputs: Mapping[str, tf.Tensor]) -> Array:
+        count = len(next(iter(inputs.values())))
         try:
             y = np.asarray(signature(**inputs)["y"])
         except tf.errors.OpError as error:
@@ -122,10 +118,6 @@ class Exported:
         if getattr(saved, "dtype", None) != tf.string or saved.shape.num_elements() != count:
             return ()
         return tuple(name.decode(errors="replace") for name in np.ravel(saved.numpy()))
-
-    def _saved_preprocessing(self) -> preprocessing.Preprocessing | None:
-        (text,) = self._names("preprocessing", 1) or ("",)
-        return preprocessing.Preprocessing.from_state(json.loads(text)) if text else None
 
 
 def _maps_x_to_y(serve: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -29,7 +30,7 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
         count = len(learned.features)
         self.x = tf.TensorSpec([None] if count == 1 else [None, count], self._dtype, "x")
         self.inputs, self._places = {}, {}
-        for name, texts in zip(input_names(learned), learned.columns.values(), strict=True):
+        for name, texts in zip(input_names(learned.columns), learned.columns.values(), strict=True):
             self.inputs[name] = tf.TensorSpec([None], tf.string if texts else self._dtype, name)
             if texts:
                 self._places[name] = _places(texts)
@@ -64,10 +65,10 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
         return (tf.cast(y, self._dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
 
 
-def input_names(learned: preprocessing.Preprocessing) -> list[str]:
+def input_names(columns: Iterable[str]) -> list[str]:
     """Names of columns as TensorFlow allows them for inputs, each of them once."""
     found: list[str] = []
-    for column in learned.columns:
+    for column in columns:
         name = re.sub(r"[^0-9A-Za-z_]", "_", column)
         name = name if name[:1].isalpha() else f"column_{name}"
         while name.lower() in ("self", *map(str.lower, found)):
