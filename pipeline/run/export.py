@@ -77,17 +77,47 @@ def _publish_table(
     line: linear.Linear | None,
     formats: Sequence[str],
 ) -> None:
-    """Saves and compares a model that takes x and, if the table has texts, its columns.
-
-    With one feature x is [None], as W is a scalar then, as in the guide.
-    """
+    """Saves and compares a model of a table, and writes the other formats."""
     numbers = dict.fromkeys(datasets.features)
     learned = datasets.preprocessing or preprocessing.unchanged(numbers, datasets.label)
     errors.require(
         "litert" not in formats or not learned.needs_float64,
         "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
     )
+    shown = task.variables.by_name
+    if line:
+        (values,) = line.in_data_units(task.variables.numbers().numpy()[None])
+        shown = {n: tf.Variable(v) for n, v in task.variables.split(values).items()}
     graph = preprocessing_graph.PreprocessingGraph(learned)
+    state = json.dumps(learned.state())
+    about = {"features": learned.features, "label": learned.label, "preprocessing": state}
+    texts = {name: tf.Variable(text, trainable=False) for name, text in about.items()}
+    _save(task, path, _from_columns(task, learned, graph), shown, graph=graph, **texts)
+
+    saved = exported.Exported(path)
+    given = learned.x_in_data_units(datasets.train.x[:_SAMPLE]).astype(saved.dtype)
+    # As a graph, too: the rounding of 16-bit layers depends on that.
+    live = _function(task.predict, tf.TensorSpec([None, given.shape[1]], tf.float32))
+    expected = live(learned.standardized_x(given).astype(np.float32)).numpy()
+    if learned.standardizes:
+        expected = learned.in_data_units(expected)
+    for y in (saved.predict(given), saved.predict_columns(learned.decode(given))):
+        _compare("the SavedModel", [(y, expected)])
+    serving.write_warm_up(path, saved.inputs(learned.decode(given[:1])))
+    for name in formats:
+        run = export_formats.write(name, saved)
+        _compare(f"--export_formats={name}", ((run(x), saved.predict(x)) for x in _unusual(given)))
+
+
+def _from_columns(
+    task: task_lib.Task,
+    learned: preprocessing.Preprocessing,
+    graph: preprocessing_graph.PreprocessingGraph,
+) -> dict[str, Any]:
+    """The functions that predict y from x and, if the table has texts, from its columns.
+
+    With one feature x is [None], as W is a scalar then, as in the guide.
+    """
 
     def predict(x: tf.Tensor) -> tf.Tensor:
         x = tf.reshape(tf.ensure_shape(x, graph.x.shape), [-1, len(learned.features)])
@@ -97,36 +127,9 @@ def _publish_table(
         return from_x(tf.reshape(graph.encode(columns), [-1, *graph.x.shape[1:]]))
 
     from_x = _function(predict, graph.x)
-    functions = {exported.SERVE: from_x}
-    if learned.has_texts:
-        from_columns = _function(predict_columns, graph.inputs)
-        functions = {exported.SERVE: from_columns, exported.ENCODED: from_x}
-    shown = task.variables.by_name
-    if line:
-        (values,) = line.in_data_units(task.variables.numbers().numpy()[None])
-        shown = {n: tf.Variable(v) for n, v in task.variables.split(values).items()}
-    saved = {
-        "features": learned.features,
-        "label": learned.label,
-        "preprocessing": json.dumps(learned.state()),
-    }
-    texts = {name: tf.Variable(text, trainable=False) for name, text in saved.items()}
-    _save(task, path, functions, shown, graph=graph, **texts)
-
-    loaded, x = exported.Exported(path), datasets.train.x[:_SAMPLE]
-    given = learned.x_in_data_units(x).astype(loaded.dtype)
-    # As a graph, too: the rounding of 16-bit layers depends on that.
-    live = _function(task.predict, tf.TensorSpec([None, x.shape[1]], tf.float32))
-    expected = live(learned.standardized_x(given).astype(np.float32)).numpy()
-    if learned.standardizes:
-        expected = learned.in_data_units(expected)
-    for y in (loaded.predict(given), loaded.predict_columns(learned.decode(given))):
-        _compare("the SavedModel", [(y, expected)])
-    serving.write_warm_up(path, loaded.inputs(learned.decode(given[:1])))
-    for name in formats:
-        run = export_formats.write(name, loaded)
-        pairs = ((run(x), loaded.predict(x)) for x in _unusual(given))
-        _compare(f"--export_formats={name}", pairs)
+    if not learned.has_texts:
+        return {exported.SERVE: from_x}
+    return {exported.SERVE: _function(predict_columns, graph.inputs), exported.ENCODED: from_x}
 
 
 def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> None:

@@ -29,6 +29,7 @@ class Exported:
       features, label: Their names, if they were saved.
       columns: The columns that it takes, with the known texts of those that hold texts.
       dtype: The type of numbers that it takes.
+      from_x: The signature that takes x; `name_of_x` is its name.
       shape: That of an input x: (D,), or () if x is [N].
     """
 
@@ -44,8 +45,9 @@ class Exported:
                 self._loaded = tf.saved_model.load(str(readable))
             signatures = self._loaded.signatures
             self._serve = signatures.get(SERVE)
-            self._from_x = signatures.get(ENCODED, self._serve)
-            is_from_x_to_y = self._from_x is not None and _maps_x_to_y(self._from_x)
+            self.name_of_x = ENCODED if ENCODED in signatures else SERVE
+            self.from_x = signatures.get(self.name_of_x)
+            is_from_x_to_y = self.from_x is not None and _maps_x_to_y(self.from_x)
             state = "".join(self._names("preprocessing", 1))
             learned = preprocessing.Preprocessing.from_state(json.loads(state)) if state else None
         except Exception as error:  # depending on the byte, damage shows as almost any type
@@ -57,7 +59,7 @@ class Exported:
             f"{path}: is no SavedModel whose signature serving_default maps x (floats, [None] or "
             "[None, D]) to y (floats, [None] or [None, C])",
         )
-        x = self._from_x.structured_input_signature[1]["x"]
+        x = self.from_x.structured_input_signature[1]["x"]
         self.dtype, self.shape = x.dtype.as_numpy_dtype, tuple(x.shape[1:])
         made_up = [f"x{i}" for i in range(*self.shape)] if self.shape else ["x"]
         self.features = self._names("features", len(made_up))
@@ -67,7 +69,7 @@ class Exported:
 
     def predict(self, x: Array) -> Array:
         """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
-        return self._call(self._from_x, self._x(x))
+        return self._call(self.from_x, self._x(x))
 
     def predict_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> Array:
         """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError where it can't."""
@@ -75,7 +77,7 @@ class Exported:
 
     def inputs(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
         """Columns as serving_default takes them, be it as x."""
-        if self._serve is self._from_x:
+        if self._serve is self.from_x:
             return self._x(np.stack([columns[name] for name in self.columns], axis=1))
         names = preprocessing_graph.input_names(self.columns)
         return {

@@ -67,53 +67,43 @@ class Predictions:
 
     def _columns(self, block: tables.Block) -> tuple[tables.Columns, Bools]:
         """The columns of the model, and which rows can be used."""
-        columns: tables.Columns = {}
-        is_usable = np.full(len(block.frame), True)
-        is_usable[list(block.wrong)] = False
+        columns, usable = dict[str, npt.NDArray[Any]](), dict[str, Bools]()
         numbers = block.numbers([self._names[n] for n, ts in self._model.columns.items() if not ts])
         for name, texts in self._model.columns.items():
-            column = self._names[name]
             if texts:
-                columns[name] = block.texts(column)
-                is_usable &= np.isin(columns[name], texts)
+                columns[name] = block.texts(self._names[name])
+                usable[name] = np.isin(columns[name], texts)
             else:
                 with np.errstate(over="ignore"):
-                    columns[name] = numbers[column].astype(self._model.dtype)
-                is_usable &= np.isfinite(columns[name])
-        if not is_usable.all():
-            if not self.skipped:
-                row = int(np.argmin(is_usable))
-                self.first_skipped = block.place(row) + self._problem(block, row)
-                message = f"{self.first_skipped}; leave such rows out with --on_error=skip"
-                errors.require(self._skips, message)
-            self.skipped += int((~is_usable).sum())
+                    columns[name] = numbers[self._names[name]].astype(self._model.dtype)
+                usable[name] = np.isfinite(columns[name])
+        is_usable = np.all(list(usable.values()), axis=0)
+        is_usable[list(block.wrong)] = False
+        if not is_usable.all() and not self.skipped:
+            row = int(np.argmin(is_usable))
+            name = next((name for name, each in usable.items() if not each[row]), "")
+            problem = block.wrong.get(row) or self._problem(block, row, name)
+            self.first_skipped = block.place(row) + problem
+            message = f"{self.first_skipped}; leave such rows out with --on_error=skip"
+            errors.require(self._skips, message)
+        self.skipped += int((~is_usable).sum())
         return columns, is_usable
 
-    def _problem(self, block: tables.Block, row: int) -> str:
-        """What is wrong with a row that can't be used."""
-        if row in block.wrong:
-            return block.wrong[row]
+    def _problem(self, block: tables.Block, row: int, name: str) -> str:
+        """What is wrong with the value of a column in a row."""
+        texts, column = self._model.columns[name], self._names[name]
         one = tables.Block(block.frame[row : row + 1], block.place)
-        found = {name: str(one.texts(column)[0]) for name, column in self._names.items()}
-        missing = next((self._names[name] for name, text in found.items() if not text), None)
-        if missing is not None:
-            return f", column {missing!r}: the value is missing"
-        for name, texts in self._model.columns.items():
-            column = self._names[name]
-            cell = str(one.frame[column][0])
-            if texts and found[name] not in texts:
-                known = textwrap.shorten(", ".join(texts), 200)
-                return (
-                    f", column {column!r}: the model was trained with {known}; received "
-                    f"{tables.short.repr(cell)}"
-                )
-            number = 0.0 if texts else float(one.numbers([column])[column][0])
-            if not np.isfinite(number):
-                return tables.not_finite(column, tables.short.repr(cell))
-            if abs(number) > float(np.finfo(self._model.dtype).max):
-                dtype = np.dtype(self._model.dtype)
-                return f", column {column!r}: must be finite as {dtype}; received {cell}"
-        raise AssertionError("a row that can be used")
+        cell = str(one.frame[column][0])
+        short = tables.short.repr(cell)
+        if not one.texts(column)[0]:
+            return f", column {column!r}: the value is missing"
+        if texts:
+            known = textwrap.shorten(", ".join(texts), 200)
+            return f", column {column!r}: the model was trained with {known}; received {short}"
+        if np.isinf(one.numbers([column])[column][0]):
+            return tables.not_finite(column, short)
+        dtype = np.dtype(self._model.dtype)
+        return f", column {column!r}: must be finite as {dtype}; received {cell}"
 
     def _lines(
         self, frame: Any, y: npt.NDArray[Any], *, include_header: bool = False, **how: Any
