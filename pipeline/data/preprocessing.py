@@ -60,9 +60,9 @@ class Preprocessing:
         for name, texts in self.columns.items():
             column = columns[name]
             if texts is not None:
-                column = np.searchsorted(np.array(texts), column)
-            found.append(column[:, None] if texts is None else column[:, None] == range(len(texts)))
-        return np.hstack(found, dtype=np.float64)
+                column = np.searchsorted(np.array(texts), column) == np.arange(len(texts))[:, None]
+            found.append(column)
+        return np.vstack(found, dtype=np.float64).T
 
     def decode(self, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """The columns of features [N, D] in the units of the data."""

@@ -55,7 +55,7 @@ def load(
         held_out = split.held_out(first, len(rows))
         first += len(rows)
         validation.add(moved[held_out])
-        train.add(moved[~held_out])
+        train.add(moved[~held_out] if held_out.any() else moved)
     errors.require(
         train.count >= 2,
         f"{config.data}: at least 2 rows must be left to train on; received {train.count} of "

@@ -128,13 +128,11 @@ class Table(abc.ABC):
             self._check_numbers(block, columns, is_first=is_first)
             columns |= {name: block.texts(name) for name in texts}
             is_first = False
-            is_missing = np.column_stack(
-                [c == "" if name in texts else np.isnan(c) for name, c in columns.items()]
-            )
-            kept = ~is_missing.any(axis=1)
+            missing = {n: c == "" if n in texts else np.isnan(c) for n, c in columns.items()}
+            kept = ~np.any(list(missing.values()), axis=0)
             if not kept.all():
                 row, self.dropped = int(np.argmin(kept)), self.dropped + int((~kept).sum())
-                column = names[int(np.argmax(is_missing[row]))]
+                column = next(name for name in names if missing[name][row])
                 first_missing = first_missing or f"{block.place(row)}, column {column!r}"
                 columns = {name: values[kept] for name, values in columns.items()}
             if kept.any() and (drops_missing or not first_missing):
@@ -148,8 +146,7 @@ class Table(abc.ABC):
 
     def _check_numbers(self, block: Block, columns: Columns, *, is_first: bool) -> None:
         """Raises errors.InputError for columns of texts, and for a number that is not finite."""
-        bad = {name: np.flatnonzero(np.isinf(column)) for name, column in columns.items()}
-        bad = {name: rows for name, rows in bad.items() if rows.size}
+        bad = {n: np.flatnonzero(np.isinf(c)) for n, c in columns.items() if np.isinf(c).any()}
         if not bad:
             return
         words = [
