@@ -40,15 +40,16 @@ def load(
         config.steps_per_epoch(count - int(split.held_out(0, count).sum())) == 1
     )
     own = worker if keeps_part else workers.Worker()
-    train = Part(reader.width, own, solves=config.is_linear_regression)
-    validation = Part(reader.width, worker)
+    width = len(reader.encoder.features)
+    train = Part(width, own, solves=config.is_linear_regression)
+    validation = Part(width, worker)
     first = 0
     for rows in reader.rows():
         if not first:
             given = config.is_regression
             is_classes = np.isin(rows[:, -1], range(_MOST_CLASSES + 1)).all()
             is_regression = not is_classes if given is None else given
-            standardized = np.full(reader.width, config.is_standardized)
+            standardized = np.full(width, config.is_standardized)
             standardized[-1] &= is_regression and not config.keeps_label
             near, spread = _around(rows, standardized)
         moved = reader.checked((rows - near) / spread)
@@ -112,9 +113,9 @@ class _Reader:
         self.columns: dict[str, tuple[str, ...] | None] = dict.fromkeys(names)
 
     @property
-    def width(self) -> int:
-        """The number of features, and one."""
-        return 1 + sum(1 if texts is None else len(texts) for texts in self.columns.values())
+    def encoder(self) -> preprocessing.Preprocessing:
+        """What makes rows of the features and, last, the label."""
+        return preprocessing.unchanged({**self.columns, self.label: None}, self.label)
 
     def look_ahead(self) -> int:
         """Finds the texts, and returns the number of rows."""
@@ -133,16 +134,14 @@ class _Reader:
 
     def rows(self) -> Iterator[Float64]:
         """All rows [N, D + 1], some at a time."""
-        encoder = preprocessing.unchanged({**self.columns, self.label: None}, self.label)
-        return map(encoder.encode, self._read())
+        return map(self.encoder.encode, self._read())
 
     def checked(self, rows: Float64) -> Float64:
         """The rows; raises errors.InputError where one is too large for float32."""
         if max(rows.max(), -rows.min()) > _FLOAT32_MAX:
             column = int(np.argmax((np.abs(rows) > _FLOAT32_MAX).any(axis=0)))
-            features = preprocessing.unchanged(self.columns, self.label).features
             raise errors.InputError(
-                f"{self._table.name}: the column {[*features, self.label][column]!r} has numbers "
+                f"{self._table.name}: the column {self.encoder.features[column]!r} has numbers "
                 "that are too large for float32 (or, with --standardize, too far apart)"
             )
         return rows
