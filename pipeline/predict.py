@@ -31,7 +31,7 @@ _STANDARD = "-"  # stdin or stdout
 
 
 def _define_flags() -> None:
-    exports = "A SavedModel, or a directory of numbered ones, of which the newest is taken."
+    exports = "A SavedModel, or a directory of numbered ones: the newest is taken."
     inputs = "Inputs, separated by commas. With D features, each D numbers are one input."
     table_help = "A table in place of --x: what --data of train reads, or - for stdin."
     results = "The CSV file to write the rows with their predictions to; - prints them."

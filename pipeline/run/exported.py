@@ -144,9 +144,9 @@ def load(path: pathlib.Path) -> Exported:
       errors.InputError: there is no SavedModel.
     """
     version = versions.find(path)
-    if version is None:
-        raise errors.InputError(
-            f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
-            "logs/<run>/export; found neither"
-        )
-    return Exported(version)
+    if version:
+        return Exported(version)
+    raise errors.InputError(
+        f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
+        "logs/<run>/export; found neither"
+    )
