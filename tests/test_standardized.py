@@ -15,6 +15,7 @@ from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares
+from pipeline.evaluation import linear
 from pipeline.run import checkpoints, finish, trainer
 from pipeline.training import learning_rate, make_task
 from scripts import tables
@@ -216,7 +217,11 @@ def test_a_loss_of_ones_own_gets_the_units_of_the_data(folder: pathlib.Path, loo
 
 def _rate(config: config_lib.Config) -> float:
     datasets = datasets_lib.load(config)
-    return learning_rate.choose(config, make_task.make_task(config, datasets), datasets)
+    made = make_task.make_task(config, datasets)
+    line = linear.Linear.of(made, datasets, config)
+    assert line
+    stable = line.largest_stable_rate
+    return learning_rate.choose(config, made, datasets, largest_stable=stable)
 
 
 def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> None:
