@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from pipeline import cli, console, errors, files, tf_runtime
-from pipeline.data import sources, tables, text_tables
+from pipeline.data import tables, text_tables
 from pipeline.run import signals, versions
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _STANDARD = "-"  # stdin or stdout
 
 
 def _define_flags() -> None:
-    exports = "A SavedModel, or a directory of numbered ones, of which the newest is taken."
+    exports = "A SavedModel, or a directory of numbered ones: the newest is taken."
     inputs = "Inputs, separated by commas. With D features, each D numbers are one input."
     table_help = "A table in place of --x: what --data of train reads, or - for stdin."
     results = "The CSV file to write the rows with their predictions to; - prints them."
@@ -53,7 +53,13 @@ def main(arguments: list[str]) -> None:
     export_dir = pathlib.Path(values.export_dir)
     errors.require(export_dir.is_dir(), f"--export_dir={export_dir}: is not a directory")
     if values.describe:
-        _describe(export_dir)
+        found = versions.description(export_dir)
+        errors.require(
+            found is not None,
+            f"--export_dir={export_dir}: has no {versions.DESCRIPTION}; exports of earlier "
+            "versions of this package, and of other programs, do not say where they came from",
+        )
+        console.say(json.dumps(found, indent=2))
         return
     errors.require(bool(values.x) != bool(values.input), "give the inputs with --x or --input")
     errors.require(
@@ -66,7 +72,7 @@ def main(arguments: list[str]) -> None:
     )
     _stop_cleanly()
     # Its header is read before TensorFlow takes seconds.
-    table = sources.open_table(values.input) if values.input else None
+    table = text_tables.open_table(values.input) if values.input else None
     tf_runtime.import_tensorflow()
     from pipeline.run import exported, predictions
 
@@ -80,16 +86,6 @@ def main(arguments: list[str]) -> None:
             f"{rows.first_skipped}",
             sys.stderr,
         )
-
-
-def _describe(export_dir: pathlib.Path) -> None:
-    found = versions.description(export_dir)
-    errors.require(
-        found is not None,
-        f"--export_dir={export_dir}: has no {versions.DESCRIPTION}; exports of earlier versions of "
-        "this package, and of other programs, do not say where they came from",
-    )
-    console.say(json.dumps(found, indent=2))
 
 
 def _stop_cleanly() -> None:
@@ -145,11 +141,7 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
 
 @contextlib.contextmanager
 def _output(path: str, *, is_stdout: bool) -> Iterator[IO[bytes]]:
-    """Opens what is written to: stdout, a pipe or device, or what takes the place of a file.
-
-    Raises:
-      OSError: it can't be written to.
-    """
+    """Opens what is written to: stdout, a pipe or device, or what takes the place of a file."""
     if is_stdout or (os.path.exists(path) and not os.path.isfile(path)):
         place: int | str = 1 if is_stdout else path
         with open(place, "wb", closefd=not is_stdout) as file:

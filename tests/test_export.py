@@ -115,7 +115,7 @@ def test_load_gives_the_model_and_its_names(
     for path in (version, tmp_path):
         loaded = exported.load(path)
         assert loaded.path == version
-        assert loaded.num_features == (None if num_features == 1 else num_features)
+        assert loaded.shape == (() if num_features == 1 else (num_features,))
         assert loaded.features == _NAMES[num_features]
         assert loaded.label == "price"
         live = trained.predict(tf.constant(x)).numpy()
@@ -136,7 +136,7 @@ def test_another_programs_export_predicts(tmp_path: pathlib.Path, num_features: 
     total: Any = tf.function(lambda x: {"y": tf.reduce_sum(x, 1)}, input_signature=[spec])
     tf.saved_model.save(module, str(tmp_path / "1"), signatures=total)
     loaded = exported.load(tmp_path)
-    assert (loaded.num_features, loaded.features, loaded.label) == (num_features, (), "")
+    assert (loaded.shape, loaded.features, loaded.label) == ((num_features,), (), "")
     x = _sample(num_features)
     np.testing.assert_allclose(loaded.predict(x), x.sum(axis=1), rtol=1e-5, atol=1e-6)
     with pytest.raises(errors.InputError, match="has no signature variables"):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares, linear_units
+from pipeline.data import least_squares
 from pipeline.evaluation import linear
 from pipeline.run import finish, trainer
 from pipeline.training import learning_rate, make_task
@@ -64,7 +64,7 @@ def test_least_squares_has_the_certified_digits(
     solved = data.least_squares
     assert solved
     if data.units:
-        solved = linear_units.least_squares_in_data_units(solved, data.units)
+        solved = solved.in_data_units(data.units)
     np.testing.assert_allclose(solved.solution, certified, rtol=1e-9)
 
 
@@ -277,7 +277,7 @@ def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
     assert data.units
     x, y = (array.astype(np.float64) for array in data.train.arrays)
     W = np.linalg.solve(x.T @ x / len(x) + 0.3 * np.eye(3), x.T @ y / len(x))
-    (values,) = linear_units.in_data_units(np.append(W, 0)[None], data.units)
+    (values,) = least_squares.in_data_units(np.append(W, 0)[None], data.units)
     for directory in ("train", "least_squares"):
         curves = helpers.scalars(run / directory)
         for name, value in zip(("W/area", "W/rooms", "W/year", "b"), values, strict=True):

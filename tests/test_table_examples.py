@@ -16,7 +16,7 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import console, errors
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import linear_units, tables, text_tables
+from pipeline.data import least_squares, tables, text_tables
 from scripts import tables as shown_tables
 
 _HOUSES = """area,rooms,city,price
@@ -151,7 +151,7 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
     solved = data.least_squares
     assert solved
     assert data.preprocessing
-    (values,) = linear_units.in_data_units(solved.solution[None], data.preprocessing)
+    (values,) = least_squares.in_data_units(solved.solution[None], data.preprocessing)
     np.testing.assert_allclose(values, [1, 0, 1, 0], atol=1e-9)
 
 

@@ -24,7 +24,8 @@ def _file(directory: pathlib.Path, content: str | bytes) -> str:
 def _read(path: str, names: list[str] | None = None, **options: Any) -> np.ndarray:
     """The numbers in some columns, or all."""
     table = text_tables.open_file(path)
-    return np.concatenate([b.numbers for b in table.rows(names or table.header, **options)])
+    blocks = table.rows(names or table.header, **options)
+    return np.concatenate([np.column_stack(list(columns.values())) for columns in blocks])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Examples as arrays that a user's function returns: (x, y) or (x, y, weight). numpy alone."""
+"""What a user's function returns: columns of a table, or examples as arrays. numpy alone."""
 
 from typing import Any
 
@@ -6,10 +6,36 @@ import numpy as np
 import numpy.typing as npt
 import optree
 
-from pipeline import errors
+from pipeline import errors, tf_runtime, user_code
 from pipeline.data import batch as batch_lib
+from pipeline.data import tables
 
 _MOST_NAMED = 8  # arrays in a message
+
+
+def returned_by(function: user_code.UserFunction) -> Any:
+    """What a user's function returns; its file may import TensorFlow, as for a model beside it."""
+    with tf_runtime.importing(), user_code.user_errors("making the data", function):
+        return function.load()()
+
+
+def table(made: Any, function: user_code.UserFunction) -> tables.Table:
+    """The columns that a function returned: a mapping of arrays, or a data frame.
+
+    Raises:
+      errors.InputError: it returned something else.
+    """
+    with user_code.user_errors("making the data", function):
+        names = list(made.columns) if hasattr(made, "columns") else list(made)
+        columns = {str(name): np.asarray(made[name]) for name in names}
+    lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
+    errors.require(
+        len(lengths) == 1 and -1 not in lengths,
+        f"{function.flag} must return columns of one length by their names, or arrays (x, y); "
+        "received "
+        + tables.short.repr({name: list(array.shape) for name, array in columns.items()}),
+    )
+    return tables.Arrays(str(function), columns)
 
 
 def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:

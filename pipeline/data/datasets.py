@@ -11,18 +11,18 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
-from pipeline.data import arrays, fingerprint, least_squares, sources, table_examples, tables
+from pipeline.data import arrays, fingerprint, least_squares, table_examples, tables, text_tables
 from pipeline.data import batch as batch_lib
 from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
 
 Batch = batch_lib.Batch
-LeastSquares = least_squares.LeastSquares
 
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
 # Streams of random numbers that one seed gives.
 _TRAINING_NOISE, _VALIDATION_NOISE = range(2)
 _ALONE = workers.Worker()
+Solved = least_squares.LeastSquares
 
 
 class Truth(NamedTuple):
@@ -53,7 +53,7 @@ class Datasets(NamedTuple):
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
     preprocessing: preprocessing_lib.Preprocessing | None = None  # of a table
     # Of the training examples of all workers; None where there is no use for it.
-    least_squares: LeastSquares | None = None
+    least_squares: Solved | None = None
     dropped: int = 0  # rows of a table that were left out, as values were missing
     label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
 
@@ -106,13 +106,13 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
     if config.is_synthetic:
         datasets = _load_synthetic(config, worker)
     elif function := user_code.find(config).get("data"):
-        made = sources.returned_by(function)
+        made = arrays.returned_by(function)
         if isinstance(made, tuple):
             datasets = _load_arrays(made, str(function), config, worker)
         else:
-            datasets = _load_table(sources.from_columns(made, function), config, worker)
+            datasets = _load_table(arrays.table(made, function), config, worker)
     else:
-        datasets = _load_table(sources.open_table(config.data), config, worker)
+        datasets = _load_table(text_tables.open_table(config.data), config, worker)
     config.last_step(datasets.num_train)  # raises where they do not fit
     errors.require(
         datasets.num_train >= worker.count,
@@ -124,37 +124,20 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
 def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datasets:
     given = config.validation_examples
     count = _SYNTHETIC_VALIDATION_EXAMPLES if given is None else given
-    train = synthetic(config, config.num_examples, stream=_TRAINING_NOISE)
-    validation = synthetic(config, count, stream=_VALIDATION_NOISE) if count else None
-    # A worker needs the same part of one full batch each time.
-    is_full_batch = config.steps_per_epoch(config.num_examples) == 1
-    return Datasets(
-        train=_part(train, worker) if is_full_batch else train,
-        validation=validation and _part(validation, worker),
-        features=("x",),
-        label="y",
-        truth=Truth(config.true_w, config.true_b, is_line=config.synthetic == "line"),
-        worker=worker,
-        counts=(config.num_examples, count),
-        least_squares=solved(train) if config.is_linear_regression else None,
+    datasets = _in_memory(
+        synthetic(config, config.num_examples, stream=_TRAINING_NOISE),
+        synthetic(config, count, stream=_VALIDATION_NOISE),
+        config,
+        worker,
     )
-
-
-def solved(examples: Batch) -> LeastSquares | None:
-    """Least squares of examples; None if they are too many."""
-    if not least_squares.is_cheap(*examples.x.shape):
-        return None
-    return LeastSquares.of(examples.x, examples.y)
-
-
-def _part(examples: Batch, worker: workers.Worker) -> Batch:
-    return examples.map(lambda array: np.ascontiguousarray(worker.part(array)))
+    truth = Truth(config.true_w, config.true_b, is_line=config.synthetic == "line")
+    return datasets._replace(features=("x",), label="y", truth=truth)
 
 
 def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Batch:
     """Draws y = true_w * x + true_b (or sin(pi*x) for x) + noise at `count` evenly spaced x.
 
-    The same bits for the same seed and stream.
+    The same seed and stream give the same bits.
 
     Raises:
       errors.InputError: a y is not finite as float32.
@@ -186,36 +169,55 @@ def _load_arrays(
             value == default or not value, f"--{flag}={value} is for tables; {name} returns arrays"
         )
     examples = arrays.examples(made, name)
-    held_out = table_examples.Split(config, examples.num_examples).held_out(examples.num_examples)
-    train, validation = examples.rows(~held_out), examples.rows(held_out)
+    count = examples.num_examples
+    held_out = table_examples.Split(config, count).held_out(0, count)
+    train = examples.rows(~held_out)
     errors.require(
         train.num_examples >= 2,
         f"{config.data}: at least 2 examples must be left to train on; received "
-        f"{train.num_examples} of {examples.num_examples}",
+        f"{train.num_examples} of {count}",
     )
-    is_full_batch = config.steps_per_epoch(train.num_examples) == 1
-    solves = config.is_linear_regression and examples.is_table and examples.weight is None
+    return _in_memory(train, examples.rows(held_out), config, worker)
+
+
+def _in_memory(
+    train: Batch, validation: Batch, config: config_lib.Config, worker: workers.Worker
+) -> Datasets:
+    """The parts of a worker, which needs the same one of a full batch each time."""
+
+    def part(examples: Batch) -> Batch:
+        return examples.map(lambda array: np.ascontiguousarray(worker.part(array)))
+
+    counts = train.num_examples, validation.num_examples
     return Datasets(
-        train=_part(train, worker) if is_full_batch else train,
-        validation=_part(validation, worker) if validation.num_examples else None,
+        train=part(train) if config.steps_per_epoch(counts[0]) == 1 else train,
+        validation=part(validation) if counts[1] else None,
         worker=worker,
-        counts=(train.num_examples, validation.num_examples),
-        least_squares=solved(train) if solves else None,
+        counts=counts,
+        least_squares=solved(train) if config.is_linear_regression else None,
     )
+
+
+def solved(train: Batch) -> Solved | None:
+    """Least squares of training examples; None if they are no table, or too many."""
+    is_numeric = train.is_table and all(array.dtype.kind in "biuf" for array in train.arrays)
+    if not is_numeric or train.weight is not None or not least_squares.is_cheap(*train.x.shape):
+        return None
+    return Solved.of(train.x, train.y)
 
 
 def _load_table(table: tables.Table, config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    learned, train, validation, dropped = table_examples.load(table, config, worker)
+    learned, train, validation = table_examples.load(table, config, worker)
     variances = train.label_variance, validation.label_variance
     return Datasets(
         train=Batch(train.x, train.y),
-        validation=Batch(validation.x, validation.y) if validation.moments.count else None,
+        validation=Batch(validation.x, validation.y) if validation.count else None,
         features=learned.features,
         label=learned.label,
         worker=worker,
-        counts=(train.moments.count, validation.moments.count),
+        counts=(train.count, validation.count),
         preprocessing=learned,
-        dropped=dropped,
         least_squares=train.least_squares,
+        dropped=table.dropped,
         label_variances=variances if learned.is_regression else None,
     )

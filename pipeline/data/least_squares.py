@@ -1,13 +1,18 @@
-"""Linear least squares in closed form: the reference, and the loss of any W and b. numpy alone."""
+"""Linear least squares in closed form, and W and b in the units of the data. numpy alone.
+
+With standardized columns, y = mean_y + stddev_y * ((x - mean) / stddev · W + b). Below, `values`
+are K states [K, D + 1], each of them W and then b.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data import batch, preprocessing
+
 Float64 = npt.NDArray[np.float64]
 
-_CHUNK = 2**20  # numbers that are decomposed at a time
 _MOST_WORK = 1e10  # multiplications that a solution may cost: one or two seconds
 _ROUNDING = 1e-13  # relative; what is less stands for 0
 # Singular values of standardized columns below this part of the largest stand for 0: columns that
@@ -24,7 +29,7 @@ class LeastSquares(NamedTuple):
 
     with R from the QR decomposition of the rows (x, 1) divided by the root of their number
     (Golub and Van Loan, Matrix Computations, section 5.3). So the loss of any W and b costs no
-    pass over the examples. Below, `values` are K states [K, D + 1], each of them W and then b.
+    pass over the examples.
     """
 
     solution: Float64  # [D + 1], W* and b*; where others are as good, the one of the shortest W
@@ -35,10 +40,8 @@ class LeastSquares(NamedTuple):
     def of(cls, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> "LeastSquares":
         """Solves for examples x [N, D] and y [N]."""
         triangle = StreamingQR()
-        rows = max(1, _CHUNK // (x.shape[1] + 2))
-        for first in range(0, len(x), rows):
-            chunk = slice(first, first + rows)
-            triangle.add(np.column_stack([x[chunk], y[chunk]]).astype(np.float64))
+        for piece in batch.Batch(x, y).pieces():
+            triangle.add(np.column_stack([piece.x, piece.y]).astype(np.float64))
         return triangle.solve()
 
     def loss(self, values: npt.ArrayLike) -> Float64:
@@ -54,7 +57,7 @@ class LeastSquares(NamedTuple):
     def condition_number(self) -> float:
         """How much the columns of x and of ones nearly depend on each other.
 
-        Of columns of length 1; above 30 they are nearly collinear (Belsley, Kuh and Welsch,
+        Columns are scaled to length 1; above 30 they are nearly collinear (Belsley, Kuh and Welsch,
         Regression Diagnostics, 1980, section 3.2). What depends exactly, as the indicators of all
         texts of a column do, is left out: it does no harm.
         """
@@ -83,6 +86,13 @@ class LeastSquares(NamedTuple):
         """
         return float(np.linalg.norm(self.root, 2) ** -2)
 
+    def in_data_units(self, units: preprocessing.Preprocessing) -> "LeastSquares":
+        """The loss of standardized data as a function of W and b in the units of the data."""
+        (solution,) = in_data_units(self.solution[None], units)
+        root = self.root / _slopes(units)
+        root[:, :-1] += np.outer(root[:, -1], units.mean[:-1])
+        return self._replace(solution=solution, root=root)
+
 
 class StreamingQR:
     """The QR decomposition of rows (1, x, y) that come in parts; only the triangle is kept."""
@@ -98,33 +108,49 @@ class StreamingQR:
         parts += [self._triangle] if self._triangle.size else []
         self._triangle = np.asarray(np.linalg.qr(np.vstack(parts), mode="r"))
 
-    def solve(self) -> LeastSquares:
-        """Least squares of the rows so far.
+    def solve(self, mean: Float64 | float = 0.0, stddev: Float64 | float = 1.0) -> LeastSquares:
+        """Least squares of (rows - mean) / stddev, for the rows so far.
 
         The first row of the triangle holds the means, the others what x and y are beside them.
         Columns may differ in scale by orders of magnitude, so they are brought to one. Directions
         in which they hardly vary then are left out, of the solution and of the loss.
         """
-        means, rest = self._triangle[0], self._triangle[1:]
-        scale = np.linalg.norm(rest[:, 1:-1], axis=0)
-        scale = np.where(scale > _ROUNDING * np.abs(means[1:-1]), scale, np.inf)  # that vary
-        left, values, right = np.linalg.svd(rest[:, 1:-1] / scale, full_matrices=False)
+        count, rest = self._triangle[0, 0], self._triangle[1:, 1:] / stddev
+        means = (self._triangle[0, 1:] - count * mean) / stddev
+        scale = np.linalg.norm(rest[:, :-1], axis=0)
+        scale = np.where(scale > _ROUNDING * np.abs(means[:-1]), scale, np.inf)  # that vary
+        left, values, right = np.linalg.svd(rest[:, :-1] / scale, full_matrices=False)
         kept = values > _RANK * values.max(initial=0.0)
         varying = values[kept, None] * right[kept]
         W = right[kept].T @ ((left[:, kept].T @ rest[:, -1]) / values[kept]) / scale
-        b = (means[-1] - means[1:-1] @ W) / means[0]
-        residuals = rest[:, -1] - rest[:, 1:-1] @ W
+        b = (means[-1] - means[:-1] @ W) / count
+        residuals = rest[:, -1] - rest[:, :-1] @ W
         finite = np.where(np.isfinite(scale), scale, 0.0)
-        root = np.vstack(
-            [np.append(means[1:-1], means[0]), np.pad(varying * finite, ((0, 0), (0, 1)))]
-        )
+        root = np.vstack([np.append(means[:-1], count), np.pad(varying * finite, ((0, 0), (0, 1)))])
         minimum = float(residuals @ residuals) / self._count
         return LeastSquares(np.append(W, b), minimum, root / np.sqrt(self._count))
 
 
 def is_cheap(count: int, num_features: int) -> bool:
-    """Whether so many examples can be solved for in a second or two.
-
-    The decomposition takes about N * D * D multiplications, the solution some D * D * D.
-    """
+    """Whether so many examples can be solved for in a second or two."""
+    # The decomposition takes about N * D * D multiplications, the solution some D * D * D.
     return num_features**2 * (count + 5 * num_features) <= _MOST_WORK
+
+
+def in_data_units(values: npt.ArrayLike, units: preprocessing.Preprocessing) -> Float64:
+    """W and b of standardized data in the units of the data."""
+    result = np.asarray(values, np.float64) * _slopes(units)
+    result[:, -1] += units.mean[-1] - result[:, :-1] @ units.mean[:-1]
+    return result
+
+
+def standardized(values: npt.ArrayLike, units: preprocessing.Preprocessing) -> Float64:
+    """The inverse of in_data_units."""
+    result = np.array(values, np.float64)
+    result[:, -1] += result[:, :-1] @ units.mean[:-1] - units.mean[-1]
+    return result / _slopes(units)
+
+
+def _slopes(units: preprocessing.Preprocessing) -> Float64:
+    """The factors [D + 1] of W and b from standardized data to the units of the data."""
+    return np.append(units.stddev[-1] / units.stddev[:-1], units.stddev[-1])

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Columns = Mapping[str, npt.NDArray[Any]]  # [N] each, numbers or texts
 
 _COARSE = 1e-3  # of a standard deviation: rounding that is too coarse
@@ -56,24 +54,15 @@ class Preprocessing:
         is_coarse = largest * float32.eps > _COARSE * self.stddev
         return bool((is_coarse | (largest > float32.max) | (self.stddev < float32.tiny)).any())
 
-    # Columns to examples.
-
-    def is_known(self, name: str, texts: npt.NDArray[Any]) -> Bools:
-        """Whether texts [N] were in that column of the training table."""
-        known = np.array(self.columns[name], np.str_)
-        return np.asarray(known[self._codes(name, texts)] == texts)
-
     def encode(self, columns: Columns) -> Float64:
-        """The features [N, D] of columns, in the units of the data."""
+        """The features [N, D] of columns, in the units of the data; texts are known ones."""
         found: list[npt.NDArray[Any]] = []
         for name, texts in self.columns.items():
             column = columns[name]
-            if texts is None:
-                found.append(column[:, None])
-            else:
-                places = np.arange(len(texts))
-                found.append(self._codes(name, column)[:, None] == places)
-        return np.hstack(found, dtype=np.float64)
+            if texts is not None:
+                column = np.searchsorted(np.array(texts), column) == np.arange(len(texts))[:, None]
+            found.append(column)
+        return np.vstack(found, dtype=np.float64).T
 
     def decode(self, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """The columns of features [N, D] in the units of the data."""
@@ -85,24 +74,9 @@ class Preprocessing:
             found[name] = part[:, 0] if texts is None else np.array(texts)[part.argmax(axis=1)]
         return found
 
-    def _codes(self, name: str, texts: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-        """The places of texts [N] among the sorted ones."""
-        known = np.array(self.columns[name], np.str_)
-        return np.minimum(np.searchsorted(known, texts), len(known) - 1)
-
-    def x(self, columns: Columns) -> Float32:
-        """The inputs [N, D] of a model; float64 until then keeps the digits of years."""
-        return self.standardized_x(self.encode(columns)).astype(np.float32)
-
-    def y(self, labels: npt.NDArray[Any]) -> Float32:
-        """Labels as a model is trained on them."""
-        return np.asarray((labels - self.mean[-1]) / self.stddev[-1], np.float32)
-
     def standardized_x(self, x: npt.NDArray[Any]) -> Float64:
         """Features [N, D] in units of their standard deviations."""
         return np.asarray((x - self.mean[:-1]) / self.stddev[:-1])
-
-    # Examples and predictions back.
 
     def in_data_units(self, predictions: npt.NDArray[Any]) -> Float64:
         """Predictions or standardized labels, of any shape, in the units of the label."""
@@ -117,8 +91,6 @@ class Preprocessing:
         digits = 2 - np.floor(np.log10(self.stddev[:-1]))
         columns = zip(self.x_in_data_units(x).tolist(), digits.tolist(), strict=True)
         return [f"{round(number, int(count)) + 0.0:.15g}" for number, count in columns]
-
-    # The state that is saved beside a model.
 
     def state(self) -> dict[str, Any]:
         """Everything as JSON holds it."""

@@ -1,28 +1,85 @@
 """Tables: named columns of files, or of what a user's function returns, block by block.
 
-polars reads them, and is imported when a table is opened.
+What counts as a number, and what as missing, is decided here. polars reads tables, and is imported
+when one is opened.
 """
 
 import abc
+import contextlib
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import errors
-from pipeline.data import table_block
-from pipeline.data.table_block import Block, Float64, Texts, short
+
+Column = npt.NDArray[Any]  # [N], float64 or texts
+Columns = dict[str, Column]
 
 ROWS = 2**16  # of a block of typed columns
+# Lower-case texts that stand for a missing value; the last two as pandas writes them.
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?", "<na>", "nat")
+
+short = reprlib.Repr()
+short.maxlist, short.maxstring = 20, 200
 
 
-class Rows(NamedTuple):
-    """The values of some columns in consecutive rows."""
+class Block(NamedTuple):
+    """Consecutive rows of a table."""
 
-    numbers: Float64  # [N, C], finite
-    texts: list[Texts]  # [N] each
+    frame: Any  # a polars.DataFrame, whose columns hold texts, numbers or nulls
+    place: Callable[[int], str]  # says where a row is, such as "x.csv: line 7"
+    wrong: Mapping[int, str] = {}  # what is wrong with rows as such, by their number
+    is_plain: bool = False  # as CSV, no cell needs quotes
+
+    def numbers(self, names: Sequence[str]) -> Columns:
+        """Columns [N]: NaN stands for a missing value, infinity for what is no number."""
+        import polars
+
+        for name in names:
+            self._check_type(name)
+        frame = self.frame.select(polars.col(names).cast(polars.Float64, strict=False))
+        return {name: self._filled(name, frame[name]).to_numpy() for name in names}
+
+    def _filled(self, name: str, numbers: Any) -> Any:
+        """A column of numbers, perhaps with nulls for cells that are no plain numbers."""
+        import polars
+
+        if not numbers.null_count():
+            return numbers
+        texts = self._stripped(name)
+        if self.frame[name].dtype == polars.String:
+            numbers = texts.cast(polars.Float64, strict=False)
+        return numbers.fill_null(polars.Series(np.where(texts == "", np.nan, np.inf)))
+
+    def texts(self, name: str) -> Column:
+        """A column as texts [N] without blanks around them; '' stands for a missing value."""
+        self._check_type(name)
+        return np.array(self._stripped(name).to_list(), np.str_)
+
+    def _stripped(self, name: str) -> Any:
+        import polars
+
+        texts = self.frame[name].cast(polars.String).str.strip_chars().fill_null("")
+        is_missing = texts.str.to_lowercase().is_in(MISSING)
+        return texts.set(is_missing, "") if is_missing.any() else texts
+
+    def _check_type(self, name: str) -> None:
+        import polars
+
+        dtype = self.frame[name].dtype
+        if not dtype.is_numeric() and dtype not in (polars.Boolean, polars.String, polars.Null):
+            problem = f", column {name!r}: must hold numbers or texts; received {dtype}"
+            raise errors.InputError(self.place(0) + problem)
+
+
+def not_finite(column: str, cell: str) -> str:
+    """Says that a cell of a row is no finite number."""
+    return f", column {column!r}: expected a finite number; received {cell}"
 
 
 class Table(abc.ABC):
@@ -54,8 +111,8 @@ class Table(abc.ABC):
 
     def rows(
         self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
-    ) -> Iterator[Rows]:
-        """Reads some columns of numbers and some of texts.
+    ) -> Iterator[Columns]:
+        """Reads some columns of numbers and some of texts, many rows at a time.
 
         Raises:
           errors.InputError: a value is not finite, or is a text; or it is missing, and
@@ -63,50 +120,51 @@ class Table(abc.ABC):
         """
         names = [*numbers, *texts]
         self.check_columns(names)
-        self.dropped, first_missing, is_empty = 0, "", True
-        numeric: set[str] = set()  # columns in which a number was found
+        self.dropped, first_missing, is_first = 0, "", True
         for block in self.blocks(names):
-            is_empty = False
             for row, problem in block.wrong.items():
                 raise errors.InputError(block.place(row) + problem)
-            rows = Rows(block.numbers(numbers), [block.texts(name) for name in texts])
-            is_finite = bool(np.isfinite(rows.numbers).all())
-            if not is_finite:
-                self._check(block, rows.numbers, numbers, numeric)
-            numeric.update(numbers)
-            if not is_finite or any((words == "").any() for words in rows.texts):
-                is_missing = np.column_stack(
-                    [np.isnan(rows.numbers), *(words == "" for words in rows.texts)]
-                )
-                kept = ~is_missing.any(axis=1)
+            columns = block.numbers(numbers)
+            self._check_numbers(block, columns, is_first=is_first)
+            columns |= {name: block.texts(name) for name in texts}
+            is_first = False
+            missing = {n: c == "" if n in texts else np.isnan(c) for n, c in columns.items()}
+            kept = ~np.any(list(missing.values()), axis=0)
+            if not kept.all():
                 row, self.dropped = int(np.argmin(kept)), self.dropped + int((~kept).sum())
-                column = names[int(np.argmax(is_missing[row]))]
+                column = next(name for name in names if missing[name][row])
                 first_missing = first_missing or f"{block.place(row)}, column {column!r}"
-                rows = Rows(rows.numbers[kept], [words[kept] for words in rows.texts])
-            if drops_missing or not first_missing:
-                yield rows
-        errors.require(not is_empty, f"{self.name}: has a header but no rows below it")
+                columns = {name: values[kept] for name, values in columns.items()}
+            if kept.any() and (drops_missing or not first_missing):
+                yield columns
+        errors.require(not is_first, f"{self.name}: has a header but no rows below it")
         errors.require(
             drops_missing or not first_missing,
             f"{first_missing}: the value is missing; rows with missing values: {self.dropped:,}; "
             "leave them out with --missing=drop",
         )
 
-    def _check(self, block: Block, found: Float64, names: Sequence[str], numeric: set[str]) -> None:
+    def _check_numbers(self, block: Block, columns: Columns, *, is_first: bool) -> None:
         """Raises errors.InputError for columns of texts, and for a number that is not finite."""
-        is_bad = np.isinf(found)
-        texts = {
-            name: str(block.frame[name][int(np.argmax(is_bad[:, i]))])
-            for i, name in enumerate(names)
-            if is_bad[:, i].any() and name not in numeric and not np.isfinite(found[:, i]).any()
-        }
-        if texts:
-            raise _is_text(self.name, texts)
-        if is_bad.any():
-            row = int(np.argmax(is_bad.any(axis=1)))
-            column = names[int(np.argmax(is_bad[row]))]
-            cell = short.repr(str(block.frame[column][row]))
-            raise errors.InputError(block.place(row) + table_block.not_finite(column, cell))
+        bad = {n: np.flatnonzero(np.isinf(c)) for n, c in columns.items() if np.isinf(c).any()}
+        if not bad:
+            return
+        words = [
+            f"{name!r} ({short.repr(str(block.frame[name][int(rows[0])]))})"
+            for name, rows in bad.items()
+            if is_first and not np.isfinite(columns[name]).any()
+        ]
+        is_one = len(words) == 1
+        errors.require(
+            not words,
+            f"{self.name}: the column{'s' * (not is_one)} {', '.join(words[:10])} "
+            f"{'is' if is_one else 'are'} text; name {'it' if is_one else 'them'} in "
+            "--categorical, or choose others with --features",
+        )
+        name = min(bad, key=lambda name: bad[name][0])
+        row = int(bad[name][0])
+        cell = short.repr(str(block.frame[name][row]))
+        raise errors.InputError(block.place(row) + not_finite(name, cell))
 
     def check_columns(self, names: Sequence[str], *, flag: str = "") -> None:
         """Raises errors.InputError if the table lacks a column, or --<flag> names one twice."""
@@ -149,65 +207,59 @@ class Files(Table):
                 yield block
 
 
-class _Typed(Table):
-    """A table whose columns have types, and whose rows have numbers but no lines."""
+def _typed_blocks(table: Table, frames: Iterable[Any], count: int) -> Iterator[Block]:
+    """Frames of consecutive rows, which have numbers but no lines, as blocks."""
 
-    _count: int
+    def place(first: int, row: int) -> str:
+        return f"{table.name}: row {first + row + 1}"
 
-    def _block(self, frame: Any, first: int) -> Block:
-        self.part_read = min(1.0, (first + len(frame)) / max(1, self._count))
-        return Block(frame, lambda row: f"{self.name}: row {first + row + 1}")
+    end = 0
+    for frame in frames:
+        first, end = end, end + len(frame)
+        table.part_read = end / max(1, count)
+        yield Block(frame, functools.partial(place, first))
 
 
-class Parquet(_Typed):
+class Parquet(Table):
     """A Parquet file, without the index that pandas may have added."""
 
     def __init__(self, path: str):
-        """Reads the names of the columns.
-
-        Raises:
-          errors.InputError: the file is damaged, or has a name twice.
-        """
+        """Reads the names of the columns; raises errors.InputError if the file is damaged."""
         import polars
 
         self.name = path
-        try:
+        with self._readable():
             scan = polars.scan_parquet(path, glob=False)
             types = scan.collect_schema()
-            of_levels = [
-                name for name, dtype in types.items() if dtype in (polars.Categorical, polars.Enum)
-            ]
-            self._scan = scan.cast(dict.fromkeys(of_levels, polars.String))
-            metadata = polars.read_parquet_metadata(path)
+            is_levels = [n for n, t in types.items() if t in (polars.Categorical, polars.Enum)]
+            self._scan = scan.cast(dict.fromkeys(is_levels, polars.String))
+            pandas = json.loads(polars.read_parquet_metadata(path).get("pandas", "{}"))
             self._count = self._scan.select(polars.len()).collect().item()
-        except (OSError, polars.exceptions.PolarsError) as error:
-            raise self._unreadable(error) from error
-        index = json.loads(metadata.get("pandas", "{}")).get("index_columns", [])
-        self.header = [name for name in types if name not in index]
-
-    def _unreadable(self, error: Exception) -> errors.InputError:
-        return errors.InputError(
-            f"{self.name}: can't be read as a Parquet file: {errors.one_line(error)[:200]}"
-        )
+        self.header = [name for name in types if name not in pandas.get("index_columns", [])]
 
     def blocks(self, names: Sequence[str]) -> Iterator[Block]:
         """Reads some columns."""
+        with self._readable():
+            frames = self._scan.select(names).collect_batches(chunk_size=ROWS)
+            yield from _typed_blocks(self, frames, self._count)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turns what polars raises into one line."""
         import polars
 
-        first = 0
         try:
-            scan = self._scan.select(names or self.header[:1])
-            for frame in scan.collect_batches(chunk_size=ROWS):
-                yield self._block(frame, first)
-                first += len(frame)
+            yield
         except (OSError, polars.exceptions.PolarsError) as error:
-            raise self._unreadable(error) from error
+            raise errors.InputError(
+                f"{self.name}: can't be read as a Parquet file: {errors.one_line(error)[:200]}"
+            ) from error
 
 
-class Arrays(_Typed):
+class Arrays(Table):
     """Columns in memory."""
 
-    def __init__(self, name: str, columns: Mapping[str, npt.NDArray[Any]]):
+    def __init__(self, name: str, columns: Mapping[str, Column]):
         """Takes columns [N] by their names."""
         self.name, self._columns, self.header = name, columns, list(columns)
         self._count = len(next(iter(columns.values())))
@@ -216,10 +268,9 @@ class Arrays(_Typed):
         """Takes some columns."""
         import polars
 
-        for first in range(0, self._count, ROWS):
-            some = slice(first, first + ROWS)
-            columns = {n: self._values(n, some) for n in names or self.header[:1]}
-            yield self._block(polars.DataFrame(columns), first)
+        pieces = (slice(first, first + ROWS) for first in range(0, self._count, ROWS))
+        frames = (polars.DataFrame({n: self._values(n, rows) for n in names}) for rows in pieces)
+        return _typed_blocks(self, frames, self._count)
 
     def _values(self, name: str, rows: slice) -> Any:
         """Some values of a column, in a form that polars has a type for."""
@@ -232,14 +283,3 @@ class Arrays(_Typed):
         if kind in "OUT":
             return [str(int(v)) if isinstance(v, bool | np.bool_) else str(v) for v in column]
         return column.astype(np.float64) if kind == "f" else column
-
-
-def _is_text(name: str, columns: dict[str, str]) -> errors.InputError:
-    """The error of columns with texts where numbers should be; `columns` has one text of each."""
-    words = [f"{column!r} ({short.repr(text)})" for column, text in columns.items()]
-    is_one = len(words) == 1
-    return errors.InputError(
-        f"{name}: the column{'s' * (not is_one)} {', '.join(words[:10])} "
-        f"{'is' if is_one else 'are'} text; name {'it' if is_one else 'them'} in --categorical, or "
-        "choose others with --features"
-    )

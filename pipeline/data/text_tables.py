@@ -8,7 +8,7 @@ many, a quote inside a cell) costs a second, slow look at one piece only.
 import collections
 import contextlib
 import csv
-import functools
+import glob
 import gzip
 import io
 import itertools
@@ -22,41 +22,50 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from pipeline import errors
-from pipeline.data import table_block, tables
+from pipeline.data import tables
 
 STDIN = "-"
 _NO_OBJECT = "expected a JSON object"
 PIECE = 2**21  # bytes that are parsed at a time
 
-_ERRORS = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)  # of a file
 _SEPARATORS = ",;\t|"
 _BOM, _GZIP, _PARQUET = b"\xef\xbb\xbf", b"\x1f\x8b", b"PAR1"
 _LONGEST, _LONGEST_HEADER = 2**24, 2**20  # bytes of a cell, and of a header of several lines
 csv.field_size_limit(_LONGEST)
 
 
-def open_file(path: str) -> tables.Table:
-    """Opens a file, a pipe, or stdin for '-'; its first bytes say what kind it is.
+def open_table(data: str) -> tables.Table:
+    """Opens the table of files, by their paths or patterns, separated by commas; '-' is stdin.
 
     Raises:
-      errors.InputError: it can't be read, or its first line is no header.
+      errors.InputError: there is none, it can't be read, or its first line is no header.
     """
+    if os.path.exists(data) or data == STDIN:  # a comma or a star may be in a name
+        return open_file(data)
+    paths: list[str] = []
+    for path in data.split(","):
+        matching = [path] if os.path.exists(path) else sorted(glob.glob(path))
+        errors.require(matching, f"{path}: there is no such file")
+        paths += matching
+    found = [open_file(path) for path in dict.fromkeys(paths)]
+    return found[0] if len(found) == 1 else tables.Files(found)
+
+
+def open_file(path: str) -> tables.Table:
+    """Opens a file, a pipe, or stdin for '-'; its first bytes say what kind it is."""
     name = "stdin" if path == STDIN else path
-    try:
-        with contextlib.ExitStack() as stack:
-            place: int | str = 0 if path == STDIN else path
-            file = stack.enter_context(open(place, "rb", closefd=path != STDIN))
-            if file.peek(4)[:4] == _PARQUET:
-                errors.require(path != STDIN, "stdin: give a Parquet file by its name")
-                return tables.Parquet(path)
-            stream = _unpacked(file)
-            first = stream.peek(4).removeprefix(_BOM).lstrip()[:1]
-            table = (JsonLines if first == b"{" else Csv)(path, name, file, stream)
-            if not table.is_on_disk:
-                stack.pop_all()  # it stays open, as it can't be opened again
-            return table
-    except _ERRORS as error:
-        raise _unreadable(name, error) from error
+    with contextlib.ExitStack() as stack, _readable(name):
+        place: int | str = 0 if path == STDIN else path
+        file = stack.enter_context(open(place, "rb", closefd=path != STDIN))
+        if file.peek(4)[:4] == _PARQUET:
+            errors.require(path != STDIN, "stdin: give a Parquet file by its name")
+            return tables.Parquet(path)
+        stream = _unpacked(file)
+        first = stream.peek(4).removeprefix(_BOM).lstrip()[:1]
+        table = (JsonLines if first == b"{" else Csv)(path, name, file, stream)
+        if not table.is_on_disk:
+            stack.pop_all()  # it stays open, as it can't be opened again
+        return table
 
 
 def _unpacked(file: Any) -> Any:
@@ -76,21 +85,19 @@ class Csv(tables.Table):
         self._line = self._read_header(self._stream)  # of the first record
         self.is_on_disk = os.path.isfile(path)
 
-    def blocks(self, names: Sequence[str]) -> Iterator[table_block.Block]:
+    def blocks(self, names: Sequence[str]) -> Iterator[tables.Block]:
         """Reads some columns."""
-        try:
-            with open(self._path, "rb") if self.is_on_disk else self._file as file:
-                if self.is_on_disk:
-                    self._stream = _unpacked(file)
-                    self._read_header(self._stream)
-                size = os.path.getsize(self._path) if self.is_on_disk else 0
-                for line, piece in self._pieces(self._stream):
-                    block = self._block(line, piece, names)
-                    self.part_read = file.tell() / size if size else 0.0
-                    if len(block.frame):
-                        yield block
-        except _ERRORS as error:
-            raise _unreadable(self.name, error) from error
+        is_on_disk = self.is_on_disk
+        with _readable(self.name), open(self._path, "rb") if is_on_disk else self._file as file:
+            if is_on_disk:
+                self._stream = _unpacked(file)
+                self._read_header(self._stream)
+            size = os.path.getsize(self._path) if is_on_disk else 0
+            for line, piece in self._pieces(self._stream):
+                block = self._block(line, piece, names)
+                self.part_read = file.tell() / size if size else 0.0
+                if len(block.frame):
+                    yield block
 
     def _pieces(self, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         """Many whole records at a time, each with the number of their first line."""
@@ -106,42 +113,27 @@ class Csv(tables.Table):
             yield line, piece
             line += piece.count(b"\n")
 
-    def _block(self, line: int, piece: bytes, names: Sequence[str]) -> table_block.Block:
+    def _block(self, line: int, piece: bytes, names: Sequence[str]) -> tables.Block:
         """The records of a piece, parsed at once or, where that won't do, one by one."""
         import polars
 
-        try:
-            frame = self._parse(piece, names)
-        except polars.exceptions.PolarsError:
-            frame = None
-        if frame is not None:
-            is_plain = b'"' not in piece
-            return table_block.Block(
-                frame, functools.partial(self._place, line, piece), {}, is_plain
-            )
-        lines, cells, wrong = list[int](), list[list[str | None]](), dict[int, str]()
-        for number, record, problem in self._records(line, piece.decode()):
-            if problem:
-                wrong[len(lines)] = problem
-            lines.append(number)
-            cells.append(record)
-        schema = dict.fromkeys(self.header, polars.String)
-        frame = polars.DataFrame(cells, schema, orient="row")
-        return table_block.Block(frame, lambda row: f"{self.name}: line {lines[row]}", wrong)
+        def place(row: int) -> str:
+            records = self._records(line, piece.decode(errors="replace"))
+            return f"{self.name}: line {next(itertools.islice(records, row, None))[0]}"
 
-    def _place(self, line: int, piece: bytes, row: int) -> str:
-        """Says where a row of a piece is."""
-        records = self._records(line, piece.decode(errors="replace"))
-        number, _, _ = next(itertools.islice(records, row, None))
-        return f"{self.name}: line {number}"
+        with contextlib.suppress(polars.exceptions.PolarsError):
+            if (frame := self._parse(piece, names)) is not None:
+                return tables.Block(frame, place, is_plain=b'"' not in piece)
+        records = list(self._records(line, piece.decode()))
+        wrong = {row: problem for row, (_, _, problem) in enumerate(records) if problem}
+        schema = dict.fromkeys(self.header, polars.String)
+        frame = polars.DataFrame([cells for _, cells, _ in records], schema, orient="row")
+        return tables.Block(frame, place, wrong)
 
     def _read_header(self, file: IO[bytes]) -> int:
-        """Reads the first line that is not empty, and those that belong to it by a quote.
-
-        It returns the number of the line of the first record.
-        """
+        """Reads the header, and returns the number of the line of the first record."""
         line, count = _first_line(file)
-        while _last_opening(line, _SEPARATORS) >= 0:  # a name has a line break
+        while _last_opening(line, _SEPARATORS) >= 0:
             more = file.readline()
             is_closed = more and len(line) < _LONGEST_HEADER
             errors.require(is_closed, f"{self.name}: line {count}: a quote is not closed")
@@ -164,37 +156,33 @@ class Csv(tables.Table):
         import polars
 
         del names
-        last, width = self.header[-1], len(self.header)
         frame = polars.read_csv(
             piece if piece.endswith(b"\n") else piece + b"\n",
             has_header=False,
             separator=self.separator,
             schema=dict.fromkeys(self.header, polars.String),
         )
-        if not frame[last].null_count():
-            return frame
-        count = piece.count(self.separator.encode())
-        is_whole = b'"' not in piece and width > 1 and count == len(frame) * (width - 1)
+        between = len(self.header) - 1
+        is_whole = not frame[self.header[-1]].null_count() or (
+            between > 0
+            and b'"' not in piece
+            and piece.count(self.separator.encode()) == len(frame) * between
+        )
         return frame if is_whole else None
 
     def _records(self, line: int, text: str) -> Iterator[tuple[int, list[str | None], str]]:
         """Each record: its line, its cells, and what is wrong with it, or ''."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator)
-        width, before = len(self.header), 0
+        width, number = len(self.header), line
         for cells in reader:
-            number, before = line + before, reader.line_num
-            if not cells:
-                continue
             problem = (
-                ""
-                if len(cells) == width
-                else (
-                    f" has {len(cells)} cells, separated by {self.separator!r}; the header names "
-                    f"{width} columns"
-                )
+                f" has {len(cells)} cells, separated by {self.separator!r}; the header names "
+                f"{width} columns"
             )
-            padded = [*cells, *[""] * (width - len(cells))]
-            yield number, [cell or None for cell in padded[:width]], problem
+            if cells:
+                padded = [*cells, *[""] * (width - len(cells))][:width]
+                yield number, [c or None for c in padded], "" if len(cells) == width else problem
+            number = line + reader.line_num
 
 
 class JsonLines(Csv):
@@ -222,15 +210,12 @@ class JsonLines(Csv):
                 continue
             try:
                 found = json.loads(each)
-                problem = "" if isinstance(found, dict) else f": {_NO_OBJECT}"
             except ValueError:
-                problem = f": {_NO_OBJECT}"
-            values = [None if problem else found.get(name) for name in self.header]
-            yield (
-                number,
-                [v if isinstance(v, str | None) else json.dumps(v) for v in values],
-                problem,
-            )
+                found = None
+            is_object = isinstance(found, dict)
+            values = [found.get(name) if is_object else None for name in self.header]
+            cells = [v if isinstance(v, str | None) else json.dumps(v) for v in values]
+            yield number, cells, "" if is_object else f": {_NO_OBJECT}"
 
 
 def _first_line(file: IO[bytes]) -> tuple[bytes, int]:
@@ -259,17 +244,14 @@ def _cells(record: str, separator: str) -> list[str]:
 
 def _check_header(file: str, names: list[str], separator: str) -> None:
     errors.require(any(names), f"{file}: the first line is empty; it must be a header")
-    received = f"received {table_block.short.repr(separator.join(names))}"
+    received = f"received {tables.short.repr(separator.join(names))}"
     is_names = not all(map(is_number, names))
     errors.require(is_names, f"{file}: the first line must name the columns; {received}")
     is_unique = len(set(names)) == len(names) and "" not in names
     errors.require(is_unique, f"{file}: the first line must name each column once; {received}")
-    is_control = lambda character: unicodedata.category(character) == "Cc"  # noqa: E731
-    odd = next((name for name in names if any(map(is_control, name))), None)
-    errors.require(
-        odd is None,
-        f"{file}: the name of a column has a control character: {table_block.short.repr(odd)}",
-    )
+    odd = next((n for n in names if any(unicodedata.category(c) == "Cc" for c in n)), "")
+    about = f"{file}: the name of a column has a control character: {tables.short.repr(odd)}"
+    errors.require(not odd, about)
 
 
 def is_number(cell: str) -> bool:
@@ -282,9 +264,13 @@ def is_number(cell: str) -> bool:
         return False
 
 
-def _unreadable(name: str, error: Exception) -> errors.InputError:
-    """Says why a file can't be read."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if isinstance(error, UnicodeDecodeError):
-        reason = f"it is not UTF-8 text ({reason}); save it as UTF-8"
-    return errors.InputError(f"{name}: can't be read as a CSV file: {reason}")
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turns what reading a file raises into one line."""
+    try:
+        yield
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"it is not UTF-8 text ({reason}); save it as UTF-8"
+        raise errors.InputError(f"{name}: can't be read as a CSV file: {reason}") from error

@@ -10,7 +10,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares, linear_units, preprocessing
+from pipeline.data import least_squares, preprocessing
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
@@ -66,7 +66,7 @@ class Linear:
         units, truth = datasets.units, datasets.truth
         squares = reference
         if units and reference:
-            squares = linear_units.least_squares_in_data_units(reference, units)
+            squares = reference.in_data_units(units)
         return cls(
             task.variables,
             datasets.features,
@@ -101,13 +101,13 @@ class Linear:
     def in_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """W and b [K, D + 1] of the model in the units of the data."""
         if self.units is not None:
-            numbers = linear_units.in_data_units(numbers, self.units)
+            numbers = least_squares.in_data_units(numbers, self.units)
         return variables_lib.as_float32(numbers)
 
     def from_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The inverse of in_data_units."""
         if self.units is not None:
-            numbers = linear_units.standardized(numbers, self.units)
+            numbers = least_squares.standardized(numbers, self.units)
         return variables_lib.as_float32(numbers)
 
     def watched_in_data_units(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

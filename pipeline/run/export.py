@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import optree
 import tensorflow as tf
 
 from pipeline import errors, files
@@ -15,14 +16,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.data import preprocessing
 from pipeline.evaluation import linear
 from pipeline.reporting import results
-from pipeline.run import (
-    export_formats,
-    exported,
-    nest_export,
-    preprocessing_graph,
-    serving,
-    versions,
-)
+from pipeline.run import export_formats, exported, preprocessing_graph, serving, versions
 from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples on which a reloaded model must agree with the live one
@@ -54,24 +48,18 @@ def publish(
       errors.InputError: the model can't be written in one of the formats.
       errors.RunError: the reloaded model predicts something else than the live one.
     """
-    learned = _preprocessing(datasets, formats)
+    errors.require(
+        not formats or datasets.features,
+        f"--export_formats={','.join(formats)}: only models of tables are written in them",
+    )
     version.parent.mkdir(parents=True, exist_ok=True)
     with files.making(version) as unfinished:
-        if not datasets.features:
-            _save_nest(task, unfinished)
-            _describe(unfinished, description)
-            nest_export.check(unfinished, task, datasets.train.rows(slice(_SAMPLE)))
-            return
-        _save(task, unfinished, learned, line)
-        _describe(unfinished, description)
-        saved, x = exported.Exported(unfinished), datasets.train.x[:_SAMPLE]
-        given, live = learned.x_in_data_units(x).astype(saved.dtype), _live(task, learned)
-        for predict in (saved.predict, lambda x: saved.predict_columns(learned.decode(x))):
-            _compare("the SavedModel", predict, live, [given])
-        serving.write_warm_up(unfinished, saved.inputs(learned.decode(given[:1])))
-        for name in formats:
-            predict = export_formats.write(name, saved)
-            _compare(f"--export_formats={name}", predict, saved.predict, _unusual(given))
+        if datasets.features:
+            _publish_table(task, datasets, unfinished, line, formats)
+        else:
+            _publish_arrays(task, datasets.train.rows(slice(_SAMPLE)).x, unfinished)
+        (unfinished / versions.DESCRIPTION.parent).mkdir(exist_ok=True)
+        results.write_json(unfinished / versions.DESCRIPTION, description)
 
 
 def try_formats(
@@ -82,102 +70,140 @@ def try_formats(
         publish(task, datasets, pathlib.Path(folder, "1"), {}, formats=formats)
 
 
-def _save_nest(task: task_lib.Task, path: pathlib.Path) -> None:
-    """Saves a model of arrays or nests of arrays."""
-    served = tf.Module()
-    served.variables_by_name = dict(task.variables.by_name)
-    served.serve = nest_export.signature(task)
-    layers = task.model._flatten_layers() if isinstance(task.model, tf.keras.Model) else ()
-    served.tables = [each.lookup_table for each in layers if hasattr(each, "lookup_table")]
-    variables = _returning(served.variables_by_name)
-    signatures = {exported.SERVE: served.serve, exported.VARIABLES: variables}
-    tf.saved_model.save(served, str(path), signatures=signatures)
+def _publish_table(
+    task: task_lib.Task,
+    datasets: datasets_lib.Datasets,
+    path: pathlib.Path,
+    line: linear.Linear | None,
+    formats: Sequence[str],
+) -> None:
+    """Saves and compares a model of a table, and writes the other formats."""
+    numbers = dict.fromkeys(datasets.features)
+    learned = datasets.preprocessing or preprocessing.unchanged(numbers, datasets.label)
+    errors.require(
+        "litert" not in formats or not learned.needs_float64,
+        "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
+    )
+    shown = task.variables.by_name
+    if line:
+        (values,) = line.in_data_units(task.variables.numbers().numpy()[None])
+        shown = {n: tf.Variable(v) for n, v in task.variables.split(values).items()}
+    graph = preprocessing_graph.PreprocessingGraph(learned)
+    state = json.dumps(learned.state())
+    about = {"features": learned.features, "label": learned.label, "preprocessing": state}
+    texts = {name: tf.Variable(text, trainable=False) for name, text in about.items()}
+    _save(task, path, _from_columns(task, learned, graph), shown, graph=graph, **texts)
+
+    saved = exported.Exported(path)
+    given = learned.x_in_data_units(datasets.train.x[:_SAMPLE]).astype(saved.dtype)
+    # As a graph, too: the rounding of 16-bit layers depends on that.
+    live = _function(task.predict, tf.TensorSpec([None, given.shape[1]], tf.float32))
+    expected = live(learned.standardized_x(given).astype(np.float32)).numpy()
+    if learned.standardizes:
+        expected = learned.in_data_units(expected)
+    for y in (saved.predict(given), saved.predict_columns(learned.decode(given))):
+        _compare("the SavedModel", [(y, expected)])
+    serving.write_warm_up(path, saved.inputs(learned.decode(given[:1])))
+    for name in formats:
+        run = export_formats.write(name, saved)
+        _compare(f"--export_formats={name}", ((run(x), saved.predict(x)) for x in _unusual(given)))
 
 
-def _describe(version: pathlib.Path, description: Mapping[str, Any]) -> None:
-    (version / versions.DESCRIPTION.parent).mkdir()
-    results.write_json(version / versions.DESCRIPTION, description)
+def _from_columns(
+    task: task_lib.Task,
+    learned: preprocessing.Preprocessing,
+    graph: preprocessing_graph.PreprocessingGraph,
+) -> dict[str, Any]:
+    """The functions that predict y from x and, if the table has texts, from its columns.
+
+    With one feature x is [None], as W is a scalar then, as in the guide.
+    """
+
+    def predict(x: tf.Tensor) -> tf.Tensor:
+        x = tf.reshape(tf.ensure_shape(x, graph.x.shape), [-1, len(learned.features)])
+        return graph.in_data_units(task.predict(graph.standardized_x(x)))
+
+    def predict_columns(columns: dict[str, tf.Tensor]) -> tf.Tensor:
+        return from_x(tf.reshape(graph.encode(columns), [-1, *graph.x.shape[1:]]))
+
+    from_x = _function(predict, graph.x)
+    if not learned.has_texts:
+        return {exported.SERVE: from_x}
+    return {exported.SERVE: _function(predict_columns, graph.inputs), exported.ENCODED: from_x}
+
+
+def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> None:
+    """Saves and compares a model of arrays or nests of arrays, with their own dtypes.
+
+    One array is called x, or y; those of a dict have its keys, those of a tuple x_0, x_1, ...
+    """
+    structure, specs = optree.tree_structure(task.spec.x), _named(task.spec.x, "x")
+
+    def predict(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        x = optree.tree_unflatten(structure, [inputs[name] for name in specs])
+        return _named(task.predict(x), "y")
+
+    named = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
+    _save(task, path, {exported.SERVE: _function(predict, named)}, task.variables.by_name)
+    inputs = {name: tf.constant(array) for name, array in _named(sample, "x").items()}
+    found = tf.saved_model.load(str(path)).signatures[exported.SERVE](**inputs)
+    for name, expected in _function(predict, named)(inputs).items():
+        _compare(f"the SavedModel ({name})", [(found[name].numpy(), expected.numpy())])
+
+
+def _named(nest: Any, default: str) -> dict[str, Any]:
+    """The leaves of a nest by name."""
+    leaves = optree.tree_leaves(nest)
+    if len(leaves) == 1 and not isinstance(nest, dict):
+        return {default: leaves[0]}
+    paths = ["_".join(map(str, path)) for path in optree.tree_paths(nest)]
+    names = [path if path[:1].isalpha() else f"{default}_{path}" for path in paths]
+    return dict(zip(names, leaves, strict=True))
+
+
+def _function(predict: Callable[..., Any], inputs: Any) -> Any:
+    """A function of inputs of these specs.
+
+    A model's own calls are converted by AutoGraph; the rest need not be, which takes a while.
+    """
+    return tf.function(predict, input_signature=[inputs], autograph=False)
 
 
 def _save(
     task: task_lib.Task,
     path: pathlib.Path,
-    learned: preprocessing.Preprocessing,
-    line: linear.Linear | None,
+    functions: Mapping[str, Any],
+    shown: Mapping[str, tf.Variable],
+    **attributes: Any,
 ) -> None:
-    """Saves a module with the same signatures for both kinds of model.
+    """Saves a module whose signatures return the outputs of functions by name.
 
-    It takes x, which is [None] with one feature, as W is a scalar then, as in the guide; or the
-    columns of a table that has texts. keras.export.ExportArchive is for Keras models only.
+    keras.export.ExportArchive is for Keras models only.
     """
-    served, graph = tf.Module(), preprocessing_graph.PreprocessingGraph(learned)
-    served.variables_by_name = dict(task.variables.by_name)
-    served.features = tf.Variable(learned.features, trainable=False)
-    served.label = tf.Variable(learned.label, trainable=False)
-    served.preprocessing = tf.Variable(json.dumps(learned.state()), trainable=False)
-    served.graph, from_x = graph, graph.serve_x(task.predict)
-    signatures = {exported.SERVE: from_x}
-    if learned.has_texts:
-        signatures = {exported.SERVE: graph.serve_columns(from_x), exported.ENCODED: from_x}
+    served = tf.Module()
+    for name, value in attributes.items():
+        setattr(served, name, value)
+    served.variables_by_name, served.shown = dict(task.variables.by_name), dict(shown)
+    layers = task.model._flatten_layers() if isinstance(task.model, tf.keras.Model) else ()
+    served.tables = [each.lookup_table for each in layers if hasattr(each, "lookup_table")]
     # As in the exports of Keras: loaded.serve(x), and TFSMLayer(path).
-    served.serve = signatures[exported.SERVE]
-    served.shown = dict(task.variables.by_name)
-    if line:
-        (numbers,) = line.in_data_units(task.variables.numbers().numpy()[None])
-        served.shown = {n: tf.Variable(v) for n, v in task.variables.split(numbers).items()}
-    # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
-    signatures = {name: _returning_y(function) for name, function in signatures.items()}
-    signatures[exported.VARIABLES] = _returning(served.shown)
-    tf.saved_model.save(served, str(path), signatures=signatures)
+    served.serve = functions[exported.SERVE]
 
+    def signature(function: Any) -> Any:
+        (inputs,) = function.input_signature
+        return _function(lambda given: _named(function(given), "y"), inputs)
 
-def _returning_y(function: Any) -> Any:
-    """The function of a signature, which names its output."""
-    named = lambda inputs: {"y": function(inputs)}  # noqa: E731
-    return tf.function(named, function.input_signature, autograph=False)
-
-
-def _returning(variables: Mapping[str, tf.Variable]) -> Any:
-    """The function that returns variables; one of a single number as a scalar."""
-
-    @tf.function(input_signature=[], autograph=False)  # type: ignore[untyped-decorator]
-    def shaped() -> dict[str, tf.Tensor]:
+    def variables() -> dict[str, tf.Tensor]:
+        """Those of a single number as scalars."""
         return {
             name: tf.reshape(variable, [] if variable.shape.num_elements() == 1 else variable.shape)
-            for name, variable in variables.items()
+            for name, variable in served.shown.items()
         }
 
-    return shaped
-
-
-def _preprocessing(
-    datasets: datasets_lib.Datasets, formats: Sequence[str]
-) -> preprocessing.Preprocessing:
-    """That of the datasets; raises errors.InputError if a format can't hold it."""
-    numbers = dict.fromkeys(datasets.features)
-    learned = datasets.preprocessing or preprocessing.unchanged(numbers, datasets.label)
-    errors.require(
-        not formats or datasets.features,
-        f"--export_formats={','.join(formats)}: only models of tables are written in them",
-    )
-    errors.require(
-        "litert" not in formats or not learned.needs_float64,
-        "--export_formats=litert: LiteRT has no float64, which this table needs; use onnx",
-    )
-    return learned
-
-
-def _live(task: task_lib.Task, learned: preprocessing.Preprocessing) -> Callable[[Array], Array]:
-    """What predicts y from x [N, D] in the units of the data, with the model in memory."""
-    # As a graph, too: the rounding of 16-bit layers depends on that.
-    x = tf.TensorSpec([None, len(learned.features)], tf.float32)
-    predict = tf.function(task.predict, [x], autograph=False)
-
-    def live(x: Array) -> Array:
-        y = predict(learned.standardized_x(x).astype(np.float32)).numpy()
-        return learned.in_data_units(y) if learned.standardizes else np.asarray(y)
-
-    return live
+    # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
+    signatures = {name: signature(function) for name, function in functions.items()}
+    signatures[exported.VARIABLES] = tf.function(variables, input_signature=[], autograph=False)
+    tf.saved_model.save(served, str(path), signatures=signatures)
 
 
 def _unusual(sample: Array) -> Iterator[Array]:
@@ -188,20 +214,13 @@ def _unusual(sample: Array) -> Iterator[Array]:
         yield many[:count] * many.dtype.type(factor)
 
 
-def _compare(
-    what: str,
-    predict: Callable[[Array], Array],
-    live: Callable[[Array], Array],
-    inputs: Iterable[Array],
-) -> None:
-    """Raises RunError where the predictions differ by more than rounding."""
+def _compare(what: str, predictions: Iterable[tuple[Array, Array]]) -> None:
+    """Raises RunError where predictions differ from the expected ones by more than rounding."""
     size = 0.0
-    for x in inputs:
-        found, expected = predict(x), live(x)
+    for found, expected in predictions:
         size = float(np.abs(expected[np.isfinite(expected)]).max(initial=size))
-        if not np.allclose(
-            found, expected, rtol=_TOLERANCE, atol=_TOLERANCE * size, equal_nan=True
-        ):
+        least = _TOLERANCE * size
+        if not np.allclose(found, expected, rtol=_TOLERANCE, atol=least, equal_nan=True):
             raise errors.RunError(
                 f"{what} does not predict what the model predicts (largest "
                 f"difference {np.abs(found - expected).max()}); it was not exported"

@@ -19,19 +19,14 @@ class Format(NamedTuple):
     """How a format is written and run."""
 
     file: str  # beside the SavedModel
-    write: Callable[[pathlib.Path, pathlib.Path], None]  # from a SavedModel, to a file
+    write: Callable[[exported.Exported, pathlib.Path], None]
     predict: Callable[[pathlib.Path, Array], Array]  # y from the x of the signature
 
 
-def _write_litert(saved_model: pathlib.Path, target: pathlib.Path) -> None:
-    keys = [_signature(tf.saved_model.load(str(saved_model)))]
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model), signature_keys=keys)
+def _write_litert(saved: exported.Exported, target: pathlib.Path) -> None:
+    keys = [saved.name_of_x]  # it has no texts
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved.path), signature_keys=keys)
     target.write_bytes(converter.convert())
-
-
-def _signature(loaded: Any) -> str:
-    """The name of the signature that takes x: these formats have no texts."""
-    return exported.ENCODED if exported.ENCODED in loaded.signatures else exported.SERVE
 
 
 def _predict_litert(path: pathlib.Path, x: Array) -> Array:
@@ -41,14 +36,12 @@ def _predict_litert(path: pathlib.Path, x: Array) -> Array:
     return np.asarray(run(x=x)["y"])
 
 
-def _write_onnx(saved_model: pathlib.Path, target: pathlib.Path) -> None:
+def _write_onnx(saved: exported.Exported, target: pathlib.Path) -> None:
     import onnx
     import tf2onnx
 
-    loaded = tf.saved_model.load(str(saved_model))
-    signature = loaded.signatures[_signature(loaded)]
-    inputs = [signature.structured_input_signature[1]["x"]]
-    function = tf.function(lambda x: signature(x=x), inputs, autograph=False)
+    inputs = [saved.from_x.structured_input_signature[1]["x"]]
+    function = tf.function(lambda x: saved.from_x(x=x), inputs, autograph=False)
     model, _ = tf2onnx.convert.from_function(function, inputs)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -77,14 +70,14 @@ def write(name: str, saved: exported.Exported) -> Callable[[Array], Array]:
       errors.InputError: a package is missing, or the format has no word for a part of the model.
     """
     format_ = FORMATS[name]
-    target, takes_one = saved.path / format_.file, saved.num_features is None
+    target = saved.path / format_.file
 
     def predict(x: Array) -> Array:
         with _explained(name), tf_runtime.quiet_stderr():
-            return format_.predict(target, x[:, 0] if takes_one else x)
+            return format_.predict(target, x.reshape(len(x), *saved.shape))
 
     with _explained(name), tf_runtime.quiet_stderr():
-        format_.write(saved.path, target)
+        format_.write(saved, target)
     return predict
 
 

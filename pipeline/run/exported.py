@@ -26,11 +26,11 @@ class Exported:
 
     Attributes:
       path: The SavedModel.
-      preprocessing: What was learned from the training table; None if another program wrote it.
       features, label: Their names, if they were saved.
       columns: The columns that it takes, with the known texts of those that hold texts.
       dtype: The type of numbers that it takes.
-      num_features: The D of x [N, D]; None if x is [N].
+      from_x: The signature that takes x; `name_of_x` is its name.
+      shape: That of an input x: (D,), or () if x is [N].
     """
 
     def __init__(self, path: pathlib.Path):
@@ -45,9 +45,11 @@ class Exported:
                 self._loaded = tf.saved_model.load(str(readable))
             signatures = self._loaded.signatures
             self._serve = signatures.get(SERVE)
-            self._from_x = signatures.get(ENCODED, self._serve)
-            is_from_x_to_y = self._from_x is not None and _maps_x_to_y(self._from_x)
-            self.preprocessing = self._saved_preprocessing()
+            self.name_of_x = ENCODED if ENCODED in signatures else SERVE
+            self.from_x = signatures.get(self.name_of_x)
+            is_from_x_to_y = self.from_x is not None and _maps_x_to_y(self.from_x)
+            state = "".join(self._names("preprocessing", 1))
+            learned = preprocessing.Preprocessing.from_state(json.loads(state)) if state else None
         except Exception as error:  # depending on the byte, damage shows as almost any type
             raise errors.InputError(
                 f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
@@ -57,39 +59,37 @@ class Exported:
             f"{path}: is no SavedModel whose signature serving_default maps x (floats, [None] or "
             "[None, D]) to y (floats, [None] or [None, C])",
         )
-        inputs = self._from_x.structured_input_signature[1]["x"]
-        self.dtype, shape = inputs.dtype.as_numpy_dtype, inputs.shape
-        self.num_features: int | None = shape[1] if shape.rank == 2 else None
-        count = self.num_features or 1
-        self.features, self.label = self._names("features", count), "".join(self._names("label", 1))
-        made_up = tuple(f"x{i}" for i in range(count)) if self.num_features else ("x",)
-        self.columns = dict.fromkeys(self.features or made_up, None)
-        if self.preprocessing:
-            self.columns = dict(self.preprocessing.columns)
+        x = self.from_x.structured_input_signature[1]["x"]
+        self.dtype, self.shape = x.dtype.as_numpy_dtype, tuple(x.shape[1:])
+        made_up = [f"x{i}" for i in range(*self.shape)] if self.shape else ["x"]
+        self.features = self._names("features", len(made_up))
+        self.label = "".join(self._names("label", 1))
+        unnamed = dict.fromkeys(self.features or made_up)
+        self.columns = dict(learned.columns) if learned else unnamed
 
     def predict(self, x: Array) -> Array:
         """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
-        given = x[:, 0] if self.num_features is None else x
-        return self._call(self._from_x, {"x": tf.constant(given, self.dtype)}, len(x))
+        return self._call(self.from_x, self._x(x))
 
     def predict_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> Array:
         """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError where it can't."""
-        count = len(next(iter(columns.values())))
-        return self._call(self._serve, self.inputs(columns), count)
+        return self._call(self._serve, self.inputs(columns))
 
     def inputs(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
         """Columns as serving_default takes them, be it as x."""
-        if self._serve is self._from_x:
-            x = np.stack([columns[name] for name in self.columns], axis=1)
-            return {"x": tf.constant(x[:, 0] if self.num_features is None else x, self.dtype)}
-        assert self.preprocessing
-        names = preprocessing_graph.input_names(self.preprocessing)
+        if self._serve is self.from_x:
+            return self._x(np.stack([columns[name] for name in self.columns], axis=1))
+        names = preprocessing_graph.input_names(self.columns)
         return {
             name: tf.constant(columns[column], tf.string if texts else self.dtype)
             for name, (column, texts) in zip(names, self.columns.items(), strict=True)
         }
 
-    def _call(self, signature: Any, inputs: Mapping[str, tf.Tensor], count: int) -> Array:
+    def _x(self, x: Array) -> dict[str, tf.Tensor]:
+        return {"x": tf.constant(x.reshape(len(x), *self.shape), self.dtype)}
+
+    def _call(self, signature: Any, inputs: Mapping[str, tf.Tensor]) -> Array:
+        count = len(next(iter(inputs.values())))
         try:
             y = np.asarray(signature(**inputs)["y"])
         except tf.errors.OpError as error:
@@ -121,10 +121,6 @@ class Exported:
             return ()
         return tuple(name.decode(errors="replace") for name in np.ravel(saved.numpy()))
 
-    def _saved_preprocessing(self) -> preprocessing.Preprocessing | None:
-        (text,) = self._names("preprocessing", 1) or ("",)
-        return preprocessing.Preprocessing.from_state(json.loads(text)) if text else None
-
 
 def _maps_x_to_y(serve: Any) -> bool:
     """Whether a signature has x ([None] or [None, D]) and y ([None] or [None, C]) of one type.
@@ -148,9 +144,9 @@ def load(path: pathlib.Path) -> Exported:
       errors.InputError: there is no SavedModel.
     """
     version = versions.find(path)
-    if version is None:
-        raise errors.InputError(
-            f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
-            "logs/<run>/export; found neither"
-        )
-    return Exported(version)
+    if version:
+        return Exported(version)
+    raise errors.InputError(
+        f"--export_dir={path} must be a SavedModel or a directory of numbered ones, such as "
+        "logs/<run>/export; found neither"
+    )

@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 
 from pipeline import errors
-from pipeline.data import linear_units
+from pipeline.data import least_squares
 from pipeline.evaluation import linear
 from pipeline.run import checkpoints, exported, run_dir, versions
 from pipeline.training import task as task_lib
@@ -34,7 +34,7 @@ def initialize(task: task_lib.Task, line: linear.Linear | None, source: str) -> 
     variables.assign(arrays)
     if line:
         numbers = variables.numbers().numpy()[None].astype(np.float64)
-        numbers = linear_units.in_data_units(numbers, its) if its else numbers
+        numbers = least_squares.in_data_units(numbers, its) if its else numbers
         variables.assign(variables.split(line.from_data_units(numbers)[0]))
 
 

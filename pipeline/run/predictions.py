@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import errors
-from pipeline.data import table_block, tables
+from pipeline.data import tables
 from pipeline.run import exported
 
-Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
 
 
 class Predictions:
@@ -51,79 +51,63 @@ class Predictions:
         for block in self._table.blocks(self._table.header):
             self.rows += len(block.frame)
             columns, is_usable = self._columns(block)
-            frame = block.frame
-            if frame.columns != self._table.header:
-                frame = frame.select(self._table.header)
-            if not is_usable.all():
-                frame = frame.filter(polars.Series(is_usable))
-                columns = {name: column[is_usable] for name, column in columns.items()}
-            if len(frame):
-                y = self._model.predict_columns(columns)
-                if not has_header:
-                    yield self._lines(frame[:0], y[:0], include_header=True)
-                    has_header = True
-                # To look for cells that need quotes takes longer than to write them.
-                yield self._lines(frame, y, quote_style="never" if block.is_plain else "necessary")
+            if not is_usable.any():
+                continue
+            frame = block.frame.select(self._table.header).filter(polars.Series(is_usable))
+            y = self._model.predict_columns({n: c[is_usable] for n, c in columns.items()})
+            if not has_header:
+                yield self._lines(frame[:0], y[:0], include_header=True)
+                has_header = True
+            # To look for cells that need quotes takes longer than to write them.
+            yield self._lines(frame, y, quote_style="never" if block.is_plain else "necessary")
         if not has_header:  # the names are as many as the model has outputs
             empty = polars.DataFrame(schema=dict.fromkeys(self._table.header, polars.String))
-            row = {
-                name: np.array(texts[:1] if texts else [0.0])
-                for name, texts in self._model.columns.items()
-            }
-            y = self._model.predict_columns(row)[:0]
-            yield self._lines(empty, y, include_header=True)
+            row = {n: np.array(ts[:1] if ts else [0.0]) for n, ts in self._model.columns.items()}
+            yield self._lines(empty, self._model.predict_columns(row)[:0], include_header=True)
 
-    def _columns(self, block: table_block.Block) -> tuple[dict[str, Array], npt.NDArray[np.bool_]]:
+    def _columns(self, block: tables.Block) -> tuple[tables.Columns, Bools]:
         """The columns of the model, and which rows can be used."""
-        known = {name: texts for name, texts in self._model.columns.items() if texts}
-        numbers = [name for name in self._names if name not in known]
-        found = block.numbers([self._names[name] for name in numbers])
-        with np.errstate(over="ignore"):
-            found = found.astype(self._model.dtype)
-        columns: dict[str, Array] = dict(zip(numbers, found.T, strict=True))
-        is_usable = np.asarray(np.isfinite(found).all(axis=1))
-        for name in known:
-            assert self._model.preprocessing
-            columns[name] = block.texts(self._names[name])
-            is_usable &= self._model.preprocessing.is_known(name, columns[name])
+        columns, usable = dict[str, npt.NDArray[Any]](), dict[str, Bools]()
+        numbers = block.numbers([self._names[n] for n, ts in self._model.columns.items() if not ts])
+        for name, texts in self._model.columns.items():
+            if texts:
+                columns[name] = block.texts(self._names[name])
+                usable[name] = np.isin(columns[name], texts)
+            else:
+                with np.errstate(over="ignore"):
+                    columns[name] = numbers[self._names[name]].astype(self._model.dtype)
+                usable[name] = np.isfinite(columns[name])
+        is_usable = np.all(list(usable.values()), axis=0)
         is_usable[list(block.wrong)] = False
-        if not is_usable.all():
-            self._skip(block, int(np.argmin(is_usable)), int((~is_usable).sum()))
-        return columns, is_usable
-
-    def _skip(self, block: table_block.Block, row: int, count: int) -> None:
-        """Counts rows that can't be used, the first of which is that of a block."""
-        if not self.skipped:
-            self.first_skipped = block.place(row) + self._problem(block, row)
+        if not is_usable.all() and not self.skipped:
+            row = int(np.argmin(is_usable))
+            name = next((name for name, each in usable.items() if not each[row]), "")
+            problem = block.wrong.get(row) or self._problem(block, row, name)
+            self.first_skipped = block.place(row) + problem
             message = f"{self.first_skipped}; leave such rows out with --on_error=skip"
             errors.require(self._skips, message)
-        self.skipped += count
+        self.skipped += int((~is_usable).sum())
+        return columns, is_usable
 
-    def _problem(self, block: table_block.Block, row: int) -> str:
-        """What is wrong with a row that can't be used."""
-        if row in block.wrong:
-            return block.wrong[row]
-        one = table_block.Block(block.frame[row : row + 1], block.place)
-        missing = [n for n in self._names.values() if one.texts(n)[0] == ""]
-        if missing:
-            return f", column {missing[0]!r}: the value is missing"
-        for name, texts in self._model.columns.items():
-            column = self._names[name]
-            cell = table_block.short.repr(str(one.frame[column][0]))
-            if texts and one.texts(column)[0] not in texts:
-                known = textwrap.shorten(", ".join(texts), 200)
-                return f", column {column!r}: the model was trained with {known}; received {cell}"
-            number = 0.0 if texts else float(one.numbers([column])[0, 0])
-            if not np.isfinite(number):
-                return table_block.not_finite(column, cell)
-            if abs(number) > float(np.finfo(self._model.dtype).max):
-                return (
-                    f", column {column!r}: must be finite as {np.dtype(self._model.dtype)}; "
-                    f"received {one.frame[column][0]}"
-                )
-        raise AssertionError("a row that can be used")
+    def _problem(self, block: tables.Block, row: int, name: str) -> str:
+        """What is wrong with the value of a column in a row."""
+        texts, column = self._model.columns[name], self._names[name]
+        one = tables.Block(block.frame[row : row + 1], block.place)
+        cell = str(one.frame[column][0])
+        short = tables.short.repr(cell)
+        if not one.texts(column)[0]:
+            return f", column {column!r}: the value is missing"
+        if texts:
+            known = textwrap.shorten(", ".join(texts), 200)
+            return f", column {column!r}: the model was trained with {known}; received {short}"
+        if np.isinf(one.numbers([column])[column][0]):
+            return tables.not_finite(column, short)
+        dtype = np.dtype(self._model.dtype)
+        return f", column {column!r}: must be finite as {dtype}; received {cell}"
 
-    def _lines(self, frame: Any, y: Array, *, include_header: bool = False, **how: Any) -> bytes:
+    def _lines(
+        self, frame: Any, y: npt.NDArray[Any], *, include_header: bool = False, **how: Any
+    ) -> bytes:
         """Rows with the numbers of y [N] or [N, C] behind them, in the fewest digits."""
         import polars
 
@@ -133,9 +117,11 @@ class Predictions:
             names = [f"predicted_{name}" for name in names]
         numbers = polars.DataFrame(dict(zip(names, y.reshape(len(y), len(names)).T, strict=True)))
         digits = numbers.select(polars.all().cast(polars.String).str.strip_suffix(".0"))
-        file, how["separator"] = io.BytesIO(), self._table.separator
+        file = io.BytesIO()
         try:
-            frame.hstack(digits).write_csv(file, include_header=include_header, **how)
+            frame.hstack(digits).write_csv(
+                file, separator=self._table.separator, include_header=include_header, **how
+            )
         except polars.exceptions.PolarsError as error:
             raise errors.InputError(
                 f"{self._table.name}: can't be written as CSV: {errors.one_line(error)[:200]}"

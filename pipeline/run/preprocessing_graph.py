@@ -2,8 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -15,56 +14,31 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
 
     The part of each mean that float32 rounds off is subtracted by itself, so the differences are
     exact to float32. If the numbers themselves are not, it is all in float64.
+
+    Attributes:
+      x: The TensorSpec of features: [None, D] or, with one feature, [None].
+      inputs: The TensorSpecs of the columns, each [None].
     """
 
     def __init__(self, learned: preprocessing.Preprocessing):
         super().__init__()
         self._columns, self._is_used = list(learned.columns.items()), learned.standardizes
-        self.dtype = tf.float64 if learned.needs_float64 else tf.float32
-        near = learned.mean.astype(self.dtype.as_numpy_dtype)
+        self._dtype = tf.float64 if learned.needs_float64 else tf.float32
+        near = learned.mean.astype(self._dtype.as_numpy_dtype)
         parts = near, learned.mean - near, learned.stddev
-        self._near, self._rest, self._stddev = (tf.Variable(p, dtype=self.dtype) for p in parts)
-        self._names = input_names(learned)
-        self._places = {
-            name: _places(texts)
-            for name, (_, texts) in zip(self._names, self._columns, strict=True)
-            if texts is not None
-        }
-
-    def serve_x(self, predict: Callable[[tf.Tensor], tf.Tensor]) -> Any:
-        """A function that predicts y from x [N, D] or, with one feature, [N]."""
-        count = self._stddev.shape[0] - 1
-        shape = [None] if count == 1 else [None, count]
-        spec = tf.TensorSpec(shape, self.dtype, "x")
-
-        # A model's own calls are converted by AutoGraph; the rest need not be, which takes a while.
-        @tf.function(input_signature=[spec], autograph=False)  # type: ignore[untyped-decorator]
-        def serve(x: tf.Tensor) -> tf.Tensor:
-            x = tf.ensure_shape(x, shape)  # signatures do not
-            return self.in_data_units(predict(self.standardized_x(tf.reshape(x, [-1, count]))))
-
-        return serve
-
-    def serve_columns(self, serve_x: Any) -> Any:
-        """A function that predicts y from columns, given one that predicts it from x."""
-
-        @tf.function(input_signature=[self.inputs], autograph=False)  # type: ignore[untyped-decorator]
-        def serve(columns: dict[str, tf.Tensor]) -> tf.Tensor:
-            x = self.encode(columns)
-            return serve_x(x[:, 0] if x.shape[1] == 1 else x)
-
-        return serve
-
-    @property
-    def inputs(self) -> dict[str, tf.TensorSpec]:
-        """The columns [None] that a signature takes."""
-        types = {name: tf.string if name in self._places else self.dtype for name in self._names}
-        return {name: tf.TensorSpec([None], dtype, name) for name, dtype in types.items()}
+        self._near, self._rest, self._stddev = (tf.Variable(p, dtype=self._dtype) for p in parts)
+        count = len(learned.features)
+        self.x = tf.TensorSpec([None] if count == 1 else [None, count], self._dtype, "x")
+        self.inputs, self._places = {}, {}
+        for name, texts in zip(input_names(learned.columns), learned.columns.values(), strict=True):
+            self.inputs[name] = tf.TensorSpec([None], tf.string if texts else self._dtype, name)
+            if texts:
+                self._places[name] = _places(texts)
 
     def encode(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
         """The features [N, D] of columns; an error for a text that is not known."""
         parts = []
-        for name, (column, texts) in zip(self._names, self._columns, strict=True):
+        for name, (column, texts) in zip(self.inputs, self._columns, strict=True):
             values = inputs[name]
             if texts is None:
                 parts.append(values[:, None])
@@ -74,7 +48,7 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
             about = f"column {column!r}: the model was trained with {known}; received"
             check = tf.debugging.Assert(tf.reduce_all(places >= 0), [about, values])
             with tf.control_dependencies([check]):
-                parts.append(tf.one_hot(places, len(texts), dtype=self.dtype))
+                parts.append(tf.one_hot(places, len(texts), dtype=self._dtype))
         return tf.concat(parts, axis=1)
 
     def standardized_x(self, x: tf.Tensor) -> tf.Tensor:
@@ -88,13 +62,13 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
         """The model's predictions, of any shape, in the units of the data."""
         if not self._is_used:
             return y
-        return (tf.cast(y, self.dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
+        return (tf.cast(y, self._dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
 
 
-def input_names(learned: preprocessing.Preprocessing) -> list[str]:
+def input_names(columns: Iterable[str]) -> list[str]:
     """Names of columns as TensorFlow allows them for inputs, each of them once."""
     found: list[str] = []
-    for column in learned.columns:
+    for column in columns:
         name = re.sub(r"[^0-9A-Za-z_]", "_", column)
         name = name if name[:1].isalpha() else f"column_{name}"
         while name.lower() in ("self", *map(str.lower, found)):

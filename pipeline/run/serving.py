@@ -19,13 +19,14 @@ _KEY, _VALUE = 1, 2  # of an entry of a map
 def write_warm_up(saved_model: pathlib.Path, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
     """Writes a request of one row, which a server makes when it has loaded the model.
 
-    The messages are those of tensorflow_serving/apis (prediction_log.proto, predict.proto and
-    model.proto), of which this writes so little that their package is not needed.
+    It is a message of tensorflow_serving/apis (prediction_log.proto, predict.proto, model.proto);
+    their package is not needed for so little.
     """
     request = _field(_MODEL, _field(_SIGNATURE_NAME, b"serving_default"))
     for name, values in inputs.items():
         value = tf.make_tensor_proto(values).SerializeToString()
         request += _field(_INPUTS, _field(_KEY, name.encode()) + _field(_VALUE, value))
+    (saved_model / WARM_UP).parent.mkdir()
     with tf.io.TFRecordWriter(str(saved_model / WARM_UP)) as file:
         file.write(_field(_LOG_PREDICT, _field(_REQUEST, request)))
 

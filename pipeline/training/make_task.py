@@ -11,7 +11,7 @@ from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import linear_units
+from pipeline.data import least_squares
 from pipeline.training import losses
 from pipeline.training import task as task_lib
 
@@ -82,7 +82,7 @@ def _start(
     if datasets.units is None:
         return start
     start[-1] = datasets.units.mean[-1] if b is None else b
-    (numbers,) = linear_units.standardized(start[None], datasets.units)
+    (numbers,) = least_squares.standardized(start[None], datasets.units)
     return np.asarray(numbers)
 
 
