@@ -5,6 +5,7 @@ before TensorFlow is imported.
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 from pipeline import errors, fields
@@ -30,14 +31,8 @@ GROUPS: dict[str, type[Any]] = {  # in the order of --help, the most used first
     "several machines": run.Workers,
 }
 # The settings that decide what the examples are.
-OF_DATA = (
-    *("model", "loss", "seed"),
-    *(
-        name
-        for part in (data.Synthetic, data.Table, data.Validation)
-        for name in fields.names(part)
-    ),
-)
+_OF_DATA_ALONE = map(fields.names, (data.Synthetic, data.Table, data.Validation))
+OF_DATA = ("model", "loss", "seed", *itertools.chain(*_OF_DATA_ALONE))
 _LENGTH = ("epochs", "early_stopping_patience")
 
 
@@ -62,8 +57,7 @@ class Config(
     """The settings of one training run.
 
     Raises:
-      errors.InputError: a value is out of its bounds, or two values contradict
-        each other.
+      errors.InputError: a value is out of its bounds, or two values contradict each other.
     """
 
     def __post_init__(self) -> None:
@@ -79,9 +73,6 @@ class Config(
             object.__setattr__(self, name, value)
         for field in dataclasses.fields(self):
             fields.check(field, getattr(self, field.name))
-        self._check()
-
-    def _check(self) -> None:
         for group in GROUPS.values():
             if hasattr(group, "_check"):
                 group._check(self)
@@ -119,11 +110,7 @@ class Config(
         }
 
     def last_step(self, num_examples: int) -> int:
-        """The number of updates of the whole run.
-
-        Raises:
-          errors.InputError: there are too many steps, or too few for --profile_steps.
-        """
+        """The number of updates of the whole run; raises errors.InputError if it can't be."""
         last_step = self.epochs * self.steps_per_epoch(num_examples)
         errors.require(
             last_step <= fields.MAX_STEPS,

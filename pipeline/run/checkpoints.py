@@ -38,10 +38,7 @@ class Checkpoints:
         optimizer: optimizers.Optimizer,
         learned: preprocessing.Preprocessing | None = None,
     ):
-        """Prepares to save and restore a model, its optimizer and the state of the run.
-
-        Beside them lies the preprocessing of its table, to be read by `preprocessing_of`.
-        """
+        """Prepares to save and restore; `learned` is what `preprocessing_of` is to find."""
         self._directory = directory
         self._variables = [*variables.by_name.values(), *optimizer.variables]
         self._state = tf.Variable("", trainable=False)
@@ -59,8 +56,7 @@ class Checkpoints:
         A model that is not finite, or a step that is saved already, is not saved. best_variables
         is the model of the best epoch, None if that is saved already.
         """
-        is_finite = all(map(_is_finite, self._variables))
-        if state.step <= self._saved or not is_finite:
+        if state.step <= self._saved or not all(map(_is_finite, self._variables)):
             return
         self.save_best(state.best.step, best_variables)
         self._state.assign(state.to_bytes())
@@ -73,23 +69,19 @@ class Checkpoints:
 
     def save_best(self, step: int, variables: variables_lib.Arrays | None) -> None:
         """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
-        name = f"best-{step}"
         if variables is None:
             return
+        prefix = self._directory / f"best-{step}"
         with files.writing(self._directory):
-            if not (self._directory / f"{name}.index").exists():
+            if not prefix.with_suffix(".index").exists():
                 best = {name: tf.Variable(value) for name, value in variables.items()}
-                tf.train.Checkpoint(model=best).write(str(self._directory / name))
+                tf.train.Checkpoint(model=best).write(str(prefix))
             for path in _prefixes(self._directory, "best"):
-                if path.name != name:
+                if path != prefix:
                     _remove(path)
 
     def best(self, step: int) -> variables_lib.Arrays:
-        """The model of the best epoch, which ended at a step.
-
-        Raises:
-          errors.RunError: it is damaged or missing.
-        """
+        """The model of the best epoch, which ended at a step; raises errors.RunError."""
         try:
             return variables(self._directory / f"best-{step}")
         except errors.InputError as error:
@@ -101,24 +93,19 @@ class Checkpoints:
         Raises:
           errors.RunError: there is none.
         """
-        for path in _newest_first(self._directory):
-            if _read(path) and self._try_to_restore(path):
-                self._saved = _step(path)
-                return run_state.RunState.from_bytes(self._state.numpy())
+        for path in filter(_read, _newest_first(self._directory)):
+            try:  # it may be of another model, another optimizer or no run
+                with files.without_pattern(path) as prefix:
+                    self._checkpoint.read(str(prefix)).assert_consumed()
+            except (AssertionError, ValueError, tf.errors.OpError) as error:
+                _warn(path, "belongs to another run", error)
+                continue
+            self._saved = _step(path)
+            return run_state.RunState.from_bytes(self._state.numpy())
         raise errors.RunError(
             f"{self._directory} holds no undamaged checkpoint of this run, so it can't be resumed; "
             "to start anew and keep it under another name: --overwrite"
         )
-
-    def _try_to_restore(self, path: pathlib.Path) -> bool:
-        """Restores an undamaged checkpoint, if it is of this model, this optimizer and a run."""
-        try:
-            with files.without_pattern(path) as prefix:
-                self._checkpoint.read(str(prefix)).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            _warn(path, "belongs to another run", error)
-            return False
-        return True
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process has not finished saving."""
@@ -164,9 +151,11 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
     Raises:
       errors.InputError: there is no undamaged checkpoint of this pipeline.
     """
-    found = {name: array for name, array in _newest(path).items() if name.startswith(_MODEL)}
-    names = {name: name.removeprefix(_MODEL).removesuffix(_SUFFIX) for name in found}
-    return {names[name].replace("..", "."): array for name, array in found.items()}
+    return {
+        name.removeprefix(_MODEL).removesuffix(_SUFFIX).replace("..", "."): array
+        for name, array in _newest(path).items()
+        if name.startswith(_MODEL)
+    }
 
 
 def preprocessing_of(path: pathlib.Path) -> preprocessing.Preprocessing | None:

@@ -77,7 +77,7 @@ class Outputs:
         self.write_result(
             "trained", last_step, seconds, export=exported, **final._asdict(), fits=named
         )
-        self.remove_old_exports()
+        self._remove_old_exports()
 
     def export_again(
         self,
@@ -88,12 +88,17 @@ class Outputs:
         seconds: float,
     ) -> None:
         """Exports a finished run again, unless its newest export is what is wanted."""
-        exported = versions.newest_steps(self._dir.export)
-        console.say(f"{self._dir.path} is finished; {self._how_to_extend(step, last_step)}")
-        if exported is None or exported.model != self._exported_step(step) or self._lacks_formats():
+        flag = "epochs" if step == last_step else "early_stopping_patience"
+        extend = f"raise --{flag} to extend it"
+        if not self._config.may_be_extended:
+            extend = f"its --schedule={self._config.schedule} ends with it"
+        console.say(f"{self._dir.path} is finished; {extend}")
+        exported = versions.description(self._dir.export) or {}
+        has_formats = set(self._config.formats) <= set(exported.get("formats", ()))
+        if exported.get("step") != self._exported_step(step) or not has_formats:
             self.export(step, final, found, seconds)
             self.say_what_next()
-        self.remove_old_exports()
+        self._remove_old_exports()
 
     def write_result(self, outcome: str, step: int, seconds: float, **more: Any) -> None:
         """Writes result.json."""
@@ -108,7 +113,7 @@ class Outputs:
         }
         results.write_json(self._dir.result, result)
 
-    def remove_old_exports(self) -> None:
+    def _remove_old_exports(self) -> None:
         """Keeps as many versions as --export_versions_to_keep says."""
         with files.writing(self._dir.export):
             versions.remove_old(self._dir.export, keep=self._config.export_versions_to_keep)
@@ -133,17 +138,6 @@ class Outputs:
     def _exported_step(self, last_step: int) -> int:
         """The step whose model is exported at the end."""
         return self._monitor.best.step if self._config.export == "best" else last_step
-
-    def _lacks_formats(self) -> bool:
-        """Whether a format of --export_formats is not in the newest export."""
-        found = versions.description(self._dir.export) or {}
-        return not set(self._config.formats) <= set(found.get("formats", ()))
-
-    def _how_to_extend(self, step: int, last_step: int) -> str:
-        if not self._config.may_be_extended:
-            return f"its --schedule={self._config.schedule} ends with it"
-        flag = "epochs" if step == last_step else "early_stopping_patience"
-        return f"raise --{flag} to extend it"
 
     def _description(self, step: int, last_step: int, final: evaluate.Evaluation) -> dict[str, Any]:
         """What the export says of the model of a step, and of where it came from."""

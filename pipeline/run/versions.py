@@ -60,11 +60,7 @@ def newest_steps(directory: pathlib.Path) -> Steps | None:
 
 
 def remove_old(directory: pathlib.Path, *, keep: int) -> None:
-    """Removes all but the newest versions that say where they came from; 0 keeps all.
-
-    Raises:
-      OSError: one can't be removed.
-    """
+    """Removes all but the newest versions that say where they came from; 0 keeps all."""
     own = [path.parents[1] for path in directory.glob(f"*/{DESCRIPTION}")]
     numbered = sorted((path for path in own if path.name.isdecimal()), key=lambda p: int(p.name))
     for path in numbered[:-keep] if keep else ():
