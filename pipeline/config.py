@@ -14,31 +14,14 @@ from pipeline.reporting import settings as reporting
 from pipeline.run import settings as run
 from pipeline.training import settings as training
 
-GROUPS: dict[str, type[Any]] = {  # in the order of --help, the most used first
-    "solution": training.Solution,
-    "training": training.Training,
-    "your data": data.Table,
-    "validation": data.Validation,
-    "output": run.Output,
-    "evaluation": training.Evaluation,
-    "learning rate": training.Schedule,
-    "export": run.Export,
-    "synthetic data": data.Synthetic,
-    "start": training.Start,
-    "TensorBoard": reporting.TensorBoard,
-    "checkpoints": run.Checkpoints,
-    "compilation": training.Compilation,
-    "several machines": run.Workers,
-}
 # The settings that decide what the examples are.
-_OF_DATA_ALONE = map(fields.names, (data.Synthetic, data.Table, data.Validation))
-OF_DATA = ("model", "loss", "seed", *itertools.chain(*_OF_DATA_ALONE))
+_DATA = map(fields.names, (data.Synthetic, data.Table, data.Validation))
+OF_DATA = ("model", "loss", "seed", *itertools.chain(*_DATA))
 _LENGTH = ("epochs", "early_stopping_patience")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(
-    # Their fields are in the opposite order.
+class Config(  # the last group is the first in --help
     run.Workers,
     training.Compilation,
     run.Checkpoints,
@@ -122,3 +105,11 @@ class Config(
             "raise --epochs or choose earlier steps",
         )
         return last_step
+
+
+_TITLES = (  # the most used first
+    *("solution", "training", "your data", "validation", "output", "evaluation", "learning rate"),
+    *("export", "synthetic data", "start", "TensorBoard", "checkpoints", "compilation"),
+    "several machines",
+)
+GROUPS: dict[str, type[Any]] = dict(zip(_TITLES, reversed(Config.__bases__), strict=True))

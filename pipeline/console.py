@@ -130,7 +130,6 @@ class LiveLine:
     """
 
     def __init__(self, out: TextIO | None = None):
-        """Prepares to print, by default to stdout."""
         self._out = out or sys.stdout
         self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._pause = _SECONDS_BETWEEN_LIVE if self._is_terminal else _SECONDS_BETWEEN_PLAIN

@@ -58,8 +58,8 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
 def writing(path: pathlib.Path) -> Iterator[None]:
     """Re-raises what goes wrong while files are written at a path, as errors.WriteError.
 
-    Wrap it around calls that only write: in them, TensorFlow reports a full disk as an OpError of
-    almost any type, and elsewhere these types are errors of the model or the data.
+    Wrap it around calls that only write: TensorFlow reports a full disk as an OpError of almost
+    any type, which elsewhere is an error of the model or the data.
     """
     tf = sys.modules.get("tensorflow")
     types = (OSError, tf.errors.OpError) if tf else (OSError,)
@@ -71,14 +71,14 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def remove(directory: pathlib.Path) -> None:
-    """Removes a directory of which nobody should see a half; raises OSError."""
+    """Removes a directory, so that nobody sees a half of it."""
     unfinished = _unfinished(directory)
     directory.rename(unfinished)
     shutil.rmtree(unfinished)
 
 
 def _unfinished(target: pathlib.Path) -> pathlib.Path:
-    """A name that nobody can foresee, and so put something else under."""
+    """A name that nobody can foresee, so nothing else has it."""
     return target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}-{target.name}")
 
 
@@ -90,7 +90,7 @@ def is_unfinished(path: pathlib.Path) -> bool:
 def remove_abandoned(target: pathlib.Path) -> None:
     """Removes what killed processes left that were replacing a file and had marked it as used.
 
-    What is not half a second old may be another process's that is about to do so.
+    A file that is not half a second old may belong to a process that is about to mark it.
     """
     for path in target.parent.glob(f"{_UNFINISHED}*"):  # none if it can't be read
         is_its = is_unfinished(path) and path.name.endswith(f"-{target.name}")

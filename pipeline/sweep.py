@@ -150,7 +150,7 @@ def _with_references_once(
     """
     best: dict[int, tuple[bool, int, int]] = {}
     for number, (config, (data, count)) in enumerate(zip(configs, loaded, strict=True)):
-        # Of equals the first.
+        # The first of several equals.
         rank = config.is_linear_regression, config.last_step(count), -number
         best[data] = max(rank, best.get(data, rank))
     chosen = {-number for *_, number in best.values()}

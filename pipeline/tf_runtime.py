@@ -15,9 +15,8 @@ from typing import IO, Any
 
 from absl import logging as absl_logging
 
-# XLA compiles the body of a loop to one piece of machine code if a step touches less memory
-# than this. Above it, a step goes through a list of kernels, which costs most of a
-# microsecond. XLA's own limit is 1 KiB; without any limit it fails on large loops.
+# XLA compiles the body of a loop to one piece of machine code if a step touches less memory than
+# this; a list of kernels costs most of a microsecond. Without any limit XLA fails on large loops.
 _XLA_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 XLA_FLAG = f"--xla_backend_extra_options={_XLA_OPTION}={2**16}"
 
@@ -47,7 +46,7 @@ def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
 
     That is called before TensorFlow looks for devices.
     """
-    # Hundreds of thousands of objects that stay: no need to look for garbage among them.
+    # Hundreds of thousands of objects stay: no need to look for garbage among them.
     gc.disable()
     with importing():
         import tensorflow as tf

@@ -55,17 +55,12 @@ class UserFunction:
         return f"{self.path if is_file else self.module}:{self.name}"
 
     def load(self) -> Callable[..., Any]:
-        """Executes the file, once in a process, and returns the function.
-
-        Raises:
-          errors.InputError: the file raises, or what has the name can't be called.
-        """
+        """Executes the file, once in a process, and returns the function; raises InputError."""
         with user_errors("importing its file", self):
-            function = getattr(_import(self), self.name, None)
-        errors.require(
-            callable(function), f"{self.flag}: {self} is no function; received {function!r}"
-        )
-        return function  # type: ignore[return-value]
+            function: Any = getattr(_import(self), self.name, None)
+        message = f"{self.flag}: {self} is no function; received {function!r}"
+        errors.require(callable(function), message)
+        return function  # type: ignore[no-any-return]
 
 
 def find(
@@ -73,7 +68,7 @@ def find(
 ) -> dict[str, UserFunction]:
     """Finds the functions that a config names, by flag, without running any of them.
 
-    There is always one for the model. A loss may be a name of Keras, and data may be files.
+    A loss may be a name of Keras, and data may be files.
 
     Raises:
       errors.InputError: there is no such file, or no such function in it.
@@ -124,7 +119,7 @@ def read(path: pathlib.Path) -> bytes:
 
 
 def _path_of_module(flag: str, name: str) -> pathlib.Path:
-    """The file of a module, for which Python looks in the current directory after all others."""
+    """The file of a module; Python looks in the current directory after all others."""
     sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]
     reason, spec = "", None
     try:
@@ -246,7 +241,7 @@ def _check_settings(action: str) -> None:
 
 
 def _traceback(error: BaseException, path: pathlib.Path) -> str:
-    """Python's traceback from the user's file on; of compiled code, what TensorFlow says."""
+    """Python's traceback from the user's file on; for compiled code, what TensorFlow says."""
     text = _DECORATION.sub("", str(error))
     place = text.find(f'    File "{path}"')
     if place >= 0:

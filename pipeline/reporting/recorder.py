@@ -1,5 +1,6 @@
 """Writes the summaries of a run while it trains: event files and metrics.csv."""
 
+import dataclasses
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -25,68 +26,46 @@ _MOST_REFERENCES = 16  # points of a flat line
 _TABLE = "metrics.csv"
 
 
+@dataclasses.dataclass(eq=False)
 class Recorder(hooks.Hook):
-    """Writes what TensorBoard shows.
+    """Writes what TensorBoard shows of the training of a task's model."""
 
-    Attributes:
-      history: A selection of the rows so far, in the units of the data.
-      writer: Writes the event files.
-    """
+    config: config_lib.Config
+    task: task_lib.Task
+    datasets: datasets_lib.Datasets
+    line: linear.Linear | None
+    rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]  # learning rates of steps
+    directory: pathlib.Path  # of the run
+    last_step: int  # at which the run will be complete
+    clock: clock_lib.Clock  # which the loop tells of the steps
+    rows: step_metrics.StepMetrics | None  # what `history.rows()` gave in an earlier process
+    event_files: Mapping[str, int]  # what `flush` gave in an earlier process
 
-    def __init__(
-        self,
-        config: config_lib.Config,
-        task: task_lib.Task,
-        datasets: datasets_lib.Datasets,
-        line: linear.Linear | None,
-        *,
-        rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
-        directory: pathlib.Path,
-        last_step: int,
-        clock: clock_lib.Clock,
-        history: step_metrics.StepMetrics,
-        event_files: Mapping[str, int],
-    ):
-        """Prepares to record the training of a task's model.
-
-        Args:
-          config: The settings of the run.
-          task: What is trained.
-          datasets: What it is trained on.
-          line: What is known of a linear model.
-          rates: Gives the learning rates of steps.
-          directory: The directory of the run.
-          last_step: The step at which the run will be complete.
-          clock: Is told of the steps by the loop.
-          history: What `history.rows()` gave in an earlier process.
-          event_files: What `flush()` gave in an earlier process.
-        """
-        self._config, self._task, self._datasets, self._line = config, task, datasets, line
-        self._rates, self._clock, self._last_step = rates, clock, last_step
-        self._steps_per_epoch = config.steps_per_epoch(datasets.num_train)
-        stride = step_metrics.power_of_two_stride
-        self._every = config.summary_every or stride(last_step, _MOST_RECORDED)
-        self._between_references = max(self._every, stride(last_step, _MOST_REFERENCES))
-        self._between_histograms = stride(config.epochs, _MOST_HISTOGRAMS) * self._steps_per_epoch
-        self._flat_lines = line.flat_lines() if line and config.references else {}
-        self.history = step_metrics.History(last_step, history)
-        self._rated = clock.steps, clock.seconds
+    def __post_init__(self) -> None:
+        """Prepares to record, in files of this process."""
+        self.steps_per_epoch = self.config.steps_per_epoch(self.datasets.num_train)
+        stride, epochs = step_metrics.power_of_two_stride, self.config.epochs
+        self._every = self.config.summary_every or stride(self.last_step, _MOST_RECORDED)
+        self._between_references = max(self._every, stride(self.last_step, _MOST_REFERENCES))
+        self._between_histograms = stride(epochs, _MOST_HISTOGRAMS) * self.steps_per_epoch
+        self._flat_lines = self.line.flat_lines() if self.line and self.config.references else {}
+        self._rated = self.clock.steps, self.clock.seconds
         self._evaluations: list[tuple[monitor.EpochEvaluation, float]] = []  # that wait
         self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_EVALUATIONS)
-        earlier = dict(event_files)
-        self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
+        names, earlier = self.task.variables.watched, dict(self.event_files)
+        # A selection of the rows so far, in the units of the data.
+        rows = self.rows or step_metrics.empty(len(names))
+        self.history = step_metrics.History(self.last_step, rows)
+        self._table = results.MetricsTable(self.directory / _TABLE, size=earlier.pop(_TABLE, 0))
+        first_step = self.history.last.next_step
         self.writer = summary_writer.SummaryWriter(
-            directory,
-            names=task.variables.watched,
-            clock=clock,
-            first_step=self.history.last.next_step,
-            earlier=earlier,
+            self.directory, names=names, clock=self.clock, first_step=first_step, earlier=earlier
         )
 
     def start(self, graph: Any | None, settings: Mapping[str, str]) -> None:
         """Writes what is known before training; `graph` is the GraphDef of the step, if any."""
-        examples = {"num_examples": self._datasets.num_train}
-        self.writer.hparams(self._config.compared | examples)
+        examples = {"num_examples": self.datasets.num_train}
+        self.writer.hparams(self.config.compared | examples)
         self.writer.layout()
         self.write_settings(settings, step=0)
         if graph is not None:
@@ -97,13 +76,13 @@ class Recorder(hooks.Hook):
 
         Not in HParams: TensorBoard keeps what it has read there first.
         """
-        datasets = self._datasets
+        datasets = self.datasets
         rows = {
             "examples": f"{datasets.num_train:,} to train on, {datasets.num_validation:,} to "
             "validate",
-            "steps": f"{self._last_step:,}, {self._steps_per_epoch:,} an epoch",
+            "steps": f"{self.last_step:,}, {self.steps_per_epoch:,} an epoch",
             **settings,
-            **{name: f"`{value}`" for name, value in self._config.applied.items()},
+            **{name: f"`{value}`" for name, value in self.config.applied.items()},
             "features": ", ".join(datasets.features[:20]),
             "python": f"{platform.python_version()} on {platform.platform()}",
             **results.versions(),
@@ -113,7 +92,7 @@ class Recorder(hooks.Hook):
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
         """Records the next rows."""
-        self._write_steps(self._in_data_units(rows))
+        self._write_steps(rows)
         self._write_rates(rows.next_step)
         if self._writing.is_due():
             self._write_evaluations()
@@ -121,28 +100,26 @@ class Recorder(hooks.Hook):
     def after_pause(self, event: Any) -> None:
         """Records an evaluation."""
         if isinstance(event, monitor.EpochEvaluation):
-            self._evaluations.append((event, self._clock.now()))
-            if not self._task.variables.watches_all:
-                self._write_histograms(event.step)
-
-    def end_early(self, step: int) -> None:
-        """Makes a step the last one of the run."""
-        self._last_step = step
+            self._evaluations.append((event, self.clock.now()))
+            is_due = event.step % self._between_histograms == 0 or event.step == self.last_step
+            if is_due and not self.task.variables.watches_all:
+                for name, variable in self.task.variables.trainable.items():
+                    self.writer.histogram(event.step, name, variable.numpy())
 
     def finish(
         self, last: step_metrics.StepMetrics, final: evaluate.Evaluation, found: reports.Reports
     ) -> None:
         """Records the trained model: the row of the last step, its evaluation and its reports."""
-        self._write_steps(self._in_data_units(last))
+        self._write_steps(last)
         own = found.get("model", {})
         parts = (own[part]._asdict() if part in own else {} for part in ("training", "validation"))
         numbers = {**final.named, **evaluate.Evaluation(*parts).named}
         self._end(last.step, final=numbers, diverged=0)
-        importance = self._line.importance if self._line else {}
+        importance = self.line.importance if self.line else {}
         if len(importance) > 1:
             rows = "\n".join(f"| {name} | {size:.6g} |" for name, size in importance.items())
             table = f"| feature | \\|W\\| standardized |\n|---|---|\n{rows}"
-            self.writer.text("importance", table, step=self._last_step)
+            self.writer.text("importance", table, step=self.last_step)
 
     def diverged(self, message: str) -> None:
         """Records that the run diverged."""
@@ -160,48 +137,35 @@ class Recorder(hooks.Hook):
         self._write_evaluations()
         self.writer.close()
 
-    def _in_data_units(self, rows: step_metrics.StepMetrics) -> step_metrics.StepMetrics:
-        if self._line is None:
-            return rows
-        return rows._replace(values=self._line.watched_in_data_units(rows.values))
-
     def _due(self, steps: npt.NDArray[np.int64], every: int) -> Any:
         """The index of the steps that are recorded: every so many, and always the last."""
-        return slice(None) if every == 1 else (steps % every == 0) | (steps == self._last_step)
+        return slice(None) if every == 1 else (steps % every == 0) | (steps == self.last_step)
 
     def _write_steps(self, rows: step_metrics.StepMetrics) -> None:
+        if self.line:
+            rows = rows._replace(values=self.line.watched_in_data_units(rows.values))
         self.history.add(rows)
         self.writer.steps(rows.select(self._due(rows.step, self._every)))
-        self._write_references(rows.step[self._due(rows.step, self._between_references)])
+        steps = rows.step[self._due(rows.step, self._between_references)]
+        for curve, lines in self._flat_lines.items() if len(steps) else ():
+            flat = {tag: np.full(len(steps), value) for tag, value in lines.items()}
+            self.writer.scalars(steps, flat, curve=curve)
         some = rows.select(self._due(rows.step, max(self._every, self.history.stride)))
         if not len(some.step):
             return
         values: dict[str, npt.ArrayLike] = {
-            "training/learning_rate": self._rates(some.step),
+            "training/learning_rate": self.rates(some.step),
             "training/gradient_norm": some.gradient_norm,
         }
-        if self._line and self._line.reference:
-            values["training/distance_to_optimum"] = self._line.reference.distance(some.values)
+        if self.line and self.line.reference:
+            values["training/distance_to_optimum"] = self.line.reference.distance(some.values)
         self.writer.scalars(some.step, values)
-
-    def _write_references(self, steps: npt.NDArray[np.int64]) -> None:
-        """Writes flat lines through some steps."""
-        for curve, lines in self._flat_lines.items() if len(steps) else ():
-            values = {tag: np.full(len(steps), value) for tag, value in lines.items()}
-            self.writer.scalars(steps, values, curve=curve)
-
-    def _write_histograms(self, step: int) -> None:
-        """Writes the distribution of the numbers in each trainable variable."""
-        if step % self._between_histograms == 0 or step == self._last_step:
-            for name, variable in self._task.variables.trainable.items():
-                self.writer.histogram(step, name, variable.numpy())
 
     def _end(self, step: npt.ArrayLike, *, final: Mapping[str, float], diverged: int) -> None:
         """Writes what runs are compared by in HParams."""
         if np.size(step):
-            numbers = {"diverged": diverged, **final}
-            tags = {f"final/{name}": [number] for name, number in numbers.items()}
-            self.writer.scalars(step, tags, curve="final")
+            numbers = {name: [number] for name, number in {"diverged": diverged, **final}.items()}
+            self.writer.scalars(step, _prefixed("final", numbers), curve="final")
         self.writer.end(is_success=not diverged)
 
     def _write_evaluations(self) -> None:
@@ -210,32 +174,34 @@ class Recorder(hooks.Hook):
             return
         events, times = zip(*self._evaluations, strict=True)
         steps = np.array([event.step for event in events])
-        epochs = steps // self._steps_per_epoch
-        best = np.array([event.best.step for event in events]) // self._steps_per_epoch
+        epochs = steps // self.steps_per_epoch
+        best = np.array([event.best.step for event in events]) // self.steps_per_epoch
         found = [event.evaluation for event in events]
         train, validation = (_columns([each[i] for each in found]) for i in range(2))
-        tags = {f"evaluation/{name}": values for name, values in train.items()}
-        self.writer.scalars(steps, tags | {"evaluation/best_epoch": best}, times=times)
+        more = {"evaluation/best_epoch": best}
+        self.writer.scalars(steps, _prefixed("evaluation", train) | more, times=times)
         if validation:
-            tags = {f"evaluation/{name}": values for name, values in validation.items()}
-            tags["loss"] = validation["loss"]
+            tags = _prefixed("evaluation", validation) | {"loss": validation["loss"]}
             self.writer.scalars(steps, tags, curve="validation", times=times)
-        numbers = _columns([each.named for each in found])
-        columns = {"step": steps, "epoch": epochs, **numbers}
-        self._table.add(columns | {"learning_rate": self._rates(steps)})
+        columns = {"step": steps, "epoch": epochs, **_columns([each.named for each in found])}
+        self._table.add(columns | {"learning_rate": self.rates(steps)})
         self._evaluations.clear()
         self._writing.done()
 
     def _write_rates(self, step: int) -> None:
         """Writes the speed of training in about every second of it, or once in a shorter run."""
-        steps, seconds = self._clock.steps - self._rated[0], self._clock.seconds - self._rated[1]
-        is_short = step == self._last_step and self._rated[1] == 0
+        steps, seconds = self.clock.steps - self._rated[0], self.clock.seconds - self._rated[1]
+        is_short = step == self.last_step and self._rated[1] == 0
         if seconds >= (_LEAST_SECONDS_OF_RATE if is_short else _SECONDS_BETWEEN_RATES):
-            rate, batch = steps / seconds, self._datasets.num_train / self._steps_per_epoch
-            values = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
-            tags = {f"speed/{name}": value for name, value in values.items()}
-            self.writer.scalars([step - 1], tags)  # a run resumed at `step` keeps it
-            self._rated = self._clock.steps, self._clock.seconds
+            rate, batch = steps / seconds, self.datasets.num_train / self.steps_per_epoch
+            speeds = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
+            # A run resumed at `step` keeps it.
+            self.writer.scalars([step - 1], _prefixed("speed", speeds))
+            self._rated = self.clock.steps, self.clock.seconds
+
+
+def _prefixed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{group}/{name}": value for name, value in values.items()}
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, npt.NDArray[np.float64]]:

@@ -45,7 +45,12 @@ class RunDir:
           errors.RunError: the directory can't be written to, or another process does.
         """
         if not self.path.exists():
-            self._check_parent()
+            parent = next(each for each in self.path.parents if each.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise errors.RunError(
+                    f"--logdir={self.path.parent} can't be written to: {parent} is not a "
+                    "directory that you may write to"
+                )
             return
         errors.require(
             self.path.is_dir() and (flagfile.is_of_run(self.flags) or not self._content()),
@@ -101,7 +106,7 @@ class RunDir:
         """The content of the directory, without what a process killed at its start leaves."""
         found = [path for path in self.path.iterdir() if not files.is_unfinished(path)]
         if self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes()):
-            found.remove(self._lock)
+            found = [path for path in found if path != self._lock]
         return found
 
     def _has_begun(self) -> bool:
@@ -110,16 +115,6 @@ class RunDir:
         return flagfile.is_of_run(self.flags) and (
             any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning
         )
-
-    def _check_parent(self) -> None:
-        parent = self.path.parent
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise errors.RunError(
-                f"--logdir={self.path.parent} can't be written to: {parent} is not a "
-                "directory that you may write to"
-            )
 
     def _check_flags(self, config: config_lib.Config) -> None:
         flags = flagfile.read(self.flags)
@@ -191,8 +186,7 @@ class RunDir:
         with contextlib.suppress(OSError):
             self.flags.unlink()
             self._lock.unlink()
-            if self.code.exists():
-                shutil.rmtree(self.code)
+            shutil.rmtree(self.code, ignore_errors=True)
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
             self.path.rmdir()

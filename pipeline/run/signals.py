@@ -11,9 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """While entered, remembers a signal until the run has saved a checkpoint.
-
-    A second signal ends the process at once.
+    """While entered, remembers a signal until a checkpoint is saved; a second ends the process.
 
     Attributes:
       received: The number of the signal that this process has received.
