@@ -1,6 +1,7 @@
 """How every entry point starts and ends: flags in, an exit code out."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -28,16 +29,12 @@ class _FloatOrAuto(flags.FloatParser):
         return None if argument == "auto" else super().parse(argument)
 
 
-def _define_float_or_auto(name: str, default: float | None, help_text: str, **options: Any) -> None:
-    flags.DEFINE(_FloatOrAuto(), name, default, help_text, **options)
-
-
 _DEFINE: dict[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
     int | None: flags.DEFINE_integer,
     float: flags.DEFINE_float,
-    float | None: _define_float_or_auto,
+    float | None: functools.partial(flags.DEFINE, _FloatOrAuto()),
     bool | None: flags.DEFINE_bool,
     str: flags.DEFINE_string,
 }
@@ -46,8 +43,7 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 def define_flags(*, takes_several: bool = False) -> None:
     """Defines one absl flag for each field of Config; its group is the module for --help.
 
-    Args:
-      takes_several: Makes a flag a string of one or several values if its field may be swept.
+    With takes_several, a flag is a string of one or several values if its field may be swept.
     """
     for title, group in config_lib.GROUPS.items():
         for field in dataclasses.fields(group):
@@ -75,7 +71,7 @@ def _help() -> str:
 
 def config_from_flags() -> config_lib.Config:
     """The config that the parsed flags ask for; raises errors.InputError."""
-    names = [field.name for field in dataclasses.fields(config_lib.Config)]
+    names = fields.names(config_lib.Config)
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     return config_lib.Config(**values)
 
@@ -134,7 +130,11 @@ def start(
     # Ctrl-C ends the process without a traceback, unless something is to be saved first.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        _run(main, flags_parser)
+        try:
+            app.run(lambda arguments: main(arguments[1:]), flags_parser=flags_parser)
+        except SystemExit:
+            sys.stdout.flush()  # or Python does it after the exit code is settled
+            raise
     except errors.PipelineError as error:
         if isinstance(error, errors.UserCodeError) and error.traceback:
             console.say(error.traceback, sys.stderr)
@@ -146,16 +146,6 @@ def start(
     except MemoryError as error:
         _complain(f"there is not enough memory: {error}")
     sys.exit(1)
-
-
-def _run(
-    main: Callable[[list[str]], None], flags_parser: Callable[[list[str]], list[str]]
-) -> NoReturn:
-    try:
-        app.run(lambda arguments: main(arguments[1:]), flags_parser=flags_parser)
-    except SystemExit:
-        sys.stdout.flush()  # or Python does it after the exit code is settled
-        raise
 
 
 def _complain(message: str) -> None:

@@ -5,6 +5,7 @@ before TensorFlow is imported.
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 from pipeline import errors, fields
@@ -13,37 +14,14 @@ from pipeline.reporting import settings as reporting
 from pipeline.run import settings as run
 from pipeline.training import settings as training
 
-GROUPS: dict[str, type[Any]] = {  # in the order of --help, the most used first
-    "solution": training.Solution,
-    "training": training.Training,
-    "your data": data.Table,
-    "validation": data.Validation,
-    "output": run.Output,
-    "evaluation": training.Evaluation,
-    "learning rate": training.Schedule,
-    "export": run.Export,
-    "synthetic data": data.Synthetic,
-    "start": training.Start,
-    "TensorBoard": reporting.TensorBoard,
-    "checkpoints": run.Checkpoints,
-    "compilation": training.Compilation,
-    "several machines": run.Workers,
-}
 # The settings that decide what the examples are.
-OF_DATA = (
-    *("model", "loss", "seed"),
-    *(
-        name
-        for part in (data.Synthetic, data.Table, data.Validation)
-        for name in fields.names(part)
-    ),
-)
+_DATA = map(fields.names, (data.Synthetic, data.Table, data.Validation))
+OF_DATA = ("model", "loss", "seed", *itertools.chain(*_DATA))
 _LENGTH = ("epochs", "early_stopping_patience")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(
-    # Their fields are in the opposite order.
+class Config(  # the last group is the first in --help
     run.Workers,
     training.Compilation,
     run.Checkpoints,
@@ -62,8 +40,7 @@ class Config(
     """The settings of one training run.
 
     Raises:
-      errors.InputError: a value is out of its bounds, or two values contradict
-        each other.
+      errors.InputError: a value is out of its bounds, or two values contradict each other.
     """
 
     def __post_init__(self) -> None:
@@ -79,9 +56,6 @@ class Config(
             object.__setattr__(self, name, value)
         for field in dataclasses.fields(self):
             fields.check(field, getattr(self, field.name))
-        self._check()
-
-    def _check(self) -> None:
         for group in GROUPS.values():
             if hasattr(group, "_check"):
                 group._check(self)
@@ -119,11 +93,7 @@ class Config(
         }
 
     def last_step(self, num_examples: int) -> int:
-        """The number of updates of the whole run.
-
-        Raises:
-          errors.InputError: there are too many steps, or too few for --profile_steps.
-        """
+        """The number of updates of the whole run; raises errors.InputError if it can't be."""
         last_step = self.epochs * self.steps_per_epoch(num_examples)
         errors.require(
             last_step <= fields.MAX_STEPS,
@@ -135,3 +105,11 @@ class Config(
             "raise --epochs or choose earlier steps",
         )
         return last_step
+
+
+_TITLES = (  # the most used first
+    *("solution", "training", "your data", "validation", "output", "evaluation", "learning rate"),
+    *("export", "synthetic data", "start", "TensorBoard", "checkpoints", "compilation"),
+    "several machines",
+)
+GROUPS: dict[str, type[Any]] = dict(zip(_TITLES, reversed(Config.__bases__), strict=True))

@@ -58,15 +58,11 @@ def has_no_reader(descriptor: int, error: OSError) -> bool:
 
 
 def open_streams() -> None:
-    """Replaces stdout and stderr by streams that tolerate the loss of their reader.
-
-    A standard descriptor that the caller closed leads to nowhere from now on; else the next
-    file that is opened would take its number, and get what C++ code prints.
-    """
+    """Replaces stdout and stderr by streams that tolerate the loss of their reader."""
     for number in range(len(_NAMES)):
         try:
             os.fstat(number)
-        except OSError:
+        except OSError:  # closed: the next file would take its number and get what C++ prints
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
 
@@ -84,10 +80,7 @@ def _stream(number: int, before: TextIO | None) -> TextIO:
 
 
 def say(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
-    """Prints a text, by default to stdout, and flushes it.
-
-    On a full disk it says so once on stderr.
-    """
+    """Prints a text, by default to stdout, and flushes it; says once if the disk is full."""
     if _is_quiet and out is None:
         return
     try:
@@ -115,18 +108,17 @@ def printable(text: str) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The lines of a table: the first column is left-aligned, and the others right-aligned."""
-    from rich import console  # not at the start of a program, which it would delay
-    from rich import table as table_lib
+    from rich import cells  # not at the start of a program, which it would delay
 
-    made = table_lib.Table(box=None, pad_edge=False, padding=(0, 2))
-    for number, name in enumerate(header):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*row)
-    out = io.StringIO()
-    settings: Any = dict.fromkeys(("markup", "emoji", "highlight"), False)
-    console.Console(file=out, width=10_000, color_system=None, **settings).print(made)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    lines = [header, *rows]
+    widths = [max(map(cells.cell_len, column)) for column in zip(*lines, strict=True)]
+    texts = []
+    for first, *others in lines:
+        text = cells.set_cell_size(first, widths[0])
+        for other, width in zip(others, widths[1:], strict=True):
+            text += "    " + " " * (width - cells.cell_len(other)) + other
+        texts.append(text.rstrip())
+    return "\n".join(texts)
 
 
 class LiveLine:
@@ -134,12 +126,10 @@ class LiveLine:
 
     On a terminal it is rewritten in place, at most ten times a second; in a pipe or a file it is
     a plain line every 30 seconds. The cursor waits at the beginning of the line: if a window
-    shrinks and wraps the line into several rows, all of them follow the cursor and are cleared.
-    (A live display of `rich` leaves such rows, and hides the cursor of a process that is killed.)
+    shrinks and wraps the line into several rows, all are cleared (`rich` would leave them).
     """
 
     def __init__(self, out: TextIO | None = None):
-        """Prepares to print, by default to stdout."""
         self._out = out or sys.stdout
         self._is_terminal = self._out.isatty() and os.environ.get("TERM") != "dumb"
         self._pause = _SECONDS_BETWEEN_LIVE if self._is_terminal else _SECONDS_BETWEEN_PLAIN

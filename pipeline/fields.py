@@ -1,6 +1,7 @@
 """Fields of the dataclasses with settings: the default of a flag, its help text and its bounds."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -16,14 +17,18 @@ _OPTIONS: dict[str, Any] = {
     "choices": (),  # or () for any
     **dict.fromkeys(_BOUNDS),
 }
-STEP_COUNT = {"at_least": 0, "at_most": MAX_STEPS}
-OUTPUT_ONLY = {"may_change": True, "may_sweep": False}  # the training steps do not depend on it
 
 
 def field(default: Any, help_text: str, **options: Any) -> Any:
     """A dataclass field with the help text of its flag and some of _OPTIONS."""
     metadata = {"help": help_text, **_OPTIONS, **options}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+step_count = functools.partial(field, at_least=0, at_most=MAX_STEPS)
+not_swept = functools.partial(field, may_sweep=False)
+# The training steps do not depend on it.
+output_only = functools.partial(field, may_change=True, may_sweep=False)
 
 
 def names(group: type) -> tuple[str, ...]:

@@ -26,9 +26,6 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
     It has the owner and the mode of a file that it replaces. If the block raises, the target is
     as it was and nothing is left beside it.
-
-    Raises:
-      OSError: the file can't be made here, or not for that owner.
     """
     unfinished = _unfinished(target)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -61,8 +58,8 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
 def writing(path: pathlib.Path) -> Iterator[None]:
     """Re-raises what goes wrong while files are written at a path, as errors.WriteError.
 
-    Wrap it around calls that only write: in them, TensorFlow reports a full disk as an OpError of
-    almost any type, and elsewhere these types are errors of the model or the data.
+    Wrap it around calls that only write: TensorFlow reports a full disk as an OpError of almost
+    any type, which elsewhere is an error of the model or the data.
     """
     tf = sys.modules.get("tensorflow")
     types = (OSError, tf.errors.OpError) if tf else (OSError,)
@@ -74,14 +71,14 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def remove(directory: pathlib.Path) -> None:
-    """Removes a directory of which nobody should see a half; raises OSError."""
+    """Removes a directory, so that nobody sees a half of it."""
     unfinished = _unfinished(directory)
     directory.rename(unfinished)
     shutil.rmtree(unfinished)
 
 
 def _unfinished(target: pathlib.Path) -> pathlib.Path:
-    """A name that nobody can foresee, and so put something else under."""
+    """A name that nobody can foresee, so nothing else has it."""
     return target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}-{target.name}")
 
 
@@ -93,16 +90,12 @@ def is_unfinished(path: pathlib.Path) -> bool:
 def remove_abandoned(target: pathlib.Path) -> None:
     """Removes what killed processes left that were replacing a file and had marked it as used.
 
-    What is not half a second old may be another process's that is about to do so.
+    A file that is not half a second old may belong to a process that is about to mark it.
     """
-    names: list[str] = []
-    with contextlib.suppress(OSError):
-        names = os.listdir(target.parent)
-    for path in map(target.with_name, names):
-        if not is_unfinished(path) or not path.name.endswith(f"-{target.name}"):
-            continue
+    for path in target.parent.glob(f"{_UNFINISHED}*"):  # none if it can't be read
+        is_its = is_unfinished(path) and path.name.endswith(f"-{target.name}")
         with contextlib.suppress(OSError):  # it is another user's, or in use, or gone
-            if stat.S_ISREG(path.lstat().st_mode):
+            if is_its and stat.S_ISREG(path.lstat().st_mode):
                 with open(path, "r+b") as file:
                     mark_as_used(file)
                     if time.time() - os.fstat(file.fileno()).st_mtime > 0.5:
@@ -129,10 +122,9 @@ def remove_unfinished(directory: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def without_pattern(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to the same files that TensorFlow can read.
+    """Gives a path to the same files that TensorFlow can read, a link if needed.
 
-    When it reads checkpoints and SavedModels, TensorFlow takes their path for a pattern. Where it
-    could be one, the path given is a link without such characters.
+    When it reads checkpoints and SavedModels, TensorFlow takes their path for a pattern.
 
     Args:
       path: A directory, or what the names of several files begin with, up to a dot.
@@ -142,11 +134,8 @@ def without_pattern(path: pathlib.Path) -> Iterator[pathlib.Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         link = pathlib.Path(folder, "link")
-        if path.is_dir():
-            link.symlink_to(path.absolute())
-        else:
-            for file in path.parent.iterdir():
-                if file.name.startswith(f"{path.name}."):
-                    suffix = file.name.removeprefix(path.name)
-                    link.with_name(f"link{suffix}").symlink_to(file.absolute())
+        for file in [path] if path.is_dir() else path.parent.iterdir():
+            if file == path or file.name.startswith(f"{path.name}."):
+                suffix = file.name.removeprefix(path.name)
+                link.with_name(f"link{suffix}").symlink_to(file.absolute())
         yield link

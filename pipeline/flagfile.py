@@ -11,7 +11,7 @@ import shlex
 from typing import Any
 
 from pipeline import config as config_lib
-from pipeline import errors, files, user_code
+from pipeline import errors, fields, files, user_code
 
 _FIRST_LINE = "# The settings of the run in this directory, to resume it with --flagfile."
 _PATHS = ("data", "initialize_from")
@@ -59,12 +59,8 @@ def is_of_run(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path) -> dict[str, str]:
-    """The flags in the flagfile of a run.
-
-    Raises:
-      errors.InputError: it was changed by something else.
-    """
-    names = {field.name for field in dataclasses.fields(config_lib.Config)}
+    """The flags in the flagfile of a run; raises InputError if something else changed it."""
+    names = fields.names(config_lib.Config)
     try:
         lines = shlex.split(path.read_bytes().decode(), comments=True)
     except ValueError as error:

@@ -48,10 +48,7 @@ class _Group:
             signal.signal(number, self._pass_on)
 
     def run(self, config: config_lib.Config, count: int, directory: pathlib.Path) -> list[int]:
-        """Starts them, and waits for all; after the first failure only for a while.
-
-        Returns their exit codes.
-        """
+        """Starts them, waits for all (not for long after a failure), returns their exit codes."""
         addresses, lock = workers.free_addresses(count), threading.Lock()
         self._processes, threads = [], []
         for index in range(count):
@@ -72,8 +69,7 @@ class _Group:
             thread.join()
         return [process.returncode for process in self._processes]
 
-    def _pass_on(self, number: int, frame: types.FrameType | None) -> None:
-        del frame
+    def _pass_on(self, number: int, _: types.FrameType | None) -> None:
         self.received = number
         self._send(number)
 

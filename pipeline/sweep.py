@@ -123,9 +123,15 @@ def main(arguments: list[str]) -> None:
         f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
     )
     tf_runtime.import_tensorflow()
+    import tensorflow as tf
 
+    # Each run traces its own step: no need to warn of it.
+    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
+    outcomes = []
     try:
-        outcomes = _train_all(configs)
+        for number, config in enumerate(configs, 1):
+            console.say(f"{number} of {len(configs)}: {config.run_name}")
+            outcomes.append(_train(config))
     except errors.StoppedError as error:
         raise errors.StoppedError(error.signal_number, how_to_resume) from None
     outcomes.sort(key=lambda outcome: outcome.loss)
@@ -137,23 +143,20 @@ def main(arguments: list[str]) -> None:
 def _with_references_once(
     configs: list[config_lib.Config], loaded: list[tuple[int, int]]
 ) -> list[config_lib.Config]:
-    """The configs, of which only one draws the reference lines of each set of examples.
+    """Lets one config draw the reference lines for all that have the same examples.
 
-    It is the longest run of linear regression, or else the longest run.
-
-    Args:
-      configs: All combinations.
-      loaded: The fingerprint of the examples of each, and how many are trained on.
+    It is the longest run of linear regression, or else the longest run. `loaded` has the
+    fingerprint of each config's examples, and how many are trained on.
     """
-    owners: dict[int, tuple[Any, config_lib.Config]] = {}
-    for config, (data, count) in zip(configs, loaded, strict=True):
-        rank = config.is_linear_regression, config.last_step(count)
-        if data not in owners or rank > owners[data][0]:
-            owners[data] = rank, config
-    chosen = {id(config) for _, config in owners.values()}
+    best: dict[int, tuple[bool, int, int]] = {}
+    for number, (config, (data, count)) in enumerate(zip(configs, loaded, strict=True)):
+        # The first of several equals.
+        rank = config.is_linear_regression, config.last_step(count), -number
+        best[data] = max(rank, best.get(data, rank))
+    chosen = {-number for *_, number in best.values()}
     return [
-        dataclasses.replace(config, references=config.references and id(config) in chosen)
-        for config in configs
+        dataclasses.replace(config, references=config.references and number in chosen)
+        for number, config in enumerate(configs)
     ]
 
 
@@ -168,18 +171,6 @@ def _load(config: config_lib.Config) -> datasets_lib.Datasets:
 @functools.lru_cache(maxsize=1)  # examples may be large
 def _load_examples(config: config_lib.Config) -> datasets_lib.Datasets:
     return datasets_lib.load(config)
-
-
-def _train_all(configs: list[config_lib.Config]) -> list[Outcome]:
-    import tensorflow as tf
-
-    # Each run traces its own step: no need to warn of it.
-    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
-    outcomes = []
-    for number, config in enumerate(configs, 1):
-        console.say(f"{number} of {len(configs)}: {config.run_name}")
-        outcomes.append(_train(config))
-    return outcomes
 
 
 def _train(config: config_lib.Config) -> Outcome:
@@ -209,10 +200,8 @@ def _write_table(outcomes: list[Outcome]) -> None:
     names = [name for name in every if len({str(each.get(name)) for each in settings}) > 1]
     rows = []
     for outcome, setting in zip(outcomes, settings, strict=True):
-        row: dict[str, Any] = {"run": outcome.config.run_name}
-        row |= {
-            name: setting.get(name, "auto" if name == "learning_rate" else "") for name in names
-        }
+        setting = {"learning_rate": "auto", **setting}
+        row = {"run": outcome.config.run_name} | {name: setting.get(name, "") for name in names}
         row["outcome"] = "trained" if outcome.result else outcome.message
         rows.append(row | (outcome.result.evaluation.named if outcome.result else {}))
     path = pathlib.Path(outcomes[0].config.logdir) / "sweep.csv"

@@ -15,9 +15,8 @@ from typing import IO, Any
 
 from absl import logging as absl_logging
 
-# XLA compiles the body of a loop to one piece of machine code if a step touches less memory
-# than this. Above it, a step goes through a list of kernels, which costs most of a
-# microsecond. XLA's own limit is 1 KiB; without any limit it fails on large loops.
+# XLA compiles the body of a loop to one piece of machine code if a step touches less memory than
+# this; a list of kernels costs most of a microsecond. Without any limit XLA fails on large loops.
 _XLA_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 XLA_FLAG = f"--xla_backend_extra_options={_XLA_OPTION}={2**16}"
 
@@ -43,11 +42,11 @@ for line in sys.stdin.buffer:
 
 
 def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
-    """Imports and starts TensorFlow (seconds) without its start-up notes; warnings are kept.
+    """Imports TensorFlow (seconds) without its start-up notes; returns what `start` gives.
 
-    Returns what `start` gives, which is called before TensorFlow looks for devices.
+    That is called before TensorFlow looks for devices.
     """
-    # Hundreds of thousands of objects that stay: no need to look for garbage among them.
+    # Hundreds of thousands of objects stay: no need to look for garbage among them.
     gc.disable()
     with importing():
         import tensorflow as tf
@@ -62,16 +61,6 @@ def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Prepares for an import of TensorFlow, which the user's code may do before this package."""
-    _settle_environment()
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    # It warns of its own settings, which do not count here, and of a home without a cache.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    wants_notes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0"
-    with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
-        yield
-
-
-def _settle_environment() -> None:
     for name in [name for name in os.environ if name.startswith("KERAS_")]:
         del os.environ[name]
     os.environ.update(_OWN_SETTINGS)
@@ -79,6 +68,12 @@ def _settle_environment() -> None:
     names_a_file = xla_flags and not xla_flags.startswith("-")  # a file that holds flags
     if not names_a_file and _XLA_OPTION not in xla_flags:
         os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    # It warns of its own settings, which do not count here, and of a home without a cache.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    wants_notes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0"
+    with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
+        yield
 
 
 @contextlib.contextmanager
@@ -92,8 +87,8 @@ def quiet_stderr() -> Iterator[None]:
 def _without_start_up_noise() -> Iterator[None]:
     """Lets through to stderr what is not known noise.
 
-    The notes are printed by C++ before any of its log settings apply, so only the file
-    descriptor can catch them; and only another process can pass on the last words of this one.
+    C++ prints the notes before any of its log settings apply, so only the file descriptor can
+    catch them; and only another process can pass on the last words of this one.
     """
     command = [sys.executable, "-I", "-S", "-c", _FILTER, _START_UP_NOISE]
     # In a session of its own, Ctrl-C does not end it before it has passed on everything.

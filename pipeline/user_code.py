@@ -33,50 +33,34 @@ _DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.
 
 @dataclasses.dataclass(frozen=True)
 class UserFunction:
-    """A function that a flag names.
+    """A function that a flag names."""
 
-    Attributes:
-      flag: The flag with its value, for messages.
-      name: The name of the function in its file.
-      path: That file.
-      module: The name under which Python imports the file.
-      code: The content of the file when it was found.
-      is_own: Whether the user wrote it.
-    """
-
-    flag: str
-    name: str
-    path: pathlib.Path
-    module: str
-    code: bytes = dataclasses.field(repr=False)
-    is_own: bool
+    flag: str  # with its value, for messages
+    name: str  # in its file
+    path: pathlib.Path  # of the file
+    module: str  # the name under which Python imports the file
+    code: bytes = dataclasses.field(repr=False)  # the content of the file when it was found
+    is_own: bool  # whether the user wrote it
 
     def __str__(self) -> str:
         return f"{self.name} in {self.path}"
 
     @property
     def portable(self) -> str:
-        """The value of the flag that names the same function from any directory.
-
-        A module in a package keeps its name, so that its relative imports work.
-        """
+        """The value of the flag that names the same function from any directory."""
         if not self.is_own:
             return self.name
         is_file = ".py:" in self.flag or self.path == pathlib.Path.cwd() / f"{self.module}.py"
+        # A module in a package keeps its name, so that its relative imports work.
         return f"{self.path if is_file else self.module}:{self.name}"
 
     def load(self) -> Callable[..., Any]:
-        """Executes the file, once in a process, and returns the function.
-
-        Raises:
-          errors.InputError: the file raises, or what has the name can't be called.
-        """
+        """Executes the file, once in a process, and returns the function; raises InputError."""
         with user_errors("importing its file", self):
-            function = getattr(_import(self), self.name, None)
-        errors.require(
-            callable(function), f"{self.flag}: {self} is no function; received {function!r}"
-        )
-        return function  # type: ignore[return-value]
+            function: Any = getattr(_import(self), self.name, None)
+        message = f"{self.flag}: {self} is no function; received {function!r}"
+        errors.require(callable(function), message)
+        return function  # type: ignore[no-any-return]
 
 
 def find(
@@ -84,7 +68,7 @@ def find(
 ) -> dict[str, UserFunction]:
     """Finds the functions that a config names, by flag, without running any of them.
 
-    There is always one for the model. A loss may be a name of Keras, and data may be files.
+    A loss may be a name of Keras, and data may be files.
 
     Raises:
       errors.InputError: there is no such file, or no such function in it.
@@ -102,25 +86,27 @@ def _find(flag: str, module: str, name: str) -> UserFunction:
     errors.require(
         name.isidentifier(), f"{flag} must be a name, module:function, or path/to/file.py:function"
     )
-    path, imported_as = _MODELS, module or "pipeline.training.models"
     if module.endswith(".py"):
         path = pathlib.Path(os.path.abspath(module))
         errors.require(path.is_file(), f"{flag}: there is no file {path}")
         imported_as = re.sub(r"\W", "_", str(path))  # two files of one name are two modules
     elif module:
-        path = _path_of_module(flag, module)
+        path, imported_as = _path_of_module(flag, module), module
+    else:
+        path, imported_as = _MODELS, "pipeline.training.models"
     try:
         code = read(path)
         ast.parse(code, str(path))
         text = code.decode()
     except (SyntaxError, ValueError, OSError) as error:
         raise errors.InputError(f"{flag}: {path}: {errors.one_line(error)}") from error
-    shipped = re.findall(r"^def ([a-z]\w*)", text, re.MULTILINE)
-    errors.require(
-        module or name in shipped,
-        f"{flag} must be one of {', '.join(shipped)}, or a function of your own, such as "
-        "mine:make_model in a module or models/mine.py:make_model in a file",
-    )
+    if not module:
+        shipped = re.findall(r"^def ([a-z]\w*)", text, re.MULTILINE)
+        errors.require(
+            name in shipped,
+            f"{flag} must be one of {', '.join(shipped)}, or a function of your own, such as "
+            "mine:make_model in a module or models/mine.py:make_model in a file",
+        )
     is_named = re.search(rf"\b{name}\b|import \*", text)  # only running it tells for sure
     errors.require(is_named, f"{flag}: {path} defines no {name}")
     return UserFunction(flag, name, path, imported_as, code, is_own=bool(module))
@@ -133,7 +119,7 @@ def read(path: pathlib.Path) -> bytes:
 
 
 def _path_of_module(flag: str, name: str) -> pathlib.Path:
-    """The file of a module, for which Python looks in the current directory after all others."""
+    """The file of a module; Python looks in the current directory after all others."""
     sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]
     reason, spec = "", None
     try:
@@ -151,8 +137,10 @@ def _path_of_module(flag: str, name: str) -> pathlib.Path:
 def _import(function: UserFunction) -> types.ModuleType:
     """The module of a function, executed from the bytes that were found."""
     path, name, code = str(function.path), function.module, function.code
-    if not function.is_own or "." in name:
-        importlib.import_module(name if not function.is_own else name.rpartition(".")[0])
+    if not function.is_own:
+        return importlib.import_module(name)
+    if "." in name:
+        importlib.import_module(name.rpartition(".")[0])
     known = sys.modules.get(name)
     is_known = os.path.normpath(getattr(known, "__file__", None) or "") == path
     if known and is_known and getattr(known, "_code", code) == code:
@@ -188,11 +176,11 @@ def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False
     """Re-raises errors of user code, sys.exit among them, as errors.InputError.
 
     The message names the function in whose file the error was raised, or else the first of the
-    user's own. Their code can't change the working directory for longer than it runs.
+    user's own; errors pass as they are if none is.
 
     Args:
       action: What is being done, for the message.
-      *functions: Those that may be called; errors pass as they are if none is the user's own.
+      *functions: Those that may be called.
       beside_ours: Whether code of this package runs in the block, too. Then only errors from the
         user's files and from TensorFlow's operations are re-raised.
     """
@@ -209,16 +197,18 @@ def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False
         is_of_operation = bool(tf) and isinstance(error, tf.errors.OpError)
         if is_of_operation and isinstance(error, tf.errors.ResourceExhaustedError):
             raise MemoryError(_reason(error)) from error
-        is_ours = isinstance(error, errors.PipelineError)
-        is_named = any(str(error).startswith(each.flag) for each in own)
-        if not own or (is_ours and (is_named or not isinstance(error, errors.InputError))):
-            raise
         text = "".join(traceback.format_exception(error))
-        function = next((f for f in own if f'"{f.path}"' in text), None)
-        if beside_ours and not function and not is_of_operation:
+        raised = [function for function in own if f'"{function.path}"' in text]
+        is_input = isinstance(error, errors.InputError)
+        if (
+            not own
+            or (isinstance(error, errors.PipelineError) and not is_input)
+            or (is_input and any(str(error).startswith(each.flag) for each in own))
+            or (beside_ours and not raised and not is_of_operation)
+        ):
             raise
-        function = function or own[0]
-        if isinstance(error, errors.InputError):
+        function = (raised or own)[0]
+        if is_input:
             raise errors.InputError(f"{function.flag}: {error} ({function})") from error
         message = f"{function.flag}: {action} raised {_reason(error)} ({function})"
         raise errors.UserCodeError(message, _traceback(error, function.path)) from error
@@ -251,7 +241,7 @@ def _check_settings(action: str) -> None:
 
 
 def _traceback(error: BaseException, path: pathlib.Path) -> str:
-    """Python's traceback from the user's file on; of compiled code, what TensorFlow says."""
+    """Python's traceback from the user's file on; for compiled code, what TensorFlow says."""
     text = _DECORATION.sub("", str(error))
     place = text.find(f'    File "{path}"')
     if place >= 0:

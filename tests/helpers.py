@@ -24,6 +24,7 @@ from pipeline.data import preprocessing
 from pipeline.evaluation import evaluate
 from pipeline.evaluation import linear as linear_lib
 from pipeline.evaluation import monitor as monitor_lib
+from pipeline.reporting import recorder
 from pipeline.reporting import reporters as reporters_lib
 from pipeline.run import agreement, signals
 from pipeline.training import clock as clock_lib
@@ -345,7 +346,7 @@ class Recording:
         evaluator = evaluate.Evaluator(self.task, self.datasets, self.config)
         self.monitor = monitor_lib.Monitor(evaluator, self.datasets, self.config)
         self.clock = clock or clock_lib.Clock()
-        self.reporters = reporters_lib.Reporters(
+        recording = recorder.Recorder(
             self.config,
             self.task,
             self.datasets,
@@ -354,9 +355,10 @@ class Recording:
             directory=directory,
             last_step=last_step,
             clock=self.clock,
-            history=history,
+            rows=history,
             event_files=event_files or {},
         )
+        self.reporters = reporters_lib.Reporters(recording)
         all_hooks = [self.monitor, *self.reporters.hooks]
         self.hooks = agreement.Hooks(all_hooks, signals.StopRequest(), None, self.monitor.is_good)
 

@@ -37,38 +37,30 @@ class Synthetic:
 class Table:
     """Examples that are read."""
 
-    data: str = fields.field(
+    data: str = fields.not_swept(
         "",
         "What to train on in place of synthetic data: a CSV or Parquet file, several separated by "
         "commas, a pattern such as 'part-*.csv', or a function of your own such as mine:houses, "
         "which returns columns by their names.",
-        may_sweep=False,
     )
-    label: str = fields.field(
-        "", "The column to predict; by default the last one.", may_sweep=False
+    label: str = fields.not_swept("", "The column to predict; by default the last one.")
+    features: str = fields.not_swept(
+        "", "The columns to predict from, separated by commas; by default all others."
     )
-    features: str = fields.field(
-        "",
-        "The columns to predict from, separated by commas; by default all others.",
-        may_sweep=False,
-    )
-    categorical: str = fields.field(
+    categorical: str = fields.not_swept(
         "",
         "Feature columns that hold texts, separated by commas: each different text becomes a "
         "feature that is 1 or 0, such as city=Paris.",
-        may_sweep=False,
     )
-    missing: str = fields.field(
+    missing: str = fields.not_swept(
         "refuse",
         "What to do if a value is missing: 'refuse' the table, or 'drop' the row.",
         choices=("refuse", "drop"),
-        may_sweep=False,
     )
-    standardize: bool | None = fields.field(
+    standardize: bool | None = fields.not_swept(
         None,
         "Train on features (and for regression, on labels) of mean 0 and standard deviation 1; W "
         "and b are shown, and predictions made, in the units of the data. By default with --data.",
-        may_sweep=False,
     )
 
     def _check(self) -> None:
@@ -102,13 +94,12 @@ class Validation:
         at_least=0,
         at_most=fields.MAX_INT32,
     )
-    validation_fraction: float = fields.field(
+    validation_fraction: float = fields.not_swept(
         0.0,
         "With --data, hold out about this fraction of the rows for validation, chosen by --seed. "
         "Adding rows later does not move existing rows.",
         at_least=0,
         at_most=0.9,
-        may_sweep=False,
     )
 
     def _check(self) -> None:

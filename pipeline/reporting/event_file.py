@@ -22,10 +22,7 @@ _SECONDS_BETWEEN_FLUSHES = 1.0
 
 
 def file_name(number: int) -> str:
-    """The name of the event files of a run's process, by the number of the process.
-
-    TensorBoard reads files in the order of their names, which must not depend on the clock.
-    """
+    """The name of the event files of a run's process; TensorBoard reads files by their names."""
     return f"events.out.tfevents.{number:010d}.pipeline"
 
 
@@ -42,18 +39,15 @@ def cut_back(path: pathlib.Path, size: int) -> bool:
     as TensorBoard does not read on from a part of one.
     """
     is_all_there = path.stat().st_size >= size
-    os.truncate(path, size if is_all_there else _size_of_whole_records(path))
+    if not is_all_there:
+        content, size, frame = path.read_bytes(), 0, 16  # of a record: length and two checksums
+        while size + frame <= len(content):
+            end = size + frame + struct.unpack_from("<Q", content, size)[0]
+            if end > len(content):
+                break
+            size = end
+    os.truncate(path, size)
     return is_all_there
-
-
-def _size_of_whole_records(path: pathlib.Path) -> int:
-    content, size, frame = path.read_bytes(), 0, 16  # of a record: length and two checksums
-    while size + frame <= len(content):
-        (length,) = struct.unpack_from("<Q", content, size)
-        if size + frame + length > len(content):
-            break
-        size += frame + length
-    return size
 
 
 class EventFile:
@@ -67,11 +61,10 @@ class EventFile:
         clock: clock_lib.Clock,
         describe: Callable[[str], str],
     ):
-        """Opens a new file, and makes its directory if needed.
+        """Opens a new file, and makes its directory if needed; `describe` explains a tag.
 
         Its first event says that training starts at first_step: a TensorBoard that has
-        already read later steps from an earlier file drops them. `describe` gives what it says
-        beside the charts of a tag.
+        already read later steps from an earlier file drops them.
         """
         self._path = path
         with files.writing(path):
@@ -93,16 +86,21 @@ class EventFile:
           ValueError: a tag has more or fewer values than there are steps.
         """
         steps = np.asarray(steps, np.int64)
+        times = np.asarray(times, np.float64)
         with np.errstate(over="ignore"):  # what is beyond float32 is infinite
             numbers = {tag: np.asarray(array, np.float32) for tag, array in values.items()}
         for tag, array in numbers.items():
             if array.shape != steps.shape:
                 raise ValueError(f"{tag} has values {array.shape} for steps {steps.shape}")
-        times = np.asarray(times, np.float64)
         is_new = len(steps) > 0 and not numbers.keys() <= self._described
-        if is_new:
-            first = {tag: float(array[0]) for tag, array in numbers.items()}
-            self._write_described(int(steps[0]), float(times[0]), first)
+        if is_new:  # TensorBoard expects the description of a tag with its first value
+            summary = summary_pb2.Summary()
+            for tag, array in numbers.items():
+                metadata = scalar_metadata.create_summary_metadata("", self._describe(tag))
+                tensor = scalar_records.tensor(float(array[0]))
+                summary.value.add(tag=tag, tensor=tensor, metadata=metadata)
+            self.write(wall_time=float(times[0]), step=int(steps[0]), summary=summary)
+            self._described |= numbers.keys()
             steps, times = steps[1:], times[1:]
             numbers = {tag: array[1:] for tag, array in numbers.items()}
         with files.writing(self._path):
@@ -127,13 +125,3 @@ class EventFile:
         """Ends the file."""
         with files.writing(self._path):
             self._file.close()
-
-    def _write_described(self, step: int, time: float, values: Mapping[str, float]) -> None:
-        """Writes the first value of a tag, with which TensorBoard expects its description."""
-        summary = summary_pb2.Summary()
-        for tag, number in values.items():
-            metadata = scalar_metadata.create_summary_metadata("", self._describe(tag))
-            tensor = scalar_records.tensor(number)
-            summary.value.add(tag=tag, tensor=tensor, metadata=metadata)
-        self.write(wall_time=time, step=step, summary=summary)
-        self._described |= values.keys()

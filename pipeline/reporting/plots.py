@@ -31,8 +31,8 @@ matplotlib.rcParams.update(
         "text.parse_math": False,  # a $ in a column's name is a $
     }
 )
-# Of a picture with one pair of axes: room for ticks of eight characters. To arrange a picture by
-# what is in it takes as long as to draw it.
+# Room for ticks of eight characters beside one pair of axes. Matplotlib takes as long to arrange a
+# picture by its content as to draw it.
 _MARGINS = {"left": 0.2, "right": 0.97, "bottom": 0.14, "top": 0.88}
 
 _MOST_DOTS = 2000
@@ -51,14 +51,11 @@ Values = npt.NDArray[Any]
 
 
 class Sample(NamedTuple):
-    """The examples that plots show, and the inputs whose predictions are drawn.
-
-    As the model gets them; plots are in the units of the data.
-    """
+    """The examples that plots show, as the model gets them; plots are in the units of the data."""
 
     x: Array  # [N, D], up to 2,000 training examples
     y: Array  # [N]
-    inputs: Array  # [P, D]: evenly spaced for one feature, x for several
+    inputs: Array  # [P, D], drawn: evenly spaced for one feature, x for several
     features: tuple[str, ...]  # D names
     label: str  # the name of y
     truth: datasets_lib.Truth | None  # that the examples were drawn from
@@ -72,12 +69,13 @@ class Sample(NamedTuple):
         chosen = np.random.default_rng(0).choice(count, min(count, _MOST_DOTS), replace=False)
         chosen.sort()
         x, y = datasets.train.x[chosen], datasets.train.y[chosen]
-        ends = float(x.min()), float(x.max())
-        inputs = np.linspace(*ends, _CURVE)[:, None] if x.shape[1] == 1 else x
-        shown: Array = inputs.astype(np.float32, copy=False)
+        inputs: Array = x
+        if x.shape[1] == 1:
+            ends = float(x.min()), float(x.max())
+            inputs = np.linspace(*ends, _CURVE, dtype=np.float32)[:, None]
         is_whole = datasets.num_train == len(chosen)
         about = datasets.features, datasets.label, datasets.truth
-        return cls(x, y, shown, *about, is_whole, datasets.units)
+        return cls(x, y, inputs, *about, is_whole, datasets.units)
 
     def in_units(self, y: Values) -> Values:
         """Labels or predictions in the units of the data."""
@@ -119,8 +117,7 @@ def data(sample: Sample) -> Figure:
 def predictions(sample: Sample, drawn: Array, *, loss: float, title: str) -> Figure:
     """Data, true curve and model over x; with several features, predicted against actual y.
 
-    `drawn`, [P] or [P, C], are the predictions of sample.inputs in the units of the data, the loss
-    is that of the sample.
+    `drawn`, [P] or [P, C], are the predictions of sample.inputs in the units of the data.
     """
     of_some = "" if sample.is_whole else f" of {len(sample.y):,} examples"
     figure, axes = _axes(f"{title}, loss{of_some}={progress.number(loss)}")
@@ -150,18 +147,15 @@ def predictions(sample: Sample, drawn: Array, *, loss: float, title: str) -> Fig
 def values(
     rows: step_metrics.StepMetrics, names: tuple[str, ...], *, truth: Values | None
 ) -> Figure:
-    """The watched values over the steps, of a variable with many elements the first few.
-
-    `names` are those of the M values, `truth` [M] their true values, if known.
-    """
-    variables = list(dict.fromkeys(name.partition("/")[0] for name in names))
-    what = " and ".join(map(_short, variables)) if len(variables) <= 2 else "Variables"
+    """The first watched values over the steps; `truth` [M] are their true values, if known."""
+    elements: dict[str, list[int]] = {}  # by their variable
+    for i, name in enumerate(names):
+        elements.setdefault(name.partition("/")[0], []).append(i)
+    what = " and ".join(map(_short, elements)) if len(elements) <= 2 else "Variables"
     figure, axes = _axes(f"{what} during training")
-    for variable in variables[:_MOST_VARIABLES]:
-        elements = [i for i, name in enumerate(names) if name.partition("/")[0] == variable]
-        for i in elements[:_MOST_ELEMENTS]:
-            name = names[i].replace("/", " ", 1)
-            axes.plot(rows.step, rows.values[:, i], label=_short(name))
+    for some in list(elements.values())[:_MOST_VARIABLES]:
+        for i in some[:_MOST_ELEMENTS]:
+            axes.plot(rows.step, rows.values[:, i], label=_short(names[i].replace("/", " ", 1)))
     for i, value in enumerate([] if truth is None else truth):
         axes.axhline(float(value), color=f"C{i}", linestyle="--", label=f"true {names[i]}")
     axes.set(xlabel="step")

@@ -21,8 +21,7 @@ class Profiler(hooks.Hook):
     def __init__(self, steps: tuple[int, int] | None, directory: pathlib.Path, *, first_step: int):
         """Prepares to profile from the first to the last of two steps, if they are given.
 
-        A run that is resumed between them, at first_step, profiles the rest. The directory is the
-        run in TensorBoard that the profile belongs to.
+        A run that is resumed between them, at first_step, profiles the rest.
         """
         first, self._last = map(float, steps or (math.inf, math.inf))
         self._first = max(first, first_step) if first_step < self._last else math.inf

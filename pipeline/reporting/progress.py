@@ -24,8 +24,7 @@ def report(
 ) -> str:
     """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
 
-    The names of a variable's elements begin with its name and a slash. The first few elements are
-    shown, and no norms. Losses and metrics are those over all examples.
+    The names of a variable's elements begin with its name and a slash.
     """
     variables: dict[str, list[str]] = {}
     for name, value in zip(names, np.asarray(values), strict=True):
@@ -69,15 +68,11 @@ class Progress(hooks.Hook):
         line: linear.Linear | None = None,
         out: TextIO | None = None,
     ):
-        """Prepares to print the watched values of these names up to the last epoch and step.
-
-        `line` brings those of a linear model into the units of the data.
-        """
+        """Prepares to print watched values; `line` brings them into the units of the data."""
         self._names, self._line, self._live = names, line, console.LiveLine(out)
         self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
         epochs = last_step // steps_per_epoch
-        self._every = -(-epochs // _MAX_ROWS)
-        self._digits = len(str(epochs))
+        self._every, self._digits = -(-epochs // _MAX_ROWS), len(str(epochs))
         self._printed = -1  # the epoch
         self._first: tuple[int, float] | None = None
 

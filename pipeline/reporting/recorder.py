@@ -1,5 +1,6 @@
 """Writes the summaries of a run while it trains: event files and metrics.csv."""
 
+import dataclasses
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -26,57 +27,47 @@ _MOST_REFERENCES = 16  # points of a flat line
 _TABLE = "metrics.csv"
 
 
+@dataclasses.dataclass(eq=False)
 class Recorder(hooks.Hook):
-    """Writes what TensorBoard shows.
+    """Writes what TensorBoard shows of the training of a task's model."""
 
-    Attributes:
-      last_step: The step at which the run will be complete.
-      history: A selection of the rows so far, in the units of the data.
-      writer: Writes the event files.
-    """
+    config: config_lib.Config
+    task: task_lib.Task
+    datasets: datasets_lib.Datasets
+    line: linear.Linear | None
+    rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]  # learning rates of steps
+    directory: pathlib.Path  # of the run
+    last_step: int  # at which the run will be complete
+    clock: clock_lib.Clock  # which the loop tells of the steps
+    rows: step_metrics.StepMetrics | None  # what `history.rows()` gave in an earlier process
+    event_files: Mapping[str, int]  # what `flush` gave in an earlier process
 
-    def __init__(
-        self,
-        config: config_lib.Config,
-        task: task_lib.Task,
-        datasets: datasets_lib.Datasets,
-        line: linear.Linear | None,
-        *,
-        rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
-        directory: pathlib.Path,
-        last_step: int,
-        clock: clock_lib.Clock,
-        history: step_metrics.StepMetrics,
-        event_files: Mapping[str, int],
-    ):
-        """Prepares to record; the arguments are those of Reporters."""
-        self._config, self._task, self._datasets, self._line = config, task, datasets, line
-        self._rates, self._clock, self.last_step = rates, clock, last_step
-        self._steps_per_epoch = config.steps_per_epoch(datasets.num_train)
-        stride = step_metrics.power_of_two_stride
-        self._every = config.summary_every or stride(last_step, _MOST_RECORDED)
-        self._between_references = max(self._every, stride(last_step, _MOST_REFERENCES))
-        self._between_histograms = stride(config.epochs, _MOST_HISTOGRAMS) * self._steps_per_epoch
-        self._flat_lines = line.flat_lines() if line and config.references else {}
-        self.history = step_metrics.History(last_step, history)
-        self._rated = clock.steps, clock.seconds
+    def __post_init__(self) -> None:
+        """Prepares to record, in files of this process."""
+        self.steps_per_epoch = self.config.steps_per_epoch(self.datasets.num_train)
+        stride, epochs = step_metrics.power_of_two_stride, self.config.epochs
+        self._every = self.config.summary_every or stride(self.last_step, _MOST_RECORDED)
+        self._between_references = max(self._every, stride(self.last_step, _MOST_REFERENCES))
+        self._between_histograms = stride(epochs, _MOST_HISTOGRAMS) * self.steps_per_epoch
+        self._flat_lines = self.line.flat_lines() if self.line and self.config.references else {}
+        self._rated = self.clock.steps, self.clock.seconds
         self._rows: list[step_metrics.StepMetrics] = []  # that wait
         self._evaluations: list[tuple[monitor.EpochEvaluation, float]] = []  # that wait
         self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_WRITES)
-        earlier = dict(event_files)
-        self._table = results.MetricsTable(directory / _TABLE, size=earlier.pop(_TABLE, 0))
+        names, earlier = self.task.variables.watched, dict(self.event_files)
+        # A selection of the rows so far, in the units of the data.
+        rows = self.rows or step_metrics.empty(len(names))
+        self.history = step_metrics.History(self.last_step, rows)
+        self._table = results.MetricsTable(self.directory / _TABLE, size=earlier.pop(_TABLE, 0))
+        first_step = self.history.last.next_step
         self.writer = summary_writer.SummaryWriter(
-            directory,
-            names=task.variables.watched,
-            clock=clock,
-            first_step=self.history.last.next_step,
-            earlier=earlier,
+            self.directory, names=names, clock=self.clock, first_step=first_step, earlier=earlier
         )
 
     def start(self, graph: Any | None, settings: Mapping[str, str]) -> None:
         """Writes what is known before training; `graph` is the GraphDef of the step, if any."""
-        examples = {"num_examples": self._datasets.num_train}
-        self.writer.hparams(self._config.compared | examples)
+        examples = {"num_examples": self.datasets.num_train}
+        self.writer.hparams(self.config.compared | examples)
         self.writer.layout()
         self.write_settings(settings, step=0)
         if graph is not None:
@@ -87,13 +78,13 @@ class Recorder(hooks.Hook):
 
         Not in HParams: TensorBoard keeps what it has read there first.
         """
-        datasets = self._datasets
+        datasets = self.datasets
         rows = {
             "examples": f"{datasets.num_train:,} to train on, {datasets.num_validation:,} to "
             "validate",
-            "steps": f"{self.last_step:,}, {self._steps_per_epoch:,} an epoch",
+            "steps": f"{self.last_step:,}, {self.steps_per_epoch:,} an epoch",
             **settings,
-            **{name: f"`{value}`" for name, value in self._config.applied.items()},
+            **{name: f"`{value}`" for name, value in self.config.applied.items()},
             "features": ", ".join(datasets.features[:20]),
             "python": f"{platform.python_version()} on {platform.platform()}",
             **results.versions(),
@@ -111,10 +102,10 @@ class Recorder(hooks.Hook):
     def after_pause(self, event: Any) -> None:
         """Records an evaluation."""
         if isinstance(event, monitor.EpochEvaluation):
-            self._evaluations.append((event, self._clock.now()))
+            self._evaluations.append((event, self.clock.now()))
             is_due = event.step % self._between_histograms == 0 or event.step == self.last_step
-            if is_due and not self._task.variables.watches_all:
-                for name, variable in self._task.variables.trainable.items():
+            if is_due and not self.task.variables.watches_all:
+                for name, variable in self.task.variables.trainable.items():
                     self.writer.histogram(event.step, name, variable.numpy())
 
     def finish(
@@ -127,7 +118,7 @@ class Recorder(hooks.Hook):
         parts = (own[part]._asdict() if part in own else {} for part in ("training", "validation"))
         numbers = {**final.named, **evaluate.Evaluation(*parts).named}
         self._end(last.step, final=numbers, diverged=0)
-        importance = self._line.importance if self._line else {}
+        importance = self.line.importance if self.line else {}
         if len(importance) > 1:
             rows = "\n".join(f"| {name} | {size:.6g} |" for name, size in importance.items())
             table = f"| feature | \\|W\\| standardized |\n|---|---|\n{rows}"
@@ -135,7 +126,6 @@ class Recorder(hooks.Hook):
 
     def diverged(self, message: str) -> None:
         """Records that the run diverged."""
-        self._write()
         last = self.history.last
         self._end(last.step, final={}, diverged=1)
         self.writer.text("outcome", message, step=last.next_step)
@@ -164,8 +154,8 @@ class Recorder(hooks.Hook):
         return slice(None) if every == 1 else (steps % every == 0) | (steps == self.last_step)
 
     def _write_steps(self, rows: step_metrics.StepMetrics) -> None:
-        if self._line:
-            rows = rows._replace(values=self._line.watched_in_data_units(rows.values))
+        if self.line:
+            rows = rows._replace(values=self.line.watched_in_data_units(rows.values))
         self.history.add(rows)
         self.writer.steps(rows.select(self._due(rows.step, self._every)))
         steps = rows.step[self._due(rows.step, self._between_references)]
@@ -176,11 +166,11 @@ class Recorder(hooks.Hook):
         if not len(some.step):
             return
         values: dict[str, npt.ArrayLike] = {
-            "training/learning_rate": self._rates(some.step),
+            "training/learning_rate": self.rates(some.step),
             "training/gradient_norm": some.gradient_norm,
         }
-        if self._line and self._line.reference:
-            values["training/distance_to_optimum"] = self._line.reference.distance(some.values)
+        if self.line and self.line.reference:
+            values["training/distance_to_optimum"] = self.line.reference.distance(some.values)
         self.writer.scalars(some.step, values)
 
     def _end(self, step: npt.ArrayLike, *, final: Mapping[str, float], diverged: int) -> None:
@@ -196,8 +186,8 @@ class Recorder(hooks.Hook):
             return
         events, times = zip(*self._evaluations, strict=True)
         steps = np.array([event.step for event in events])
-        epochs = steps // self._steps_per_epoch
-        best = np.array([event.best.step for event in events]) // self._steps_per_epoch
+        epochs = steps // self.steps_per_epoch
+        best = np.array([event.best.step for event in events]) // self.steps_per_epoch
         found = [event.evaluation for event in events]
         train, validation = (_columns([each[i] for each in found]) for i in range(2))
         more = {"evaluation/best_epoch": best}
@@ -206,19 +196,19 @@ class Recorder(hooks.Hook):
             tags = _prefixed("evaluation", validation) | {"loss": validation["loss"]}
             self.writer.scalars(steps, tags, curve="validation", times=times)
         columns = {"step": steps, "epoch": epochs, **_columns([each.named for each in found])}
-        self._table.add(columns | {"learning_rate": self._rates(steps)})
+        self._table.add(columns | {"learning_rate": self.rates(steps)})
         self._evaluations.clear()
 
     def _write_rates(self, step: int) -> None:
         """Writes the speed of training in about every second of it, or once in a shorter run."""
-        steps, seconds = self._clock.steps - self._rated[0], self._clock.seconds - self._rated[1]
+        steps, seconds = self.clock.steps - self._rated[0], self.clock.seconds - self._rated[1]
         is_short = step == self.last_step and self._rated[1] == 0
         if seconds >= (_LEAST_SECONDS_OF_RATE if is_short else _SECONDS_BETWEEN_RATES):
-            rate, batch = steps / seconds, self._datasets.num_train / self._steps_per_epoch
+            rate, batch = steps / seconds, self.datasets.num_train / self.steps_per_epoch
             speeds = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
             # A run resumed at `step` keeps it.
             self.writer.scalars([step - 1], _prefixed("speed", speeds))
-            self._rated = self._clock.steps, self._clock.seconds
+            self._rated = self.clock.steps, self.clock.seconds
 
 
 def _prefixed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:

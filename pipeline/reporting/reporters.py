@@ -1,19 +1,11 @@
 """All that shows a run while it trains: event files, plots, and the table on the terminal."""
 
-import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline import config as config_lib
-from pipeline.data import datasets as datasets_lib
-from pipeline.evaluation import linear, monitor, reports
+from pipeline.evaluation import monitor, reports
 from pipeline.reporting import image_logger, progress, recorder
-from pipeline.training import clock as clock_lib
 from pipeline.training import hooks, step_metrics
-from pipeline.training import task as task_lib
 
 _MOST_LISTED = 10  # features
 
@@ -25,47 +17,18 @@ class Reporters:
       hooks: To be called while the model trains.
     """
 
-    def __init__(
-        self,
-        config: config_lib.Config,
-        task: task_lib.Task,
-        datasets: datasets_lib.Datasets,
-        line: linear.Linear | None,
-        *,
-        rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]],
-        directory: pathlib.Path,
-        last_step: int,
-        clock: clock_lib.Clock,
-        history: step_metrics.StepMetrics | None,
-        event_files: Mapping[str, int],
-    ):
-        """Prepares to show the training of a task's model.
-
-        `rates` gives the learning rates of steps, and the loop tells `clock` of the steps.
-        `history` and `event_files` are what `history` and `flush` gave in an earlier process.
-        """
-        self._task, self._line, self._label = task, line, datasets.label
-        self._config, self._steps_per_epoch = config, config.steps_per_epoch(datasets.num_train)
-        names = task.variables.watched
-        self._recorder = recorder.Recorder(
-            config,
-            task,
-            datasets,
-            line,
-            rates=rates,
-            directory=directory,
-            last_step=last_step,
-            clock=clock,
-            history=history or step_metrics.empty(len(names)),
-            event_files=event_files,
-        )
+    def __init__(self, recording: recorder.Recorder):
+        """Prepares to show what is recorded."""
+        task, line, last_step = recording.task, recording.line, recording.last_step
+        self._recorder, self._task, self._line = recording, task, line
+        figures, per_epoch = recording.directory / "figures", recording.steps_per_epoch
         self._images = image_logger.ImageLogger(
-            task, datasets, line, directory / "figures", self._recorder.writer, last_step=last_step
+            task, recording.datasets, line, figures, recording.writer, last_step=last_step
         )
         self._progress = progress.Progress(
-            names, steps_per_epoch=self._steps_per_epoch, last_step=last_step, line=line
+            task.variables.watched, steps_per_epoch=per_epoch, last_step=last_step, line=line
         )
-        self.hooks: list[hooks.Hook] = [self._recorder, self._progress, self._images]
+        self.hooks: list[hooks.Hook] = [recording, self._progress, self._images]
 
     @property
     def history(self) -> step_metrics.StepMetrics:
@@ -84,9 +47,10 @@ class Reporters:
     def end_early(self, step: int, monitored: str) -> None:
         """Makes a step the last one of the run, as the monitored loss has not fallen for long."""
         self._recorder.last_step = self._progress.last_step = step
+        patience = self._recorder.config.early_stopping_patience
         self._progress.line(
-            f"Ending early, after epoch {step // self._steps_per_epoch:,}: no smaller {monitored} "
-            f"in --early_stopping_patience={self._config.early_stopping_patience} evaluations"
+            f"Ending early, after epoch {step // self._recorder.steps_per_epoch:,}: no smaller "
+            f"{monitored} in --early_stopping_patience={patience} evaluations"
         )
 
     def finish(
@@ -102,7 +66,7 @@ class Reporters:
             loss = best.pop("loss")
             report = progress.report(tuple(best), list(best.values()), {"loss": loss})
             self._progress.line(f"Least squares: {report}")
-        for line in reports.table(found, self._label):
+        for line in reports.table(found, self._recorder.datasets.label):
             self._progress.line(line)
         importance = self._line.importance if self._line else {}
         if len(importance) > 1:
@@ -113,7 +77,7 @@ class Reporters:
 
     def diverged(self, message: str) -> None:
         """Shows that the run diverged, and how it came to that."""
-        self.flush()
+        self._recorder.flush()
         rows, variables = self.history, self._task.variables
         if len(rows.step):
             title = "After it diverged"

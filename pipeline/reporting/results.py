@@ -3,6 +3,7 @@
 import csv
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ def versions() -> dict[str, str]:
 
 
 class MetricsTable:
-    """A CSV file to which rows are appended, and which is cut back like an event file."""
+    """A CSV file that rows are appended to; it is cut back like an event file."""
 
     def __init__(self, path: pathlib.Path, *, size: int):
         """Cuts a file that is there back to a size that it had."""
@@ -44,7 +45,7 @@ class MetricsTable:
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, of which numbers that are not finite become strings."""
+    """Writes a JSON file; numbers that are not finite become strings."""
     with files.writing(path), files.replacing(path) as unfinished:
         unfinished.write_text(json.dumps(_finite(dict(content)), indent=2) + "\n", "utf-8")
 
@@ -52,5 +53,4 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
-    is_number = not isinstance(value, float) or abs(value) < float("inf")
-    return value if is_number else str(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,21 +10,19 @@ from pipeline import errors, fields
 class TensorBoard:
     """What is recorded for TensorBoard."""
 
-    summary_every: int = fields.field(
+    summary_every: int = fields.step_count(
         0,
         "Steps between the values of W, b and loss in TensorBoard. By default (0), runs of up to "
         "10,000 steps record every step, and longer runs evenly spaced steps.",
         may_change=True,
-        **fields.STEP_COUNT,
     )
-    references: bool = fields.field(
+    references: bool = fields.output_only(
         True,
         "Show what training could reach, as flat lines in TensorBoard: the least-squares solution, "
         "and the true values of synthetic data.",
-        **fields.OUTPUT_ONLY,
     )
-    profile_steps: str = fields.field(
-        "", "Profile from a first to a last step, such as 100,200.", **fields.OUTPUT_ONLY
+    profile_steps: str = fields.output_only(
+        "", "Profile from a first to a last step, such as 100,200."
     )
 
     def _check(self) -> None:

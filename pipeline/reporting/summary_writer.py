@@ -1,5 +1,6 @@
 """Writes what TensorBoard shows of a run, dashboard by dashboard."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -44,42 +45,28 @@ _REPORTED = {
 }
 
 
+@dataclasses.dataclass(eq=False)
 class SummaryWriter:
-    """The curves of one run, each in a directory of its own, under the same tags.
+    """Writes the curves of one run, each in a directory of its own, under the same tags."""
 
-    TensorBoard draws curves of one tag from several directories into one chart.
-    """
+    directory: pathlib.Path  # of the run
+    names: tuple[str, ...]  # of the watched values
+    clock: clock_lib.Clock
+    first_step: int
+    earlier: Mapping[str, int]  # what `sizes` gave then; what was written later is cut off
 
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        *,
-        names: tuple[str, ...],
-        clock: clock_lib.Clock,
-        first_step: int,
-        earlier: Mapping[str, int],
-    ):
-        """Prepares to write from first_step on, beside what earlier processes have written.
-
-        `names` are those of the values that are watched at every step. `earlier` is what `sizes`
-        gave at first_step; what was written later is cut off.
-        """
-        self._names = names
-        variables = dict.fromkeys(name.partition("/")[0] for name in names)
-        self._layout = (*variables, "loss", "evaluation/loss")
-        self._directory, self._clock = directory, clock
-        self._first_step = first_step
-        written = [path for path in directory.glob("*/*") if event_file.number_of(path)]
-        self._file_name = event_file.file_name(
-            1 + max(map(event_file.number_of, written), default=0)
-        )
-        with files.writing(directory):
-            self._earlier = _cut_back(directory, written, earlier)
+    def __post_init__(self) -> None:
+        """Prepares to write from first_step on, beside what earlier processes have written."""
+        written = [path for path in self.directory.glob("*/*") if event_file.number_of(path)]
+        last = max(map(event_file.number_of, written), default=0)
+        self._file_name = event_file.file_name(last + 1)
+        with files.writing(self.directory):
+            self._earlier = _cut_back(self.directory, written, self.earlier)
         self._files: dict[str, event_file.EventFile] = {}
 
     def steps(self, rows: step_metrics.StepMetrics) -> None:
         """Writes the watched values and the loss of some training steps."""
-        columns = dict(zip(self._names, rows.values.T, strict=True))
+        columns = dict(zip(self.names, rows.values.T, strict=True))
         self.scalars(rows.step, columns | {"loss": rows.loss})
 
     def scalars(
@@ -91,8 +78,8 @@ class SummaryWriter:
         times: npt.ArrayLike | None = None,
     ) -> None:
         """Writes other values: steps is [K], each of values is [K], by default at their times."""
-        at = self._clock.times(np.asarray(steps)) if times is None else times
-        self._file(curve).scalars(steps, values, at)
+        times = self.clock.times(np.asarray(steps)) if times is None else times
+        self._file(curve).scalars(steps, values, times)
 
     def image(self, step: int, tag: str, png: bytes) -> None:
         """Writes an image."""
@@ -115,23 +102,20 @@ class SummaryWriter:
 
     def layout(self) -> None:
         """Writes which curves belong into one custom chart."""
-        line = layout_pb2.MultilineChartContent
+        variables = dict.fromkeys(name.partition("/")[0] for name in self.names)
+        titles, line = [*variables, "loss"], layout_pb2.MultilineChartContent
         charts = [
             layout_pb2.Chart(title=title, multiline=line(tag=[f"{title}$|{title}/"]))
-            for title in self._layout
+            for title in (*titles, "evaluation/loss")
         ]
-        title = f"{', '.join(self._layout[:-1])} and {self._layout[-1]} with their references"
+        title = f"{', '.join(titles)} and evaluation/loss with their references"
         category = layout_pb2.Category(title=title, chart=charts)
         self._write(custom_scalar.pb(layout_pb2.Layout(category=[category])))
 
     def hparams(self, values: Mapping[str, Any]) -> None:
-        """Writes the settings that runs are compared by.
-
-        Which of them differ, and what values there are, TensorBoard finds out by itself from all
-        runs that it shows. What it compares are all scalars in the same directory.
-        """
+        """Writes the settings that runs are compared by, by all scalars in the same directory."""
         # The name of the run first: TensorBoard cuts off the end.
-        trial = f"{self._directory.name} ({self._directory.parent.name})"
+        trial = f"{self.directory.name} ({self.directory.parent.name})"
         self._write(hparams_api.hparams_pb(dict(values), trial_id=trial), curve="final")
 
     def end(self, *, is_success: bool) -> None:
@@ -145,7 +129,7 @@ class SummaryWriter:
         for curve, file in self._files.items():
             file.flush()
             name = f"{curve}/{self._file_name}"
-            sizes[name] = (self._directory / name).stat().st_size
+            sizes[name] = (self.directory / name).stat().st_size
         return sizes
 
     def close(self) -> None:
@@ -160,9 +144,9 @@ class SummaryWriter:
 
     def _file(self, curve: str) -> event_file.EventFile:
         if curve not in self._files:
-            path, first_step = self._directory / curve / self._file_name, self._first_step
+            path, first_step = self.directory / curve / self._file_name, self.first_step
             self._files[curve] = event_file.EventFile(
-                path, first_step=first_step, clock=self._clock, describe=_description
+                path, first_step=first_step, clock=self.clock, describe=_description
             )
         return self._files[curve]
 

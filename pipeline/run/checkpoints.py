@@ -1,5 +1,6 @@
 """Checkpoints, saved whole and verified before use."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -26,10 +27,7 @@ _UNFINISHED = re.compile(rf"{_NAME.pattern}(?:_temp|\.index\.tempstate\d+|(\.dat
 
 
 class Checkpoints:
-    """The checkpoints of one run: `ckpt-<step>`, of which the newest three are kept.
-
-    `best-<step>` beside them holds the model of the best epoch so far.
-    """
+    """The newest three checkpoints of a run, `ckpt-<step>`, and its best model, `best-<step>`."""
 
     def __init__(
         self,
@@ -38,10 +36,7 @@ class Checkpoints:
         optimizer: optimizers.Optimizer,
         learned: preprocessing.Preprocessing | None = None,
     ):
-        """Prepares to save and restore a model, its optimizer and the state of the run.
-
-        Beside them lies the preprocessing of its table, to be read by `preprocessing_of`.
-        """
+        """Prepares to save and restore; `learned` is what `preprocessing_of` is to find."""
         self._directory = directory
         self._variables = [*variables.by_name.values(), *optimizer.variables]
         self._state = tf.Variable("", trainable=False)
@@ -59,8 +54,7 @@ class Checkpoints:
         A model that is not finite, or a step that is saved already, is not saved. best_variables
         is the model of the best epoch, None if that is saved already.
         """
-        is_finite = all(map(_is_finite, self._variables))
-        if state.step <= self._saved or not is_finite:
+        if state.step <= self._saved or not all(map(_is_finite, self._variables)):
             return
         self.save_best(state.best.step, best_variables)
         self._state.assign(state.to_bytes())
@@ -73,52 +67,39 @@ class Checkpoints:
 
     def save_best(self, step: int, variables: variables_lib.Arrays | None) -> None:
         """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
-        name = f"best-{step}"
         if variables is None:
             return
+        prefix = self._directory / f"best-{step}"
         with files.writing(self._directory):
-            if not (self._directory / f"{name}.index").exists():
+            if not prefix.with_suffix(".index").exists():
                 best = {name: tf.Variable(value) for name, value in variables.items()}
-                tf.train.Checkpoint(model=best).write(str(self._directory / name))
-            for path in _prefixes(self._directory, "best"):
-                if path.name != name:
+                tf.train.Checkpoint(model=best).write(str(prefix))
+            for path in _newest_first(self._directory, "best"):
+                if path != prefix:
                     _remove(path)
 
     def best(self, step: int) -> variables_lib.Arrays:
-        """The model of the best epoch, which ended at a step.
-
-        Raises:
-          errors.RunError: it is damaged or missing.
-        """
+        """The model of the best epoch, which ended at a step; raises errors.RunError."""
         try:
             return variables(self._directory / f"best-{step}")
         except errors.InputError as error:
             raise errors.RunError(f"the best model can't be exported: {error}") from error
 
     def restore(self) -> run_state.RunState:
-        """Restores the newest checkpoint that is not damaged, and returns its state.
-
-        Raises:
-          errors.RunError: there is none.
-        """
-        for path in _newest_first(self._directory):
-            if _read(path) and self._try_to_restore(path):
-                self._saved = _step(path)
-                return run_state.RunState.from_bytes(self._state.numpy())
+        """Restores the newest undamaged checkpoint; returns its state, or raises RunError."""
+        for path in filter(_read, _newest_first(self._directory)):
+            try:  # it may be of another model, another optimizer or no run
+                with files.without_pattern(path) as prefix:
+                    self._checkpoint.read(str(prefix)).assert_consumed()
+            except (AssertionError, ValueError, tf.errors.OpError) as error:
+                _warn(path, "belongs to another run", error)
+                continue
+            self._saved = _step(path)
+            return run_state.RunState.from_bytes(self._state.numpy())
         raise errors.RunError(
             f"{self._directory} holds no undamaged checkpoint of this run, so it can't be resumed; "
             "to start anew and keep it under another name: --overwrite"
         )
-
-    def _try_to_restore(self, path: pathlib.Path) -> bool:
-        """Restores an undamaged checkpoint, if it is of this model, this optimizer and a run."""
-        try:
-            with files.without_pattern(path) as prefix:
-                self._checkpoint.read(str(prefix)).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            _warn(path, "belongs to another run", error)
-            return False
-        return True
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process has not finished saving."""
@@ -130,32 +111,27 @@ class Checkpoints:
                 path.unlink()
 
 
+@dataclasses.dataclass(eq=False)
 class SaveCheckpoints(hooks.Hook):
     """Saves checkpoints while the model trains, and ends training when a signal has come."""
 
-    def __init__(
-        self,
-        save: Callable[[int], None],
-        every: hooks.Every,
-        stop: signals.StopRequest,
-        how_to_resume: str,
-    ):
-        """Prepares to call `save` with the step: when it is due, and before a stop."""
-        self._save, self._every = save, every
-        self._stop, self._how_to_resume = stop, how_to_resume
+    save: Callable[[int], None]  # saves a step
+    every: hooks.Every
+    stop: signals.StopRequest
+    how_to_resume: str
 
     def next_pause(self, step: int) -> float:
         """The next step after `step` with a checkpoint."""
-        return self._every.next_pause(step)
+        return self.every.next_pause(step)
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
         """Saves if it is due; raises errors.StoppedError if a signal has come."""
-        if self._stop or self._every.is_due(rows.next_step):
-            self._stop.announce()
-            self._save(rows.next_step)
-            self._every.done(rows.next_step)
+        if self.stop or self.every.is_due(rows.next_step):
+            self.stop.announce()
+            self.save(rows.next_step)
+            self.every.done(rows.next_step)
             # A signal that comes later than the save waits for the next one.
-            self._stop.check(self._how_to_resume)
+            self.stop.check(self.how_to_resume)
 
 
 def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
@@ -164,9 +140,11 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
     Raises:
       errors.InputError: there is no undamaged checkpoint of this pipeline.
     """
-    found = {name: array for name, array in _newest(path).items() if name.startswith(_MODEL)}
-    names = {name: name.removeprefix(_MODEL).removesuffix(_SUFFIX) for name in found}
-    return {names[name].replace("..", "."): array for name, array in found.items()}
+    return {
+        name.removeprefix(_MODEL).removesuffix(_SUFFIX).replace("..", "."): array
+        for name, array in _newest(path).items()
+        if name.startswith(_MODEL)
+    }
 
 
 def preprocessing_of(path: pathlib.Path) -> preprocessing.Preprocessing | None:
@@ -184,22 +162,18 @@ def _newest(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
     """The tensors of a checkpoint or of the newest one in a directory."""
     # What the shell completes is the name of a checkpoint's file.
     prefix = path.with_suffix("") if path.suffix == ".index" else path
-    for candidate in _newest_first(path) if path.is_dir() else [prefix]:
-        is_there = candidate.with_name(f"{candidate.name}.index").exists()
-        tensors = _read(candidate) if is_there else {}
+    is_there = prefix.with_name(f"{prefix.name}.index").exists()
+    for candidate in _newest_first(path) if path.is_dir() else [prefix] * is_there:
+        tensors = _read(candidate)
         if any(name.startswith(_MODEL) for name in tensors):
             return tensors
     raise errors.InputError(f"{path}: holds no undamaged checkpoint of this pipeline")
 
 
-def _newest_first(directory: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(_prefixes(directory, "ckpt"), key=_step, reverse=True)
-
-
-def _prefixes(directory: pathlib.Path, kind: str) -> list[pathlib.Path]:
+def _newest_first(directory: pathlib.Path, kind: str = "ckpt") -> list[pathlib.Path]:
     """What the names of the files of each checkpoint of a kind begin with."""
-    indices = [path for path in directory.glob("*.index") if _NAME.fullmatch(path.stem)]
-    return [path.with_suffix("") for path in indices if path.stem.startswith(kind)]
+    indices = [path for path in directory.glob(f"{kind}-*.index") if _NAME.fullmatch(path.stem)]
+    return sorted((path.with_suffix("") for path in indices), key=_step, reverse=True)
 
 
 def _step(path: pathlib.Path) -> int:

@@ -1,5 +1,6 @@
 """What a finished run leaves: the export, the weights, result.json, and what to do next."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,61 +24,52 @@ class Result(NamedTuple):
     report: str
 
 
+@dataclasses.dataclass
 class Outputs:
     """Writes what a finished run leaves."""
 
-    def __init__(
-        self,
-        config: config_lib.Config,
-        datasets: datasets_lib.Datasets,
-        task: task_lib.Task,
-        line: linear.Linear | None,
-        watched: monitor.Monitor,
-        directory: run_dir.RunDir,
-        saved: checkpoints.Checkpoints,
-    ):
-        """Prepares to write; nothing is written yet."""
-        self._config, self._datasets, self._task, self._line = config, datasets, task, line
-        self._monitor, self._dir, self._checkpoints = watched, directory, saved
+    config: config_lib.Config
+    datasets: datasets_lib.Datasets
+    task: task_lib.Task
+    line: linear.Linear | None
+    watched: monitor.Monitor
+    run: run_dir.RunDir
+    saved: checkpoints.Checkpoints
 
     def result(self, final: evaluate.Evaluation) -> Result:
         """What a caller gets of a finished run."""
-        values = self._task.variables.values().numpy()[None]
-        values = self._line.watched_in_data_units(values) if self._line else values
-        return Result(final, progress.report(self._task.variables.watched, values[0], *final))
+        values = self.task.variables.values().numpy()[None]
+        values = self.line.watched_in_data_units(values) if self.line else values
+        return Result(final, progress.report(self.task.variables.watched, values[0], *final))
 
     def export(
         self, last_step: int, final: evaluate.Evaluation, found: reports.Reports, seconds: float
     ) -> None:
         """Leaves the trained model; the last thing that a run does."""
-        step, model = self._exported_step(last_step), self._task.model
+        step, model = self._exported_step(last_step), self.task.model
         if step != last_step:
-            self._task.variables.assign(self._checkpoints.best(step))
-            epoch = step // self._monitor.steps_per_epoch
-            loss = f"{self._monitor.monitored}={self._monitor.best.loss:.5f}"
+            self.task.variables.assign(self.saved.best(step))
+            epoch = step // self.watched.steps_per_epoch
+            loss = f"{self.watched.monitored}={self.watched.best.loss:.5f}"
             console.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
-        version = versions.following(self._dir.export, *self._dir.exports_before())
-        with files.writing(self._dir.export):
+        version = versions.following(self.run.export, *self.run.exports_before())
+        with files.writing(self.run.export):
             if isinstance(model, tf.keras.Model):
                 self._save_weights(model)
+            about, formats = self._description(step, last_step, final), self.config.formats
             export.publish(
-                self._task,
-                self._datasets,
-                version,
-                self._description(step, last_step, final),
-                line=self._line,
-                formats=self._config.formats,
+                self.task, self.datasets, version, about, line=self.line, formats=formats
             )
         named = {
             f"{part}, {who}": report._asdict()
             for who, parts in found.items()
             for part, report in parts.items()
         }
-        exported = str(version.relative_to(self._dir.path))
+        exported = str(version.relative_to(self.run.path))
         self.write_result(
             "trained", last_step, seconds, export=exported, **final._asdict(), fits=named
         )
-        self.remove_old_exports()
+        self._remove_old_exports()
 
     def export_again(
         self,
@@ -88,12 +80,17 @@ class Outputs:
         seconds: float,
     ) -> None:
         """Exports a finished run again, unless its newest export is what is wanted."""
-        exported = versions.newest_steps(self._dir.export)
-        console.say(f"{self._dir.path} is finished; {self._how_to_extend(step, last_step)}")
-        if exported is None or exported.model != self._exported_step(step) or self._lacks_formats():
+        flag = "epochs" if step == last_step else "early_stopping_patience"
+        extend = f"raise --{flag} to extend it"
+        if not self.config.may_be_extended:
+            extend = f"its --schedule={self.config.schedule} ends with it"
+        console.say(f"{self.run.path} is finished; {extend}")
+        exported = versions.description(self.run.export) or {}
+        has_formats = set(self.config.formats) <= set(exported.get("formats", ()))
+        if exported.get("step") != self._exported_step(step) or not has_formats:
             self.export(step, final, found, seconds)
             self.say_what_next()
-        self.remove_old_exports()
+        self._remove_old_exports()
 
     def write_result(self, outcome: str, step: int, seconds: float, **more: Any) -> None:
         """Writes result.json."""
@@ -101,73 +98,59 @@ class Outputs:
             "outcome": outcome,
             "step": step,
             **more,
-            "best": self._monitor.best._asdict(),
+            "best": self.watched.best._asdict(),
             "seconds_of_training": seconds,
-            "settings": self._config.applied,
+            "settings": self.config.applied,
             "versions": results.versions(),
         }
-        results.write_json(self._dir.result, result)
+        results.write_json(self.run.result, result)
 
-    def remove_old_exports(self) -> None:
+    def _remove_old_exports(self) -> None:
         """Keeps as many versions as --export_versions_to_keep says."""
-        with files.writing(self._dir.export):
-            versions.remove_old(self._dir.export, keep=self._config.export_versions_to_keep)
+        with files.writing(self.run.export):
+            versions.remove_old(self.run.export, keep=self.config.export_versions_to_keep)
 
     def say_what_next(self) -> None:
         """Prints the commands that go on from here, ready to be copied."""
-        path = str(self._dir.path)
+        path = str(self.run.path)
         console.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
-        if self._datasets.features:
-            predict = cli.command("predict", f"--export_dir={self._dir.export}", self._example())
+        if self.datasets.features:
+            example = f"--input={self.config.data}"
+            if len(self.datasets.features) <= _MOST_NUMBERS:
+                units, last = self.datasets.units, self.datasets.train.x[-1]
+                numbers = units.short_input(last) if units else [f"{x:.3g}" for x in last]
+                example = f"--x={','.join(numbers)}"
+            predict = cli.command("predict", f"--export_dir={self.run.export}", example)
             console.say(f"Predict: {predict}")
-        console.say(f"Repeat:  {cli.repeat_command(self._dir.flags)}")
-
-    def _example(self) -> str:
-        """A flag with an input to predict from."""
-        if len(self._datasets.features) > _MOST_NUMBERS:
-            return f"--input={self._config.data}"
-        units, last = self._datasets.units, self._datasets.train.x[-1]
-        numbers = units.short_input(last) if units else [f"{x:.3g}" for x in last]
-        return f"--x={','.join(numbers)}"
+        console.say(f"Repeat:  {cli.repeat_command(self.run.flags)}")
 
     def _exported_step(self, last_step: int) -> int:
         """The step whose model is exported at the end."""
-        return self._monitor.best.step if self._config.export == "best" else last_step
-
-    def _lacks_formats(self) -> bool:
-        """Whether a format of --export_formats is not in the newest export."""
-        found = versions.description(self._dir.export) or {}
-        return not set(self._config.formats) <= set(found.get("formats", ()))
-
-    def _how_to_extend(self, step: int, last_step: int) -> str:
-        if not self._config.may_be_extended:
-            return f"its --schedule={self._config.schedule} ends with it"
-        flag = "epochs" if step == last_step else "early_stopping_patience"
-        return f"raise --{flag} to extend it"
+        return self.watched.best.step if self.config.export == "best" else last_step
 
     def _description(self, step: int, last_step: int, final: evaluate.Evaluation) -> dict[str, Any]:
         """What the export says of the model of a step, and of where it came from."""
-        data, monitored = self._datasets, self._monitor.monitored.replace(" ", "_")
-        best = {monitored: self._monitor.best.loss}
+        data = self.datasets
+        best = {self.watched.monitored.replace(" ", "_"): self.watched.best.loss}
         return {
-            "run": self._dir.path.name,
+            "run": self.run.path.name,
             "step": step,
             "last_step": last_step,
             "losses": final.named if step == last_step else best,
             "features": list(data.features),
             "label": data.label,
             "examples": {"training": data.num_train, "validation": data.num_validation},
-            "formats": list(self._config.formats),
-            "settings": self._config.applied,
+            "formats": list(self.config.formats),
+            "settings": self.config.applied,
             "versions": results.versions(),
         }
 
     def _save_weights(self, model: tf.keras.Model) -> None:
         """Saves the weights of a Keras model; those of a linear one in the units of the data."""
-        variables = self._task.variables
-        with files.replacing(self._dir.weights) as unfinished, variables.unchanged():
-            if self._line:
-                (numbers,) = self._line.in_data_units(variables.numbers().numpy()[None])
+        variables = self.task.variables
+        with files.replacing(self.run.weights) as unfinished, variables.unchanged():
+            if self.line:
+                (numbers,) = self.line.in_data_units(variables.numbers().numpy()[None])
                 variables.assign(variables.split(numbers))
             size = sum(np.asarray(v).nbytes for v in variables.by_name.values())
             unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk

@@ -45,7 +45,12 @@ class RunDir:
           errors.RunError: the directory can't be written to, or another process does.
         """
         if not self.path.exists():
-            self._check_parent()
+            parent = next(each for each in self.path.parents if each.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise errors.RunError(
+                    f"--logdir={self.path.parent} can't be written to: {parent} is not a "
+                    "directory that you may write to"
+                )
             return
         errors.require(
             self.path.is_dir() and (flagfile.is_of_run(self.flags) or not self._content()),
@@ -65,19 +70,12 @@ class RunDir:
     def exports_before(self) -> list[pathlib.Path]:
         """The export directories of the runs that --overwrite has renamed."""
         name = re.compile(re.escape(self.path.name) + r"\.\d{8}-\d{6}-\d+")
-        return [
-            path / self.export.name
-            for path in self.path.parent.iterdir()
-            if name.fullmatch(path.name)
-        ]
+        runs = [path for path in self.path.parent.iterdir() if name.fullmatch(path.name)]
+        return [path / self.export.name for path in runs]
 
     @contextlib.contextmanager
     def opened(self, config: config_lib.Config) -> Iterator[bool]:
-        """Holds the lock of the directory; yields whether there is a run to resume.
-
-        Raises:
-          errors.PipelineError: the same errors as those of `check`.
-        """
+        """Checks and locks the directory; yields whether there is a run to resume."""
         self.check(config)
         if config.overwrite and self.path.exists():
             with self._locked():
@@ -93,7 +91,10 @@ class RunDir:
                     files.remove_unfinished(directory)
                 if not resumes:
                     flagfile.write(self.flags, flagfile.from_config(config))
-                    self._copy_code(config)
+                    for copy, function in self._own_code(config).items():
+                        self.code.mkdir(exist_ok=True)
+                        with files.replacing(copy) as unfinished:
+                            unfinished.write_bytes(function.code)
             try:
                 yield resumes
             except BaseException:
@@ -103,12 +104,10 @@ class RunDir:
 
     def _content(self) -> list[pathlib.Path]:
         """The content of the directory, without what a process killed at its start leaves."""
-        is_lock = self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes())
-        return [
-            path
-            for path in self.path.iterdir()
-            if not files.is_unfinished(path) and not (path == self._lock and is_lock)
-        ]
+        found = [path for path in self.path.iterdir() if not files.is_unfinished(path)]
+        if self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes()):
+            found = [path for path in found if path != self._lock]
+        return found
 
     def _has_begun(self) -> bool:
         """Whether training has begun here, so that there should be a checkpoint."""
@@ -116,16 +115,6 @@ class RunDir:
         return flagfile.is_of_run(self.flags) and (
             any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning
         )
-
-    def _check_parent(self) -> None:
-        parent = self.path.parent
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise errors.RunError(
-                f"--logdir={self.path.parent} can't be written to: {parent} is not a "
-                "directory that you may write to"
-            )
 
     def _check_flags(self, config: config_lib.Config) -> None:
         flags = flagfile.read(self.flags)
@@ -147,26 +136,17 @@ class RunDir:
             f"--epochs={epochs}, and a later end would change the steps so far; start another "
             f"run with --initialize_from={self.path}",
         )
-        self._check_code(config)
-
-    def _copy_code(self, config: config_lib.Config) -> None:
-        """Keeps the user's files as they are at the start of the run."""
-        for flag, function in user_code.find(config).items():
-            if function.is_own:
-                self.code.mkdir(exist_ok=True)
-                with files.replacing(self.code / f"{flag}.py") as unfinished:
-                    unfinished.write_bytes(function.code)
-
-    def _check_code(self, config: config_lib.Config) -> None:
-        for flag, function in user_code.find(config).items():
-            copy = self.code / f"{flag}.py"
+        for copy, function in self._own_code(config).items():
             errors.require(
-                not function.is_own
-                or not copy.exists()
-                or user_code.is_same_code(copy.read_bytes(), function.code),
+                not copy.exists() or user_code.is_same_code(copy.read_bytes(), function.code),
                 f"{function.path} has changed since the run {self.path} was started, which keeps "
                 f"it as {copy}; choose another --run_name, or start anew with --overwrite",
             )
+
+    def _own_code(self, config: config_lib.Config) -> dict[pathlib.Path, user_code.UserFunction]:
+        """The user's functions, by the copies of their files that the run keeps."""
+        found = user_code.find(config).items()
+        return {self.code / f"{flag}.py": function for flag, function in found if function.is_own}
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -174,8 +154,7 @@ class RunDir:
         try:
             file = open(self._lock, "a+")  # noqa: SIM115 (closed below)
         except OSError as error:
-            reason = error.strerror or errors.one_line(error)
-            raise errors.RunError(f"{self.path} can't be written to: {reason}") from error
+            raise errors.RunError(f"{self.path} can't be written to: {error.strerror}") from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,8 +186,7 @@ class RunDir:
         with contextlib.suppress(OSError):
             self.flags.unlink()
             self._lock.unlink()
-            if self.code.exists():
-                shutil.rmtree(self.code)
+            shutil.rmtree(self.code, ignore_errors=True)
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
             self.path.rmdir()

@@ -33,10 +33,9 @@ class RunState(NamedTuple):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "RunState":
-        """The state of which `to_bytes` made the content."""
+        """The state that `to_bytes` gave."""
         with np.load(io.BytesIO(content)) as arrays:
-            others = json.loads(str(arrays["others"]))
-            columns = (arrays[name] for name in step_metrics.StepMetrics._fields)
-            history = step_metrics.StepMetrics(*columns)
-        state = cls._make([*others, history])
+            columns = dict(arrays)
+        others = json.loads(str(columns.pop("others")))
+        state = cls._make([*others, step_metrics.StepMetrics(**columns)])
         return state._replace(best=monitor.Best(*state.best))

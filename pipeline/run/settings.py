@@ -12,11 +12,8 @@ _FORMATS = ("litert", "onnx")
 class Checkpoints:
     """When checkpoints are saved."""
 
-    checkpoint_every: int = fields.field(
-        0,
-        "Steps between checkpoints, or 0 for --checkpoint_secs.",
-        may_change=True,
-        **fields.STEP_COUNT,
+    checkpoint_every: int = fields.step_count(
+        0, "Steps between checkpoints, or 0 for --checkpoint_secs.", may_change=True
     )
     checkpoint_secs: float = fields.field(
         10.0, "Seconds between checkpoints.", above=0, may_change=True
@@ -27,12 +24,11 @@ class Checkpoints:
 class Workers:
     """Several machines that train together."""
 
-    peer_timeout_secs: int = fields.field(
+    peer_timeout_secs: int = fields.output_only(
         60,
         "With several workers (TF_CONFIG): seconds to wait for another to start, or to answer.",
         at_least=1,
         at_most=86400,
-        **fields.OUTPUT_ONLY,
     )
 
 
@@ -40,24 +36,19 @@ class Workers:
 class Export:
     """The exported model."""
 
-    export: str = fields.field(
+    export: str = fields.output_only(
         "last",
         "Export the model of the last step, or that of the best evaluation. Run the same command "
         "with the other value to export again without training.",
         choices=("last", "best"),
-        **fields.OUTPUT_ONLY,
     )
-    export_formats: str = fields.field(
+    export_formats: str = fields.output_only(
         "",
         "Formats to write beside the SavedModel, separated by commas: litert, onnx. They need the "
         "extra pipeline[export].",
-        **fields.OUTPUT_ONLY,
     )
-    export_versions_to_keep: int = fields.field(
-        0,
-        "Remove all but so many versions of the export, the newest; 0 keeps all.",
-        at_least=0,
-        **fields.OUTPUT_ONLY,
+    export_versions_to_keep: int = fields.output_only(
+        0, "Remove all but so many versions of the export, the newest; 0 keeps all.", at_least=0
     )
 
     def _check(self) -> None:
@@ -77,17 +68,16 @@ class Export:
 class Output:
     """The directory of the run."""
 
-    logdir: str = fields.field(
-        "logs", "The directory that holds the directories of the runs.", **fields.OUTPUT_ONLY
+    logdir: str = fields.output_only(
+        "logs", "The directory that holds the directories of the runs."
     )
-    run_name: str = fields.field(
+    run_name: str = fields.output_only(
         "",
         "Name of the run's directory in --logdir; by default made from the time. An unfinished "
         "run of that name is resumed.",
-        **fields.OUTPUT_ONLY,
     )
-    overwrite: bool = fields.field(
-        False, "Start anew, and rename an earlier run of that name.", **fields.OUTPUT_ONLY
+    overwrite: bool = fields.output_only(
+        False, "Start anew, and rename an earlier run of that name."
     )
 
     def _check(self) -> None:

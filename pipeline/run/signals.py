@@ -11,9 +11,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """While entered, remembers a signal until the run has saved a checkpoint.
-
-    A second signal ends the process at once.
+    """While entered, remembers a signal until a checkpoint is saved; a second ends the process.
 
     Attributes:
       received: The number of the signal that this process has received.
@@ -42,8 +40,7 @@ class StopRequest:
     def announce(self) -> None:
         """Says that a checkpoint follows if a signal has come; a handler can't print safely."""
         if self.received is not None:
-            message = "Saving a checkpoint; press Ctrl-C again to quit at once"
-            console.say(f"\n{message}", sys.stderr)
+            console.say("\nSaving a checkpoint; press Ctrl-C again to quit at once", sys.stderr)
 
     def check(self, how_to_resume: str) -> None:
         """Raises errors.StoppedError if training is to stop."""
@@ -51,8 +48,7 @@ class StopRequest:
         if number:
             raise errors.StoppedError(number, how_to_resume)
 
-    def _remember(self, number: int, frame: types.FrameType | None) -> None:
-        del frame
+    def _remember(self, number: int, _: types.FrameType | None) -> None:
         self.received = number
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)

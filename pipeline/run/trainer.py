@@ -12,7 +12,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.evaluation import evaluate, linear, monitor, reports
-from pipeline.reporting import profiler
+from pipeline.reporting import profiler, recorder
 from pipeline.reporting import reporters as reporters_lib
 from pipeline.run import (
     agreement,
@@ -184,7 +184,7 @@ class _Trainer:
 
     def _make_reporters(self, state: run_state.RunState | None) -> reporters_lib.Reporters:
         """Prepares what is written and printed, after what a checkpoint knows of it."""
-        return reporters_lib.Reporters(
+        recording = recorder.Recorder(
             self._config,
             self._task,
             self._datasets,
@@ -193,9 +193,10 @@ class _Trainer:
             directory=self.run_dir.path,
             last_step=self._last_step,
             clock=self._clock,
-            history=state.history if state else None,
+            rows=state.history if state else None,
             event_files=state.event_files if state else {},
         )
+        return reporters_lib.Reporters(recording)
 
     def _train_and_finish(self, first_step: int) -> finish.Result:
         try:

@@ -29,13 +29,8 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
 def following(directory: pathlib.Path, *others: pathlib.Path) -> pathlib.Path:
     """The path of the version that comes after all that is in a directory, or in others."""
-    numbers = [
-        int(path.name)
-        for each in (directory, *others)
-        for path in each.glob("*")
-        if path.name.isdecimal()
-    ]
-    return directory / str(1 + max(numbers, default=0))
+    names = [path.name for each in (directory, *others) for path in each.glob("*")]
+    return directory / str(1 + max((int(name) for name in names if name.isdecimal()), default=0))
 
 
 def description(path: pathlib.Path) -> dict[str, Any] | None:
@@ -53,18 +48,12 @@ def description(path: pathlib.Path) -> dict[str, Any] | None:
 def newest_steps(directory: pathlib.Path) -> Steps | None:
     """The steps in the newest version of a directory, None if there is none."""
     found = description(directory) or {}
-    step, last_step = found.get("step"), found.get("last_step")
-    if not isinstance(step, int) or not isinstance(last_step, int):
-        return None
-    return Steps(step, last_step)
+    steps = Steps(found.get("step", -1), found.get("last_step", -1))
+    return steps if all(isinstance(step, int) and step >= 0 for step in steps) else None
 
 
 def remove_old(directory: pathlib.Path, *, keep: int) -> None:
-    """Removes all but the newest versions that say where they came from; 0 keeps all.
-
-    Raises:
-      OSError: one can't be removed.
-    """
+    """Removes all but the newest versions that say where they came from; 0 keeps all."""
     own = [path.parents[1] for path in directory.glob(f"*/{DESCRIPTION}")]
     numbered = sorted((path for path in own if path.name.isdecimal()), key=lambda p: int(p.name))
     for path in numbered[:-keep] if keep else ():

@@ -75,8 +75,7 @@ class Solution:
     @property
     def keeps_label(self) -> bool:
         """Whether the loss would mean nothing for a standardized label."""
-        names = ("mape", "msle")
-        return self.loss in [_REGRESSION[name] for name in names]
+        return self.loss in (_REGRESSION["mape"], _REGRESSION["msle"])
 
     @property
     def is_regression(self) -> bool | None:
@@ -135,16 +134,13 @@ class Schedule:
         "to a tenth in every --decay_steps.",
         choices=("constant", "cosine", "exponential"),
     )
-    decay_steps: int = fields.field(
+    decay_steps: int = fields.step_count(
         0,
         "Steps of --schedule; 0 makes it span the whole run. Set it if you may raise --epochs "
         "later.",
-        **fields.STEP_COUNT,
     )
-    warmup_steps: int = fields.field(
-        0,
-        "First steps in which the learning rate rises evenly, before the schedule.",
-        **fields.STEP_COUNT,
+    warmup_steps: int = fields.step_count(
+        0, "First steps in which the learning rate rises evenly, before the schedule."
     )
 
     def _check(self) -> None:
@@ -163,11 +159,10 @@ class Schedule:
 class Evaluation:
     """What is evaluated besides the loss, and what follows from it."""
 
-    metrics: str = fields.field(
+    metrics: str = fields.output_only(
         "",
         "Names that tf.keras.metrics.get knows, separated by commas, such as mae,accuracy,auc; "
         "they are evaluated with the loss.",
-        **fields.OUTPUT_ONLY,
     )
     early_stopping_patience: int = fields.field(
         0,
@@ -199,8 +194,8 @@ class Compilation:
         "with it (a line says so), or on a CPU with --loop=fit, as Keras does.",
         choices=("auto", "true", "false"),
     )
-    run_eagerly: bool = fields.field(
-        False, "Run the step as plain Python, to debug it; draws no graph.", may_sweep=False
+    run_eagerly: bool = fields.not_swept(
+        False, "Run the step as plain Python, to debug it; draws no graph."
     )
 
 
@@ -218,10 +213,8 @@ class Start:
         "b at the start of training, for the linear models; by default 0, or the mean of the label "
         "for standardized data.",
     )
-    initialize_from: str = fields.field(
-        "",
-        "Start from the variables of a run (its directory), checkpoint or export.",
-        may_sweep=False,
+    initialize_from: str = fields.not_swept(
+        "", "Start from the variables of a run (its directory), checkpoint or export."
     )
 
     def _check(self) -> None:
