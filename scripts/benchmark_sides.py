@@ -68,7 +68,7 @@ def pipeline(
     from pipeline.data import batches as batches_lib
     from pipeline.data import datasets as datasets_lib
     from pipeline.evaluation import evaluate, linear, monitor
-    from pipeline.reporting import reporters
+    from pipeline.reporting import recorder, reporters
     from pipeline.training import clock as clock_lib
     from pipeline.training import (
         compilation,
@@ -123,7 +123,7 @@ def pipeline(
         clock, stopwatch = clock_lib.Clock(), Stopwatch()
         directory = pathlib.Path(config.logdir, "run")
         with contextlib.redirect_stdout(io.StringIO()):
-            records = reporters.Reporters(
+            recorded = recorder.Recorder(
                 config,
                 trained,
                 datasets,
@@ -132,9 +132,10 @@ def pipeline(
                 directory=directory,
                 last_step=last_step,
                 clock=clock,
-                history=None,
+                rows=None,
                 event_files={},
             )
+            records = reporters.Reporters(recorded)
             recording = [monitor.Monitor(evaluator, datasets, config), *records.hooks]
             train_all(
                 looped,

@@ -130,7 +130,7 @@ class _Trainer:
 
     def run(self, *, resumes: bool) -> finish.Result:
         """Trains from the start or from the newest checkpoint, and finishes."""
-        state = None
+        state, config = None, self._config
         if self._writes:
             self._checkpoints.remove_unfinished()
             state = self._checkpoints.restore() if resumes else None
@@ -149,10 +149,9 @@ class _Trainer:
                 return finished
         if not self._writes:
             return self._train_and_finish(state.step if state else 0)
-        if self._config.formats:  # while there is nothing to lose
-            export.try_formats(self._task, self._datasets, self._config.formats)
-        about = self._config, self._datasets, self._line, self._compilation
-        for note in notes.before_training(*about):
+        if config.formats:  # while there is nothing to lose
+            export.try_formats(self._task, self._datasets, config.formats)
+        for note in notes.before_training(config, self._datasets, self._line, self._compilation):
             console.say(note)
         if self._communicator and (note := self._loop.note_on_speed()):
             console.say(f"Note: {note}")
