@@ -64,13 +64,14 @@ def _loss(
     config: config_lib.Config, functions: dict[str, user_code.UserFunction], model: Any
 ) -> losses.Loss:
     """The loss of an uncompiled model."""
-    own = functions.get("loss")
-    each = own.load() if own else losses.by_name(config.loss)
-    if type(model).compute_loss is tf.keras.Model.compute_loss if _is_keras(model) else True:
-        return losses.mean_loss(each, model, l2=config.l2)
-    # The model's own compute_loss may ask for the loss that it was compiled with.
-    model.compile(loss=each if own else config.loss)
-    return losses.compiled_loss(model)
+    for name in ("compute_loss", "compute_metrics"):
+        errors.require(
+            not _overrides(model, name),
+            f"{functions['model']}: the model has a {name} of its own, which only a compiled model "
+            "uses: compile it in this function",
+        )
+    each = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
+    return losses.mean_loss(each, model, l2=config.l2)
 
 
 def _start(
@@ -105,7 +106,7 @@ def _make_model(
     )
     for name in ("train_step", "test_step"):
         errors.require(
-            not _is_keras(model) or getattr(type(model), name) is getattr(tf.keras.Model, name),
+            not _overrides(model, name),
             f"{function}: the model has a {name} of its own, which would not be called: put what "
             "it computes into compute_loss or compute_metrics, which are",
         )
@@ -204,6 +205,11 @@ def _check_loss(
 
 def _is_keras(model: Any) -> bool:
     return isinstance(model, tf.keras.Model)
+
+
+def _overrides(model: Any, name: str) -> bool:
+    """Whether a Keras model has a method of its own in the place of one of keras.Model."""
+    return _is_keras(model) and getattr(type(model), name) is not getattr(tf.keras.Model, name)
 
 
 def _are_equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
