@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,6 +24,14 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Takes the file of the browser first: as the last one it would keep one core waiting."""
     items.sort(key=lambda item: item.path.name != "test_watch.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_path() -> Iterator[None]:
+    """Forgets where the users' files of a test file lie, as others have files of the same names."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")
