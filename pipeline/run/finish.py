@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline import cli, console, files
+from pipeline import cli, console, files, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate, linear, monitor, reports
@@ -114,15 +114,21 @@ class Outputs:
         """Prints the commands that go on from here, ready to be copied."""
         path = str(self.run.path)
         console.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
-        if self.datasets.features:
-            example = f"--input={self.config.data}"
-            if len(self.datasets.features) <= _MOST_NUMBERS:
-                units, last = self.datasets.units, self.datasets.train.x[-1]
-                numbers = units.short_input(last) if units else [f"{x:.3g}" for x in last]
-                example = f"--x={','.join(numbers)}"
+        if example := self._example():
             predict = cli.command("predict", f"--export_dir={self.run.export}", example)
             console.say(f"Predict: {predict}")
         console.say(f"Repeat:  {cli.repeat_command(self.run.flags)}")
+
+    def _example(self) -> str:
+        """A flag with an input for predict, or '' if it would take none."""
+        data, learned = self.datasets, self.datasets.preprocessing
+        has_texts = learned is not None and learned.has_texts
+        if data.features and len(data.features) <= _MOST_NUMBERS and not has_texts:
+            last = data.train.x[-1]
+            numbers = data.units.short_input(last) if data.units else [f"{x:.3g}" for x in last]
+            return f"--x={','.join(numbers)}"
+        is_file = data.features and "data" not in user_code.find(self.config)
+        return f"--input={self.config.data}" if is_file else ""
 
     def _exported_step(self, last_step: int) -> int:
         """The step whose model is exported at the end."""
