@@ -2,8 +2,8 @@
 
 import os
 
-# Threads of numpy's BLAS cost ten times what they save where tables are read, block by block; this
-# must be set before numpy is imported.
+# numpy's BLAS threads cost ten times what they save when a table is read block by block. This must
+# be set before numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""How every entry point starts and ends: flags in, an exit code out."""
+"""Starts and ends every entry point: parses its flags and exits with a code."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
 
 class _FloatOrAuto(flags.FloatParser):
-    """Takes 'auto', too, for the default."""
+    """A float parser that also accepts 'auto', the default."""
 
     def parse(self, argument: Any) -> float | None:  # type: ignore[override]
         """Returns None for 'auto'."""
@@ -61,7 +61,7 @@ def define_flags(*, takes_several: bool = False) -> None:
 
 
 def _help() -> str:
-    """What an entry point does, its own flags, and those of a config in their groups."""
+    """The text of --help: the program's docstring, its own flags and the Config flags by group."""
     registered = flags.FLAGS.flags_by_module_dict()
     titles = [title for title in config_lib.GROUPS if title in registered]
     texts = [flags.FLAGS.main_module_help(), *map(flags.FLAGS.module_help, titles)]
@@ -70,20 +70,20 @@ def _help() -> str:
 
 
 def config_from_flags() -> config_lib.Config:
-    """The config that the parsed flags ask for; raises errors.InputError."""
+    """Returns the config of the parsed flags; raises errors.InputError."""
     names = fields.names(config_lib.Config)
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     return config_lib.Config(**values)
 
 
 def refuse(arguments: list[str]) -> None:
-    """Raises InputError if an entry point that takes only flags was given something else."""
+    """Raises InputError for arguments that are not flags."""
     received = " ".join(arguments)
     errors.require(not arguments, f"takes only flags; received {received!r}; see --help")
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parses flags; a mistake costs one line and exit code 2."""
+    """Parses flags; a mistake prints one line and exits with code 2."""
     if {"--help", "-help", "--helpshort", "-?", "-h"} & set(arguments[1:]):
         print(_help())
         sys.exit(0)
@@ -98,7 +98,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 def _with_settings_of_runs(arguments: list[str]) -> list[str]:
-    """Replaces the flagfile of a run by the flags in it and the place of the run."""
+    """Replaces a run's flagfile by its flags and the directory of the run."""
     result, rest = [], iter(arguments)
     for argument in rest:
         if argument in ("-flagfile", "--flagfile"):
@@ -127,7 +127,7 @@ def start(
     console.open_streams()
     # A warning of a library does not end the work, even with PYTHONWARNINGS=error.
     warnings.filters = [each for each in warnings.filters if each[0] != "error"]
-    # Ctrl-C ends the process without a traceback, unless something is to be saved first.
+    # Ctrl-C ends the process without a traceback, unless a checkpoint must be saved first.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         try:
@@ -154,7 +154,7 @@ def _complain(message: str) -> None:
 
 
 def command(module: str, *arguments: str) -> str:
-    """A command line that starts an entry point from here, to be copied by people."""
+    """A command line to copy that starts an entry point from the current directory."""
     folder = os.path.dirname(sys.executable)
     on_path = {name: shutil.which(name) for name in ("python", "python3")}
     names = (n for n, p in on_path.items() if p and os.path.samefile(os.path.dirname(p), folder))
@@ -163,5 +163,5 @@ def command(module: str, *arguments: str) -> str:
 
 
 def repeat_command(path: pathlib.Path) -> str:
-    """The command line that trains the run of a flagfile once more, under a name of its own."""
+    """The command line that trains a flagfile's run again under a new name."""
     return command("train", f"--flagfile={path}", "--run_name=")

@@ -1,7 +1,7 @@
 """The settings of a run: each flag is a field of one of these groups.
 
-A group stands beside the code that reads it. Standard library only: a wrong flag is answered
-before TensorFlow is imported.
+Each group is defined beside the code that reads it. Only the standard library is imported, so a
+wrong flag is reported before TensorFlow is imported.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ class Config(  # the last group is the first in --help
 
     @property
     def applied(self) -> dict[str, Any]:
-        """The settings that apply: not those of another model or another kind of data."""
+        """The settings that apply to this model and this kind of data."""
         table = (*fields.names(data.Table), "validation_fraction")
         others = table if self.is_synthetic else fields.names(data.Synthetic)
         if self.initialize_from or not self.is_linear:
@@ -83,7 +83,7 @@ class Config(  # the last group is the first in --help
 
     @property
     def compared(self) -> dict[str, Any]:
-        """The settings that runs differ by: those that a sweep varies and the result depends on."""
+        """The settings that a sweep may vary and that the result depends on."""
         metadata = {field.name: field.metadata for field in dataclasses.fields(self)}
         return {
             name: value
@@ -93,7 +93,7 @@ class Config(  # the last group is the first in --help
         }
 
     def last_step(self, num_examples: int) -> int:
-        """The number of updates of the whole run; raises errors.InputError if it can't be."""
+        """The number of updates of the whole run; raises errors.InputError if it is impossible."""
         last_step = self.epochs * self.steps_per_epoch(num_examples)
         errors.require(
             last_step <= fields.MAX_STEPS,

@@ -19,9 +19,9 @@ _is_quiet = False
 
 
 class _Output(io.FileIO):
-    """A standard descriptor that leads to nowhere after an error, so the next write succeeds.
+    """A standard stream that discards its output after an error, so the next write succeeds.
 
-    A pipe without a reader (`| head`, or a `tee` at Ctrl-C) and a closed terminal are no errors.
+    A pipe without a reader (`| head`, or `tee` after Ctrl-C) and a closed terminal are not errors.
     """
 
     def __init__(self, number: int):
@@ -45,24 +45,24 @@ class _Output(io.FileIO):
 
 
 class _Stream(io.TextIOWrapper):
-    """A stream that the user's code can't close."""
+    """A text stream that the user's code can't close."""
 
     def close(self) -> None:
         self.flush()
 
 
 def has_no_reader(descriptor: int, error: OSError) -> bool:
-    """Whether an error means that nobody reads a pipe or a terminal any more."""
+    """Whether an error means that a pipe or terminal no longer has a reader."""
     is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
     return not is_file and error.errno in (errno.EPIPE, errno.EIO)
 
 
 def open_streams() -> None:
-    """Replaces stdout and stderr by streams that tolerate the loss of their reader."""
+    """Replaces stdout and stderr by streams that may lose their reader."""
     for number in range(len(_NAMES)):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file would take its number and get what C++ prints
+        except OSError:  # closed: the next open file would get this number and C++'s output
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number
     sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
 
@@ -70,7 +70,7 @@ def open_streams() -> None:
 def _stream(number: int, before: TextIO | None) -> TextIO:
     if before:
         with contextlib.suppress(OSError):
-            before.flush()  # as what an edited package prints when it is imported
+            before.flush()  # it may hold what a package printed during its import
     return _Stream(
         io.BufferedWriter(_Output(number)),
         encoding=before.encoding if before else None,
@@ -80,7 +80,7 @@ def _stream(number: int, before: TextIO | None) -> TextIO:
 
 
 def say(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
-    """Prints a text, by default to stdout, and flushes it; says once if the disk is full."""
+    """Prints and flushes a text, by default to stdout; reports a full disk once."""
     if _is_quiet and out is None:
         return
     try:
@@ -92,7 +92,7 @@ def say(text: str, out: TextIO | None = None, *, end: str = "\n") -> None:
 
 @contextlib.contextmanager
 def only_progress() -> Iterator[None]:
-    """Keeps lines that stay from stdout; those that show that work is alive are printed."""
+    """Suppresses normal lines on stdout; live progress lines are still printed."""
     global _is_quiet
     _is_quiet = True
     try:
@@ -102,13 +102,13 @@ def only_progress() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """A text on one line in which nothing can command a terminal."""
+    """The text on one line, with terminal control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The lines of a table: the first column is left-aligned, and the others right-aligned."""
-    from rich import cells  # not at the start of a program, which it would delay
+    """Formats a table: the first column is left-aligned, the others right-aligned."""
+    from rich import cells  # imported late, as it would delay the start of a program
 
     lines = [header, *rows]
     widths = [max(map(cells.cell_len, column)) for column in zip(*lines, strict=True)]
@@ -122,11 +122,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 class LiveLine:
-    """A line that shows that work is alive.
+    """A progress line that is updated while work goes on.
 
-    On a terminal it is rewritten in place, at most ten times a second; in a pipe or a file it is
-    a plain line every 30 seconds. The cursor waits at the beginning of the line: if a window
-    shrinks and wraps the line into several rows, all are cleared (`rich` would leave them).
+    On a terminal it is rewritten in place, at most ten times a second. In a pipe or a file it is
+    a plain line every 30 seconds. The cursor stays at the beginning of the line: if a narrower
+    window wraps the line into several rows, all of them are cleared (`rich` would leave them).
     """
 
     def __init__(self, out: TextIO | None = None):
@@ -136,7 +136,7 @@ class LiveLine:
         self._printed = time.perf_counter()
 
     def is_due(self) -> bool:
-        """Whether nothing new has been printed for a while."""
+        """Whether the line is old enough to be rewritten."""
         return time.perf_counter() - self._printed >= self._pause
 
     def show(self, text: str) -> None:
@@ -149,7 +149,7 @@ class LiveLine:
         say(text, self._out, end="" if self._is_terminal else "\n")
 
     def add(self, text: str) -> None:
-        """Prints a line that stays, above this one."""
+        """Prints a permanent line above this one."""
         if not _is_quiet:
             self._printed = time.perf_counter()
             say(f"{_CLEAR * self._is_terminal}{text}", self._out)

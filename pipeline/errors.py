@@ -1,6 +1,6 @@
-"""Errors for the person at the terminal, and the exit code of each.
+"""Errors for the user at the terminal, each with its exit code.
 
-Every message is one line: what was wrong, the value received, what to do.
+Every message is one line: what is wrong, the value received, what to do.
 """
 
 import signal
@@ -31,7 +31,7 @@ class InputError(PipelineError):
 
 
 class UserCodeError(InputError):
-    """A function of the user's raised an exception; `traceback` is their part of it, or ''."""
+    """User code raised an exception; `traceback` is the user's part of the traceback, or ''."""
 
     def __init__(self, message: str, traceback: str):
         super().__init__(message)
@@ -54,7 +54,7 @@ class DivergedError(PipelineError):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says, on one line."""
+    """The message of another library's error, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

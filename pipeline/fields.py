@@ -1,4 +1,4 @@
-"""Fields of the dataclasses with settings: the default of a flag, its help text and its bounds."""
+"""Dataclass fields for settings: each has a flag's default, help text and bounds."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ MAX_INT32 = 2**31 - 1
 _FLOAT32_MAX = float.fromhex("0x1.fffffep127")
 _BOUNDS = ("above", "at_least", "at_most")
 _OPTIONS: dict[str, Any] = {
-    "may_change": False,  # on resume: the values of the training steps do not depend on it
+    "may_change": False,  # whether it may change on resume: the training steps don't depend on it
     "may_sweep": True,  # pipeline.sweep takes several values, separated by commas
     "choices": (),  # or () for any
     **dict.fromkeys(_BOUNDS),
@@ -27,7 +27,7 @@ def field(default: Any, help_text: str, **options: Any) -> Any:
 
 step_count = functools.partial(field, at_least=0, at_most=MAX_STEPS)
 not_swept = functools.partial(field, may_sweep=False)
-# The training steps do not depend on it.
+# A field that the training steps do not depend on.
 output_only = functools.partial(field, may_change=True, may_sweep=False)
 
 

@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, and paths that are never patterns."""
+"""Atomic writing of files and directories, and paths that TensorFlow takes literally."""
 
 import contextlib
 import errno
@@ -22,10 +22,10 @@ _UNFINISHED = ".unfinished-"
 
 @contextlib.contextmanager
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a new file to write to, which takes the place of the target at the end.
+    """Yields the path of a new file that replaces the target at the end.
 
-    It has the owner and the mode of a file that it replaces. If the block raises, the target is
-    as it was and nothing is left beside it.
+    The new file keeps the owner and the mode of the old one. If the block raises, the target is
+    unchanged and nothing is left beside it.
     """
     unfinished = _unfinished(target)
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -42,7 +42,7 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to make a directory at, which is renamed to the target at the end.
+    """Yields a path for a new directory, which is renamed to the target at the end.
 
     The target must not exist. If the block raises, nothing is left.
     """
@@ -56,10 +56,10 @@ def making(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Re-raises what goes wrong while files are written at a path, as errors.WriteError.
+    """Re-raises errors of writing files at a path as errors.WriteError.
 
-    Wrap it around calls that only write: TensorFlow reports a full disk as an OpError of almost
-    any type, which elsewhere is an error of the model or the data.
+    Wrap only calls that write: TensorFlow reports a full disk as almost any type of OpError, and
+    elsewhere such an error means a problem of the model or the data.
     """
     tf = sys.modules.get("tensorflow")
     types = (OSError, tf.errors.OpError) if tf else (OSError,)
@@ -71,30 +71,30 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def remove(directory: pathlib.Path) -> None:
-    """Removes a directory, so that nobody sees a half of it."""
+    """Removes a directory; no other process sees it partly removed."""
     unfinished = _unfinished(directory)
     directory.rename(unfinished)
     shutil.rmtree(unfinished)
 
 
 def _unfinished(target: pathlib.Path) -> pathlib.Path:
-    """A name that nobody can foresee, so nothing else has it."""
+    """A random path that no other file has."""
     return target.with_name(f"{_UNFINISHED}{secrets.token_hex(8)}-{target.name}")
 
 
 def is_unfinished(path: pathlib.Path) -> bool:
-    """Whether it is what a killed process left unfinished (or another one is just writing)."""
+    """Whether a path is unfinished: a killed process left it, or another one is writing it."""
     return re.match(f"{re.escape(_UNFINISHED)}[0-9a-f]{{16}}-", path.name) is not None
 
 
 def remove_abandoned(target: pathlib.Path) -> None:
-    """Removes what killed processes left that were replacing a file and had marked it as used.
+    """Removes files that killed processes left when they were replacing the target.
 
-    A file that is not half a second old may belong to a process that is about to mark it.
+    Keeps files younger than half a second: another process may be about to lock them.
     """
     for path in target.parent.glob(f"{_UNFINISHED}*"):  # none if it can't be read
         is_its = is_unfinished(path) and path.name.endswith(f"-{target.name}")
-        with contextlib.suppress(OSError):  # it is another user's, or in use, or gone
+        with contextlib.suppress(OSError):  # another user owns it, or it is in use or gone
             if is_its and stat.S_ISREG(path.lstat().st_mode):
                 with open(path, "r+b") as file:
                     mark_as_used(file)
@@ -112,7 +112,7 @@ def mark_as_used(file: IO[Any]) -> None:
 
 
 def remove_unfinished(directory: pathlib.Path) -> None:
-    """Removes what killed processes left in a directory that nobody else writes to."""
+    """Removes files that killed processes left in a directory that only this process writes."""
     for path in directory.iterdir() if directory.is_dir() else ():
         if is_unfinished(path) and path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -122,12 +122,12 @@ def remove_unfinished(directory: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def without_pattern(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a path to the same files that TensorFlow can read, a link if needed.
+    """Yields a path to the same files without wildcards, through a link if needed.
 
-    When it reads checkpoints and SavedModels, TensorFlow takes their path for a pattern.
+    TensorFlow treats the path of a checkpoint or SavedModel as a pattern when it reads it.
 
     Args:
-      path: A directory, or what the names of several files begin with, up to a dot.
+      path: A directory, or the common prefix of several files, up to a dot.
     """
     if not re.search(r"[][*?\\]", str(path)):
         yield path

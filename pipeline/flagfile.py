@@ -1,7 +1,7 @@
-"""The flagfile of a run, which lies in its directory and holds its settings.
+"""The flagfile of a run, which holds its settings in its directory.
 
-Its first line tells it from other flagfiles. Each other line is a `--name=value`, quoted as for a
-shell if needed. It does not name the directory, so that a run can be moved and copied.
+The first line marks it as a run's flagfile. Each other line is a `--name=value`, quoted as in a
+shell if needed. It does not contain the directory, so a run can be moved and copied.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ _PATHS = ("data", "initialize_from")
 
 
 def from_config(config: config_lib.Config) -> dict[str, str]:
-    """The flags that give the same config from any directory, by name."""
+    """Returns flags by name that give the same config in any directory."""
     values = dataclasses.asdict(config)
     del values["logdir"], values["run_name"]
-    del values["overwrite"]  # to read the flags again is to resume
+    del values["overwrite"]  # reading the flags again resumes the run
     for name in _PATHS:
         is_one = name != "data" or os.path.exists(values[name])
         paths = [values[name]] if is_one else values[name].split(",")
@@ -32,7 +32,7 @@ def from_config(config: config_lib.Config) -> dict[str, str]:
 
 
 def as_text(values: dict[str, Any]) -> dict[str, str]:
-    """The values of a config as flags take them, by name."""
+    """Converts the values of a config to flag texts, by name."""
     return {
         name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in values.items()
@@ -50,7 +50,7 @@ def write(path: pathlib.Path, flags: dict[str, str]) -> None:
 def is_of_run(path: pathlib.Path) -> bool:
     """Whether a file is the flagfile of a run."""
     try:
-        if not path.is_file():  # a pipe would wait for a writer
+        if not path.is_file():  # opening a pipe would block
             return False
         with open(path, "rb") as file:
             return file.readline(1000).strip() == _FIRST_LINE.encode()
@@ -59,7 +59,7 @@ def is_of_run(path: pathlib.Path) -> bool:
 
 
 def read(path: pathlib.Path) -> dict[str, str]:
-    """The flags in the flagfile of a run; raises InputError if something else changed it."""
+    """Reads the flags of a run's flagfile; raises InputError if it is malformed."""
     names = fields.names(config_lib.Config)
     try:
         lines = shlex.split(path.read_bytes().decode(), comments=True)
@@ -75,7 +75,7 @@ def read(path: pathlib.Path) -> dict[str, str]:
 
 
 def differences(saved: dict[str, str], given: dict[str, str]) -> list[str]:
-    """The flags that may not change on resume and differ between two runs, in words."""
+    """Describes the differing flags of two runs that may not change on resume."""
     fixed = {f.name for f in dataclasses.fields(config_lib.Config) if not f.metadata["may_change"]}
     return [
         f"--{name}={saved.get(name, 'default')} (now {given.get(name, 'default')})"

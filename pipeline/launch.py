@@ -33,8 +33,8 @@ _WORKERS = flags.DEFINE_integer("workers", 2, "Processes to train with.", lower_
 _RESTARTS = flags.DEFINE_integer(
     "restarts", 3, "How many times to start all again after one has died.", lower_bound=0
 )
-_GRACE_SECS = 15.0  # for the others to end by themselves when one has failed
-_FINAL = {2, 3}  # exit codes that another start would not change
+_GRACE_SECS = 15.0  # time for the other workers to end by themselves after one fails
+_FINAL = {2, 3}  # exit codes that a restart would not change
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
 
 
@@ -43,12 +43,12 @@ class _Group:
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[str]] = []
-        self.received: int | None = None  # the number of a signal
+        self.received: int | None = None  # a signal number
         for number in signals.SIGNALS:
             signal.signal(number, self._pass_on)
 
     def run(self, config: config_lib.Config, count: int, directory: pathlib.Path) -> list[int]:
-        """Starts them, waits for all (not for long after a failure), returns their exit codes."""
+        """Starts the workers and waits, briefly after a failure; returns their exit codes."""
         addresses, lock = workers.free_addresses(count), threading.Lock()
         self._processes, threads = [], []
         for index in range(count):
@@ -59,7 +59,7 @@ class _Group:
             self._processes.append(process)
         end = math.inf
         while any(process.poll() is None for process in self._processes):
-            # After a signal they save first, however long that takes; a second one ends them.
+            # After a signal the workers save first, without a limit; a second signal ends them.
             if not self.received and any(process.returncode for process in self._processes):
                 end = min(end, time.monotonic() + _GRACE_SECS)
             if time.monotonic() > end:
@@ -89,19 +89,19 @@ def _start(config: config_lib.Config, addresses: list[str], index: int) -> "subp
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # or Ctrl-C would reach it twice
+        start_new_session=True,  # otherwise Ctrl-C would reach it twice
         preexec_fn=_end_with_parent,
     )
 
 
 def _end_with_parent() -> None:
-    """Lets Linux stop a worker, which then saves a checkpoint, if this program is killed."""
+    """Makes Linux stop a worker (it saves a checkpoint first) if this program is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _copy(output: IO[str], file: IO[str], index: int, lock: threading.Lock) -> None:
-    """Shows and keeps what a worker prints."""
+    """Prints a worker's output and copies it to a file."""
     with output, file:
         for line in output:
             with lock:
@@ -111,7 +111,7 @@ def _copy(output: IO[str], file: IO[str], index: int, lock: threading.Lock) -> N
 
 
 def main(arguments: list[str]) -> None:
-    """Starts the workers, and starts them again if one dies."""
+    """Starts the workers, and restarts them if one dies."""
     cli.refuse(cli.parse(["train", *arguments])[1:])
     config = cli.config_from_flags()
     config = dataclasses.replace(config, run_name=config.run_name or run_dir.name_from_time())

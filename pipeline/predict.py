@@ -46,7 +46,7 @@ def _define_flags() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags ask for."""
+    """Predicts as the flags say."""
     cli.refuse(arguments)
     values = flags.FLAGS
     errors.require(values.export_dir, "say with --export_dir which SavedModel to load")
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
         f"--x must be finite numbers; received {','.join(values.x)}",
     )
     _stop_cleanly()
-    # Its header is read before TensorFlow takes seconds.
+    # The header is read before TensorFlow is imported, which takes seconds.
     table = text_tables.open_table(values.input) if values.input else None
     tf_runtime.import_tensorflow()
     from pipeline.run import exported, predictions
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _stop_cleanly() -> None:
-    """Has signals end the process as an exception does, so that nothing half-written is left."""
+    """Makes signals raise an exception, so no half-written file is left."""
 
     def stop(number: int, frame: types.FrameType | None) -> None:
         del frame
@@ -101,7 +101,7 @@ def _stop_cleanly() -> None:
 
 
 def _table(numbers: list[str], model: "exported.Exported") -> tables.Table:
-    """The numbers in --x as a table, with their texts as they are."""
+    """Makes a table of the numbers in --x, and keeps their texts."""
     names = list(model.columns)
     texts = next((name for name, known in model.columns.items() if known), None)
     errors.require(
@@ -117,10 +117,10 @@ def _table(numbers: list[str], model: "exported.Exported") -> tables.Table:
 
 
 def _write(rows: "predictions.Predictions", path: str) -> None:
-    """Writes all rows: a file whole or not at all, a stream as they come.
+    """Writes all rows: a file atomically, a stream row by row.
 
     Raises:
-      errors.RunError: it can't be written; that nobody reads stdout any more is no error.
+      errors.RunError: the output can't be written. A closed stdout is not an error.
     """
     is_stdout = path in ("", _STANDARD) or _is_stdout(path)
     progress = console.LiveLine(sys.stderr)
@@ -141,13 +141,13 @@ def _write(rows: "predictions.Predictions", path: str) -> None:
 
 @contextlib.contextmanager
 def _output(path: str, *, is_stdout: bool) -> Iterator[IO[bytes]]:
-    """Opens what is written to: stdout, a pipe or device, or what takes the place of a file."""
+    """Opens the output: stdout, a pipe or device, or a new file that replaces an old one."""
     if is_stdout or (os.path.exists(path) and not os.path.isfile(path)):
         place: int | str = 1 if is_stdout else path
         with open(place, "wb", closefd=not is_stdout) as file:
             yield file
         return
-    target = pathlib.Path(os.path.realpath(path))  # not a link, but what it leads to
+    target = pathlib.Path(os.path.realpath(path))  # the target of a link
     files.remove_abandoned(target)
     with files.replacing(target) as unfinished, open(unfinished, "wb") as file:
         files.mark_as_used(file)
@@ -155,7 +155,7 @@ def _output(path: str, *, is_stdout: bool) -> Iterator[IO[bytes]]:
 
 
 def _is_stdout(path: str) -> bool:
-    """Whether a path such as /dev/stdout leads to where is printed anyway."""
+    """Whether a path such as /dev/stdout is the same as stdout."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(1))
     except OSError:

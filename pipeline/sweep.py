@@ -30,8 +30,8 @@ from pipeline.run import run_dir
 if TYPE_CHECKING:
     from pipeline.run import finish
 
-# Names of settings in the names of runs, which are to be short enough for TensorBoard's side bar.
-# The name of a method needs none.
+# Short names of settings in run names, so the run names fit into TensorBoard's side bar. A setting
+# with the name of a method needs no name.
 _SHORT = dict.fromkeys(("model", "loss", "loop", "optimizer", "schedule", "synthetic"), "") | {
     "learning_rate": "lr=",
     "batch_size": "batch=",
@@ -44,7 +44,7 @@ _PARSE[float | None] = lambda text: None if text == "auto" else float(text)
 
 
 class Outcome(NamedTuple):
-    """The result of one combination, or the message with which it diverged."""
+    """The result of one combination, or the message of its divergence."""
 
     config: config_lib.Config
     result: "finish.Result | None"
@@ -52,12 +52,12 @@ class Outcome(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The validation or else training loss, by which outcomes are ordered."""
+        """The validation loss, or else the training loss; it orders the outcomes."""
         return self.result.evaluation.monitored if self.result else math.inf
 
 
 def combinations() -> list[config_lib.Config]:
-    """One config for each combination of the values that the flags give.
+    """Returns one config for each combination of the flags' values.
 
     Raises:
       errors.InputError: a value is wrong, or there is nothing to combine.
@@ -67,16 +67,16 @@ def combinations() -> list[config_lib.Config]:
     varied = [name for name, several in values.items() if len(several) > 1]
     errors.require(varied, "give at least one flag several values, as in --learning_rate=0.1,0.2")
     name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
-    config_lib.Config(run_name=name)  # raises if it is no name of a directory
+    config_lib.Config(run_name=name)  # raises if it is not a valid name
     logdir = os.path.join(flags.FLAGS.logdir, name)
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
         config = config_lib.Config(**(chosen | {"logdir": logdir}))
-        # mse and mean_squared_error are one value, but what "auto" stands for is known later.
+        # mse and mean_squared_error are one value; the value of "auto" is not known yet.
         shown = {n: "auto" if chosen[n] is None else getattr(config, n) for n in varied}
         label = ",".join(f"{_SHORT.get(name, f'{name}=')}{value}" for name, value in shown.items())
-        label = re.sub(r"[^\w.,=+-]", "-", label)  # of a path to a model
+        label = re.sub(r"[^\w.,=+-]", "-", label)  # a model's path may have other characters
         configs.append(dataclasses.replace(config, run_name=label))
     configs = list(dict.fromkeys(configs))
     names = [config.run_name for config in configs]
@@ -89,7 +89,7 @@ def combinations() -> list[config_lib.Config]:
 
 
 def _values(field: "dataclasses.Field[Any]") -> list[Any]:
-    """The values that a field's flag gives."""
+    """Returns the values of a field's flag."""
     given = flags.FLAGS[field.name].value
     if not field.metadata["may_sweep"] or given is None:
         return [given]
@@ -103,7 +103,7 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags ask for."""
+    """Runs the sweep."""
     cli.refuse(arguments)
     errors.require(
         workers.from_environment().count == 1,
@@ -125,7 +125,7 @@ def main(arguments: list[str]) -> None:
     tf_runtime.import_tensorflow()
     import tensorflow as tf
 
-    # Each run traces its own step: no need to warn of it.
+    # Each run traces its own step, so the retracing warning is expected.
     tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     outcomes = []
     try:
@@ -143,14 +143,14 @@ def main(arguments: list[str]) -> None:
 def _with_references_once(
     configs: list[config_lib.Config], loaded: list[tuple[int, int]]
 ) -> list[config_lib.Config]:
-    """Lets one config draw the reference lines for all that have the same examples.
+    """Chooses one config to draw the reference lines for all configs with the same examples.
 
-    It is the longest run of linear regression, or else the longest run. `loaded` has the
-    fingerprint of each config's examples, and how many are trained on.
+    This is the longest run of linear regression, or else the longest run. `loaded` has the
+    fingerprint and the number of each config's training examples.
     """
     best: dict[int, tuple[bool, int, int]] = {}
     for number, (config, (data, count)) in enumerate(zip(configs, loaded, strict=True)):
-        # The first of several equals.
+        # Among equals, the first one wins.
         rank = config.is_linear_regression, config.last_step(count), -number
         best[data] = max(rank, best.get(data, rank))
     chosen = {-number for *_, number in best.values()}
@@ -161,7 +161,7 @@ def _with_references_once(
 
 
 def _load(config: config_lib.Config) -> datasets_lib.Datasets:
-    """The examples of a config, which are read once for all configs that have the same ones."""
+    """Loads the examples of a config, once for all configs with the same examples."""
     settings = {name: getattr(config, name) for name in config_lib.OF_DATA}
     datasets = _load_examples(config_lib.Config(**settings))
     config.last_step(datasets.num_train)  # raises if the steps do not fit
@@ -174,7 +174,7 @@ def _load_examples(config: config_lib.Config) -> datasets_lib.Datasets:
 
 
 def _train(config: config_lib.Config) -> Outcome:
-    """Trains one combination, without the report of its epochs."""
+    """Trains one combination without printing its epochs."""
     from pipeline.run import trainer
 
     try:
@@ -185,7 +185,7 @@ def _train(config: config_lib.Config) -> Outcome:
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
-    """The results, the smallest loss first, and at the end what diverged."""
+    """Prints the results, the smallest loss first and diverged runs last."""
     console.say("")
     width = max(len(outcome.config.run_name) for outcome in outcomes)
     for outcome in outcomes:
@@ -194,7 +194,7 @@ def _print_table(outcomes: list[Outcome]) -> None:
 
 
 def _write_table(outcomes: list[Outcome]) -> None:
-    """Writes sweep.csv: of each run the settings that differ, the outcome, losses and metrics."""
+    """Writes sweep.csv: each run's varied settings, outcome, losses and metrics."""
     settings = [outcome.config.compared for outcome in outcomes]
     every = dict.fromkeys(name for each in settings for name in each)
     names = [name for name in every if len({str(each.get(name)) for each in settings}) > 1]

@@ -1,7 +1,7 @@
-"""How TensorFlow is imported and started: quietly, and with the XLA option of the loop.
+"""Imports and starts TensorFlow quietly, with the XLA option for the loop.
 
-Taken from the environment: devices, threads, logs and compilation (CUDA_*, TF_*, XLA_FLAGS).
-Not taken: what would change the numbers or the pictures of a run.
+The environment may set devices, threads, logs and compilation (CUDA_*, TF_*, XLA_FLAGS).
+Settings that would change the numbers or the plots of a run are ignored.
 """
 
 import contextlib
@@ -15,20 +15,20 @@ from typing import IO, Any
 
 from absl import logging as absl_logging
 
-# XLA compiles the body of a loop to one piece of machine code if a step touches less memory than
-# this; a list of kernels costs most of a microsecond. Without any limit XLA fails on large loops.
+# XLA compiles a loop body to one piece of machine code if a step touches less memory than this;
+# otherwise a list of kernels costs most of a microsecond. Without a limit XLA fails on large loops.
 _XLA_OPTION = "xla_cpu_small_while_loop_byte_threshold"
 XLA_FLAG = f"--xla_backend_extra_options={_XLA_OPTION}={2**16}"
 
-# What other projects of the user need, but this one does not.
+# Overrides settings that the user has for other projects.
 _OWN_SETTINGS = {
-    "KERAS_HOME": os.devnull,  # so ~/.keras/keras.json is neither read nor written
+    "KERAS_HOME": os.devnull,  # ~/.keras/keras.json is neither read nor written
     "MATPLOTLIBRC": os.devnull,  # plots.py ignores one in the current directory
     "MPLBACKEND": "agg",
     "TF_USE_LEGACY_KERAS": "0",
 }
 
-# What TensorFlow's C++ side logs at every start on a machine without a GPU.
+# Notes that TensorFlow's C++ code logs at every start on a machine without a GPU.
 _START_UP_NOISE = (
     r"I\d{4} |WARNING: All log messages before absl::InitializeLog"
     r"|E\d{4} .*failed call to cuInit"
@@ -42,11 +42,11 @@ for line in sys.stdin.buffer:
 
 
 def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
-    """Imports TensorFlow (seconds) without its start-up notes; returns what `start` gives.
+    """Imports TensorFlow (takes seconds) without its start-up notes; returns the result of `start`.
 
-    That is called before TensorFlow looks for devices.
+    `start` is called before TensorFlow looks for devices.
     """
-    # Hundreds of thousands of objects stay: no need to look for garbage among them.
+    # The import creates hundreds of thousands of permanent objects, so skip garbage collection.
     gc.disable()
     with importing():
         import tensorflow as tf
@@ -60,16 +60,16 @@ def import_tensorflow(start: Callable[[], Any] = lambda: None) -> Any:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Prepares for an import of TensorFlow, which the user's code may do before this package."""
+    """Prepares for an import of TensorFlow; the user's code may import it before this package."""
     for name in [name for name in os.environ if name.startswith("KERAS_")]:
         del os.environ[name]
     os.environ.update(_OWN_SETTINGS)
     xla_flags = os.environ.get("XLA_FLAGS", "").strip()
-    names_a_file = xla_flags and not xla_flags.startswith("-")  # a file that holds flags
+    names_a_file = xla_flags and not xla_flags.startswith("-")  # XLA_FLAGS may be a file of flags
     if not names_a_file and _XLA_OPTION not in xla_flags:
         os.environ["XLA_FLAGS"] = f"{xla_flags} {XLA_FLAG}".strip()
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # It warns of its own settings, which do not count here, and of a home without a cache.
+    # matplotlib warns about its settings, which are ignored here, and about a home without a cache.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     wants_notes = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") == "0"
     with contextlib.nullcontext() if wants_notes else _without_start_up_noise():
@@ -78,20 +78,20 @@ def importing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Drops what is written to stderr, by C++ too, while an error is expected and reported."""
+    """Discards stderr, including C++'s output, while an expected error is reported otherwise."""
     with open(os.devnull, "wb") as nowhere, _stderr_to(nowhere):
         yield
 
 
 @contextlib.contextmanager
 def _without_start_up_noise() -> Iterator[None]:
-    """Lets through to stderr what is not known noise.
+    """Filters known noise from stderr.
 
-    C++ prints the notes before any of its log settings apply, so only the file descriptor can
-    catch them; and only another process can pass on the last words of this one.
+    C++ prints the notes before its log settings apply, so they must be caught at the file
+    descriptor. The filter is another process, so it can pass on output of a crash of this one.
     """
     command = [sys.executable, "-I", "-S", "-c", _FILTER, _START_UP_NOISE]
-    # In a session of its own, Ctrl-C does not end it before it has passed on everything.
+    # In its own session, Ctrl-C does not end the filter before it has passed on everything.
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as child:
         assert child.stdin
         with _stderr_to(child.stdin):
@@ -100,7 +100,7 @@ def _without_start_up_noise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_to(file: IO[bytes]) -> Iterator[None]:
-    """Leads the descriptor of stderr to a file for a while."""
+    """Redirects the file descriptor of stderr to a file temporarily."""
     sys.stderr.flush()
     stderr = os.dup(2)
     os.dup2(file.fileno(), 2)

@@ -16,7 +16,7 @@ from pipeline.run import run_dir
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags ask for."""
+    """Trains as the flags say."""
     cli.refuse(arguments)
     config = cli.config_from_flags()
     name = config.run_name or run_dir.name_from_time()

@@ -1,8 +1,8 @@
-"""Functions that --model, --loss and --data name: found before TensorFlow is imported, then loaded.
+"""Finds the functions of --model, --loss and --data before TensorFlow is imported, then loads them.
 
-`mlp` is a function in this package, `mine:make_model` one in a module that Python finds from the
-current directory, `models/mine.py:make_model` one in a file. A process reads a file once, when it
-finds it: these bytes are executed, compared on resume and copied into the run.
+`mlp` is a function in this package, `mine:make_model` is in a module that Python finds from the
+current directory, `models/mine.py:make_model` is in a file. A process reads a file once, when it
+finds it. These bytes are executed, compared on resume and copied into the run.
 """
 
 import ast
@@ -27,7 +27,7 @@ from pipeline import config as config_lib
 from pipeline import errors
 
 _MODELS = pathlib.Path(__file__).parent / "training" / "models.py"
-# Colours and names of nodes, which TensorFlow and Keras put around the message of an error.
+# Colours and node names that TensorFlow and Keras add to error messages.
 _DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.*|\[Op:\w+\]")
 
 
@@ -47,7 +47,7 @@ class UserFunction:
 
     @property
     def portable(self) -> str:
-        """The value of the flag that names the same function from any directory."""
+        """The flag's value, in a form that works in any directory."""
         if not self.is_own:
             return self.name
         is_file = ".py:" in self.flag or self.path == pathlib.Path.cwd() / f"{self.module}.py"
@@ -68,10 +68,10 @@ def find(
 ) -> dict[str, UserFunction]:
     """Finds the functions that a config names, by flag, without running any of them.
 
-    A loss may be a name of Keras, and data may be files.
+    A loss may also be a Keras name, and data may be files.
 
     Raises:
-      errors.InputError: there is no such file, or no such function in it.
+      errors.InputError: the file does not exist, or has no such function.
     """
     found = {}
     for flag in flags:
@@ -89,7 +89,7 @@ def _find(flag: str, module: str, name: str) -> UserFunction:
     if module.endswith(".py"):
         path = pathlib.Path(os.path.abspath(module))
         errors.require(path.is_file(), f"{flag}: there is no file {path}")
-        imported_as = re.sub(r"\W", "_", str(path))  # two files of one name are two modules
+        imported_as = re.sub(r"\W", "_", str(path))  # different even for files of the same name
     elif module:
         path, imported_as = _path_of_module(flag, module), module
     else:
@@ -107,7 +107,7 @@ def _find(flag: str, module: str, name: str) -> UserFunction:
             f"{flag} must be one of {', '.join(shipped)}, or a function of your own, such as "
             "mine:make_model in a module or models/mine.py:make_model in a file",
         )
-    is_named = re.search(rf"\b{name}\b|import \*", text)  # only running it tells for sure
+    is_named = re.search(rf"\b{name}\b|import \*", text)  # only a hint: the file has not run
     errors.require(is_named, f"{flag}: {path} defines no {name}")
     return UserFunction(flag, name, path, imported_as, code, is_own=bool(module))
 
@@ -119,11 +119,11 @@ def read(path: pathlib.Path) -> bytes:
 
 
 def _path_of_module(flag: str, name: str) -> pathlib.Path:
-    """The file of a module; Python looks in the current directory after all others."""
+    """Finds the file of a module; the current directory is searched last."""
     sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]
     reason, spec = "", None
     try:
-        spec = importlib.util.find_spec(name)  # imports the packages that it is in
+        spec = importlib.util.find_spec(name)  # imports its parent packages
     except (Exception, SystemExit) as error:
         reason = f" ({type(error).__name__}: {errors.one_line(error)})"
     if spec is None or not (spec.origin or "").endswith(".py"):
@@ -135,7 +135,7 @@ def _path_of_module(flag: str, name: str) -> pathlib.Path:
 
 
 def _import(function: UserFunction) -> types.ModuleType:
-    """The module of a function, executed from the bytes that were found."""
+    """Imports the module of a function, from the bytes read earlier."""
     path, name, code = str(function.path), function.module, function.code
     if not function.is_own:
         return importlib.import_module(name)
@@ -146,9 +146,9 @@ def _import(function: UserFunction) -> types.ModuleType:
     if known and is_known and getattr(known, "_code", code) == code:
         return known
     folder = os.path.dirname(path)
-    sys.path += [] if folder in sys.path else [folder]  # for what else it imports from there
-    # AutoGraph and tracebacks read the code that is executed, not a file that has changed since.
-    # AutoGraph would read the file again if __file__ were spelled like the name in the code.
+    sys.path += [] if folder in sys.path else [folder]  # for its other imports from there
+    # AutoGraph and tracebacks read the executed code here, not a file that has changed since.
+    # AutoGraph would reread the file if __file__ were spelled like the name in the code.
     linecache.cache[path] = len(code), None, code.decode().splitlines(keepends=True), path
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec
@@ -164,7 +164,7 @@ def _import(function: UserFunction) -> types.ModuleType:
 
 
 def is_same_code(one: bytes, other: bytes) -> bool:
-    """Whether two files do the same, whatever their comments and blanks."""
+    """Whether two files have the same code, ignoring comments and whitespace."""
     try:
         return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
     except (SyntaxError, ValueError):
@@ -175,13 +175,13 @@ def is_same_code(one: bytes, other: bytes) -> bool:
 def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False) -> Iterator[None]:
     """Re-raises errors of user code, sys.exit among them, as errors.InputError.
 
-    The message names the function in whose file the error was raised, or else the first of the
-    user's own; errors pass as they are if none is.
+    The message names the function whose file raised the error, or else the first function of the
+    user's own. Without one, errors are not changed.
 
     Args:
       action: What is being done, for the message.
-      *functions: Those that may be called.
-      beside_ours: Whether code of this package runs in the block, too. Then only errors from the
+      *functions: The functions that may be called.
+      beside_ours: Whether code of this package also runs in the block. Then only errors from the
         user's files and from TensorFlow's operations are re-raised.
     """
     own = [function for function in functions if function.is_own]
@@ -216,7 +216,7 @@ def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False
 
 @contextlib.contextmanager
 def kept_process() -> Iterator[None]:
-    """Restores the working directory, and drops new filters that turn warnings into errors."""
+    """Restores the working directory, and removes new filters that turn warnings into errors."""
     folder, filters = os.open(".", os.O_RDONLY), list(warnings.filters)
     try:
         yield
@@ -228,7 +228,7 @@ def kept_process() -> Iterator[None]:
 
 
 def _check_settings(action: str) -> None:
-    """Raises InputError if the user's code has changed a setting of the whole process."""
+    """Raises InputError if the user's code has changed a global setting."""
     tf, keras = sys.modules.get("tensorflow"), sys.modules.get("keras")
     errors.require(
         not tf or not tf.config.functions_run_eagerly(),
@@ -241,7 +241,7 @@ def _check_settings(action: str) -> None:
 
 
 def _traceback(error: BaseException, path: pathlib.Path) -> str:
-    """Python's traceback from the user's file on; for compiled code, what TensorFlow says."""
+    """Returns the traceback from the user's file on; for compiled code, TensorFlow's version."""
     text = _DECORATION.sub("", str(error))
     place = text.find(f'    File "{path}"')
     if place >= 0:

@@ -24,15 +24,15 @@ from pipeline.reporting import tensorboard_page
 
 _PINNED = ("W", "b", "loss")
 _SETTINGS = (
-    # By default it keeps 1000 values and 10 images of a tag, and drops the rest.
+    # By default TensorBoard keeps 1000 values and 10 images of a tag, and drops the rest.
     "--samples_per_plugin=scalars=200000,images=100",
     "--reload_interval=2",  # seconds
-    "--load_fast=true",  # as by default, but without a note about it
+    "--load_fast=true",  # the default, but without its note
 )
 
 
 def link(url: str) -> str:
-    """The address under which TensorBoard shows W, b and loss first."""
+    """The URL that shows W, b and loss first in TensorBoard."""
     cards = json.dumps([{"plugin": "scalars", "tag": tag} for tag in _PINNED])
     return f"{url.rstrip('/')}/?pinnedCards={urllib.parse.quote(cards)}#timeseries"
 

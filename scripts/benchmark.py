@@ -2,12 +2,11 @@
 
 Usage: .venv/bin/python scripts/benchmark.py [--quick] [--peers] [--only=MLP] [--markdown=table.md]
 
-The sides run in turn, round by round, each in a process that stays: a machine that is busy
-for a while slows all of them. What counts are the ratios of the medians. Times are those of
-training alone, after compilation; beside them stands how long it took from the start of the
-process to the end of a first round, imports and compilation included. JAX, PyTorch and
-scikit-learn have an environment of their own, .venv-peers, which --peers makes; without it they
-are left out. Exits with 1 where a goal is missed.
+The sides take turns, round by round, each in its own lasting process, so a busy machine slows all
+of them. The ratios of the medians count. Times are training time only, after compilation; another
+column has the time from the start of the process to the end of the first round, including imports
+and compilation. JAX, PyTorch and scikit-learn are installed in their own environment, .venv-peers,
+which --peers makes; without it they are left out. Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -36,9 +35,9 @@ PEER_REQUIREMENTS = "jax torch==2.13.0 scikit-learn pandas polars"
 
 
 class Goal(NamedTuple):
-    """How fast one side should be: `other` takes at least `factor` times as long as `side`.
+    """A goal for the speed: `other` takes at least `factor` times as long as `side`.
 
-    Without a factor the ratio is there to be known.
+    Without a factor the ratio is only reported.
     """
 
     work: str
@@ -67,7 +66,7 @@ GOALS = (
     Goal(f"1M examples, batch 1024, {RECORDED}", "pipeline 1024", "keras fit 1024", 40),
     Goal(f"1M examples, batch 1024, {RECORDED}", "pipeline 1024", "jax 1024", 10),
     Goal(f"1M examples, batch 1024, {RECORDED}", "pipeline 1024", "torch 1024", 4),
-    # Below 1 is the noise between two processes that do the same.
+    # A factor below 1 allows for noise between two processes that do the same work.
     Goal("reading a CSV of 1M rows", "pipeline csv", "numpy csv", 0.95),
     Goal(f"the CSV, batch 1024, {RECORDED}", "pipeline 1024, CSV", "pipeline 1024", 0.9),
     Goal(f"{FULL}, --loop=fit, {RECORDED}", "pipeline --loop=fit", "keras fit", 1),
@@ -99,7 +98,7 @@ GOALS = (
 
 
 class Side:
-    """One side of the comparison, in a process of its own."""
+    """One side of the comparison, in its own process."""
 
     def __init__(self, name: str, python: pathlib.Path):
         from pipeline import tf_runtime
@@ -117,13 +116,13 @@ class Side:
         self.start_up = 0.0
 
     def start(self) -> None:
-        """Waits until it is compiled and warm."""
+        """Waits until the side is compiled and warm."""
         begin = time.perf_counter()
         self._answer()  # "ready"
         self.start_up = time.perf_counter() - begin
 
     def run(self) -> None:
-        """One more round."""
+        """Runs one more round."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -142,7 +141,7 @@ class Side:
 
 
 def peers_python(*, may_install: bool) -> pathlib.Path | None:
-    """The interpreter with the peers' packages; None where they are not installed."""
+    """The interpreter with the peers' packages; None if they are not installed."""
     python, stamp = PEERS / "bin" / "python", PEERS / ".installed"
     if python.exists() and stamp.exists() and stamp.read_text() == PEER_REQUIREMENTS:
         return python
@@ -163,7 +162,7 @@ def peers_python(*, may_install: bool) -> pathlib.Path | None:
 
 
 class Measured(NamedTuple):
-    """Median seconds of a round, for one step or example, and of all before the first."""
+    """Median seconds of one step or example in a round, and seconds up to the first round."""
 
     round: float
     start_up: float
@@ -200,7 +199,7 @@ class Row(NamedTuple):
 
 
 def took(command: list[str], directory: str, *, code: int = 0) -> float:
-    """The seconds that a command takes; ends the benchmark where its exit code is another."""
+    """Returns the seconds that a command takes; another exit code ends the benchmark."""
     start = time.perf_counter()
     result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
@@ -210,7 +209,7 @@ def took(command: list[str], directory: str, *, code: int = 0) -> float:
 
 
 def commands(rounds: int) -> list[Row]:
-    """Start-up and whole runs against `import tensorflow`, in turn."""
+    """Measures start-up and whole runs against `import tensorflow`, in turn."""
     train = [sys.executable, "-m", "pipeline.train"]
     kinds = {
         "import tensorflow": [sys.executable, "-c", "import tensorflow"],
@@ -241,7 +240,7 @@ def commands(rounds: int) -> list[Row]:
 
 
 def checkpoints(rounds: int) -> Row:
-    """What checkpoints at the default interval cost."""
+    """Measures the cost of checkpoints at the default interval."""
     from pipeline import config
 
     steps, saves = 400_000, 200
@@ -262,7 +261,7 @@ def checkpoints(rounds: int) -> Row:
 
 
 def memory(quick: bool) -> list[Row]:
-    """The largest memory of runs of growing length and size."""
+    """Measures the peak memory of runs of growing length and size."""
     runs = {
         "100,000 steps recorded": ("--epochs=100000", "--summary_every=1"),
         "10 million steps recorded": ("--epochs=10000000", "--summary_every=1"),
@@ -294,7 +293,7 @@ def memory(quick: bool) -> list[Row]:
 
 
 def on_workers(num_workers: int) -> dict[str, float]:
-    """Seconds a step, or a message, of several workers, each on a core of its own."""
+    """Measures the seconds of a step, or a message, of several workers, each on its own core."""
     from pipeline.distributed import workers as workers_lib
 
     cores = sorted(os.sched_getaffinity(0))
@@ -346,7 +345,7 @@ def workers(rounds: int) -> list[str]:
 
 
 def growth(quick: bool) -> list[str]:
-    """How the time of a step grows with the examples and the batch, beside what memory allows."""
+    """Measures the time of a step for growing examples and batches, beside the memory bound."""
     full = (201, 10_000, 1_000_000) if quick else (201, 2000, 10_000, 100_000, _MILLION, 10_000_000)
     batches = (32, 1024) if quick else (32, 256, 1024, 8192, 65_536)
     from pipeline import tf_runtime
@@ -365,11 +364,11 @@ def growth(quick: bool) -> list[str]:
         step = benchmark_sides.pipeline(
             loop="custom", epochs=epochs, batch_size=batch_size, count=count
         )()
-        step *= batch_size or 1  # of mini-batches it gives the time for each example
+        step *= batch_size or 1  # with mini-batches the result is the time of an example
         x, y = benchmark_sides.examples(size)
         repeats = max(3, 10_000_000 // size)
         start = time.perf_counter()
-        for numbers in (x, y):  # many sums in one call, which itself takes microseconds
+        for numbers in (x, y):  # many sums in one call, as a call itself takes microseconds
             np.broadcast_to(numbers, (repeats, size)).sum(axis=1)
         bound = (time.perf_counter() - start) / repeats
         lines.append(f"| {count:,} | {size:,} | {step * 1e6:,.2f} | {bound * 1e6:,.2f} |")
@@ -387,7 +386,7 @@ def versions(python: pathlib.Path, packages: Iterable[str]) -> str:
 
 
 def machine(peers: pathlib.Path | None) -> str:
-    """What this was measured on."""
+    """Describes the machine."""
     installed = versions(pathlib.Path(sys.executable), ("tensorflow", "keras", "numpy"))
     if peers:
         installed += f"; {versions(peers, PEER_PACKAGES.values())}"
@@ -413,12 +412,12 @@ def predictions(quick: bool, peers: pathlib.Path | None) -> list[str]:
 
 
 def verdict(met: bool | None) -> str:
-    """How a goal went; None for what has no goal."""
+    """The verdict on a goal; None means that there is no goal."""
     return "" if met is None else "met" if met else "**missed**"
 
 
 def row(goal: Goal, side: Measured, other: Measured | None) -> str:
-    """A row of the table; other=None for a peer that is not there."""
+    """A row of the table; other=None for a peer that is not installed."""
     wanted = "" if goal.factor is None else f"{goal.factor:g}"
     fields = [goal.work, goal.other, "not installed", wanted, "", "", ""]
     if other is not None:
@@ -457,7 +456,7 @@ def main() -> None:
 
 
 def tables(*, quick: bool, peers: pathlib.Path | None, only: str = "") -> list[str]:
-    """Measures all, or some work only, and prints and returns the lines of the tables."""
+    """Measures all work or a part of it; prints and returns the lines of the tables."""
     rounds = 1 if quick else 5
     lines = [
         *("# Benchmark", "", _INTRODUCTION, "", machine(peers), ""),

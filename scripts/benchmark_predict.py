@@ -1,4 +1,4 @@
-"""What `pipeline.predict` costs against pandas, polars and numpy doing the same to a CSV file.
+"""Compares `pipeline.predict` with pandas, polars and numpy on the same CSV file.
 
 Part of scripts/benchmark.py, which says how to run it.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 ROWS = 10_000_000
 _FEATURES = (1, 3)
-_GOALS = ("pandas", "numpy")  # that must not take less user time
+_GOALS = ("pandas", "numpy")  # sides that must not take less user time
 
 _MODEL = """
 import sys
@@ -44,7 +44,7 @@ np.savetxt("other.csv", rows, "%.9g", ",", header=names, comments="")
 
 
 def user_seconds(command: list[str], directory: pathlib.Path) -> tuple[float, float]:
-    """The CPU time that a command takes, but for that of the kernel, and its peak in MB."""
+    """Returns a command's user CPU time, without the kernel's, and its peak memory in MB."""
     script = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         "used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_maxrss)"
@@ -59,7 +59,7 @@ def user_seconds(command: list[str], directory: pathlib.Path) -> tuple[float, fl
 
 
 def prepare(directory: pathlib.Path, features: int, rows: int) -> None:
-    """Makes the table x.csv, and trains a model of so many features."""
+    """Makes the table x.csv, and trains a model with this number of features."""
     names = ",".join("abc"[:features])
     random = np.random.default_rng(0)
     x = random.normal(size=(200, features))

@@ -2,9 +2,9 @@
 
 Usage: python scripts/benchmark_sides.py SIDE
 
-Prints 'ready', then for each line that it reads the seconds that one step (of the full
-batch) or one example (of mini-batches) has taken in one more round. Each side is started
-by scripts/benchmark.py in the environment where its packages are.
+Prints 'ready'. For each line that it reads, it runs one more round and prints the seconds of one
+step (full batch) or of one example (mini-batches). scripts/benchmark.py starts each side in the
+environment that has its packages.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import numpy as np
 Round = Callable[[], float]  # seconds for a step, or for an example
 
 _LEARNING_RATE = 0.1
-_SMALL_RATE = 0.001  # of networks
+_SMALL_RATE = 0.001  # the learning rate of networks
 _MILLION = 1_000_000
 
 
@@ -57,7 +57,7 @@ def pipeline(
     summaries: bool = True,
     csv: bool = False,
 ) -> Round:
-    """This project: seconds from the end of the first block to the last, of each step.
+    """This project: seconds of each step, from the end of the first block to the end of the last.
 
     The first call is left out because it waits for the compiler.
     """
@@ -82,7 +82,7 @@ def pipeline(
     from pipeline.training import loop as loop_lib
 
     class Stopwatch(hooks.Hook):
-        """Notes when the steps of each call were done."""
+        """Records when the steps of each call were done."""
 
         def __init__(self) -> None:
             self.times: list[tuple[float, int]] = []
@@ -220,7 +220,7 @@ def guide() -> Round:
 
 
 def keras(*, epochs: int, batch_size: int, count: int = 201, tensorboard: bool = False) -> Round:
-    """Keras fit on arrays, as in the guide: all in one batch is a step an epoch."""
+    """Keras fit on arrays, as in the guide: with one full batch an epoch is one step."""
     from pipeline import tf_runtime
 
     tf_runtime.import_tensorflow()
@@ -256,7 +256,7 @@ def keras_network(
     optimizer: str = "sgd",
     is_tuned: bool = False,
 ) -> Round:
-    """Keras fit of a network on arrays; is_tuned compiles it, 256 steps in a call."""
+    """Keras fit of a network on arrays; is_tuned compiles it with 256 steps in a call."""
     from pipeline import tf_runtime
 
     tf_runtime.import_tensorflow()
@@ -274,7 +274,7 @@ def keras_network(
 
 
 def jax_scan() -> Round:
-    """JAX: lax.scan over the steps, that returns W, b and loss of each and writes nothing."""
+    """JAX: lax.scan over the steps; returns W, b and loss of each step and writes nothing."""
     import jax
 
     x, y = map(jax.numpy.asarray, examples())
@@ -324,7 +324,7 @@ def jax_epoch(*, batch_size: int) -> Round:
 
 
 def torch_epoch(*, batch_size: int, count: int) -> Round:
-    """PyTorch by hand: autograd, and the update under no_grad, over shuffled batches."""
+    """PyTorch by hand: autograd and an update under no_grad, over shuffled batches."""
     import torch
 
     x, y = map(torch.from_numpy, examples(_MILLION))

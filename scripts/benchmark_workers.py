@@ -1,6 +1,6 @@
-"""One of several workers, which measures its steps: benchmark.py starts it with TF_CONFIG.
+"""Measures the steps of one of several workers; benchmark.py starts it with TF_CONFIG.
 
-The first worker prints a line for each problem: its name, and how many seconds a step takes.
+The first worker prints a line for each problem: its name and the seconds of a step.
 """
 
 import time
@@ -30,7 +30,7 @@ def main() -> None:
     for name, problem in PROBLEMS.items():
         *sizes, steps = problem
         if worker.count == 1:
-            steps *= 200 if name == "201 points" else 1  # which takes less than a microsecond
+            steps *= 200 if name == "201 points" else 1  # a step takes less than a microsecond
         _print(worker, name, _seconds_per_step(worker, communicator, *sizes, steps))
     for name, numbers in MESSAGES.items() if communicator else ():
         _print(worker, name, _seconds_per_message(communicator, numbers))
@@ -49,7 +49,7 @@ def _seconds_per_step(
     batch_size: int,
     steps: int,
 ) -> float:
-    """The median over the calls that so many steps take."""
+    """The median over the calls of these steps."""
     from pipeline.training import clock as clock_lib
     from pipeline.training import compilation, hooks, make_task, optimizers, step_metrics
     from pipeline.training import loop as loop_lib
@@ -66,7 +66,7 @@ def _seconds_per_step(
     optimizer = optimizers.create(config, made, last_step=steps)
 
     class Stopwatch(hooks.Hook):
-        """Notes when each call was done, and how many steps it took."""
+        """Records the end and the number of steps of each call."""
 
         def __init__(self) -> None:
             self.times, self.steps = [time.perf_counter()], [0]
@@ -84,7 +84,7 @@ def _seconds_per_step(
 
 
 def _seconds_per_message(communicator: Any, numbers: int) -> float:
-    """The median of the time of a sum of so many float32 numbers over all workers, in a loop."""
+    """The median time of a sum of float32 numbers over all workers, in a loop."""
     import tensorflow as tf
 
     @tf.function(autograph=False)

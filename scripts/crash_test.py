@@ -52,12 +52,12 @@ flags.DEFINE_list("flags", [], "More flags for pipeline.train, separated by comm
 # Enough steps for a second or two of training, with a checkpoint every few dozen milliseconds.
 _EPOCHS = {"custom": 2500, "fit": 60, "workers": 400}
 _CHECKPOINT_EVERY = {"custom": 500, "fit": 50, "workers": 100}
-_OF_THE_CLOCK = ("_per_second", "session_start_info", "session_end_info")  # tags
+_OF_THE_CLOCK = ("_per_second", "session_start_info", "session_end_info")  # time-dependent tags
 _SHOWN = ("scalars", "images", "histograms")  # plugins of TensorBoard
 
 
 def command(logdir: pathlib.Path, *more: str) -> list[str]:
-    """The command that starts, and resumes, what the scenario is about."""
+    """The command that starts and resumes the scenario."""
     loop, is_sweep = flags.FLAGS.loop, flags.FLAGS.scenario == "sweep"
     workers = flags.FLAGS.workers
     start = ["pipeline.sweep" if is_sweep else "pipeline.train"]
@@ -77,14 +77,14 @@ def command(logdir: pathlib.Path, *more: str) -> list[str]:
 
 
 def earlier(logdir: pathlib.Path) -> None:
-    """Trains what the scenario finds at its start."""
+    """Trains the runs that exist when the scenario starts."""
     more = {"extension": "--epochs=20", "overwrite": "--seed=1"}.get(flags.FLAGS.scenario)
     if more:
         subprocess.run(command(logdir, more), check=True, stdout=subprocess.DEVNULL)
 
 
 def runs(logdir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The runs that are compared: that of the command, and one that it must have kept."""
+    """The runs to compare: the command's run, and one that it must have kept."""
     if flags.FLAGS.scenario == "sweep":
         return {path.name: path for path in (logdir / "run").iterdir() if path.is_dir()}
     found = {"run": logdir / "run"}
@@ -96,7 +96,7 @@ def runs(logdir: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def content(run: pathlib.Path) -> dict[str, Any]:
-    """All that a run leaves, without the times at which it did."""
+    """The content of a run's files, without times."""
     readers = ("true", "false") if flags.FLAGS.tensorboard else ()
     return {
         "figures": {path.name: path.read_bytes() for path in run.glob("figures/*.png")},
@@ -125,10 +125,10 @@ def events(run: pathlib.Path) -> dict[Any, list[bytes]]:
 
 
 def bits(value: Any) -> bytes:
-    """A summary value, in a form that does not tell a file's first point from later ones."""
+    """Serializes a summary value so that a file's first point equals later ones."""
     import tensorflow as tf
 
-    # Later points of a tag do not say what plugin they are for.
+    # Later points of a tag do not name their plugin.
     if value.HasField("tensor") and value.metadata.plugin_data.plugin_name in ("", "scalars"):
         return bytes(tf.make_ndarray(value.tensor).tobytes())
     return bytes(value.SerializeToString())
@@ -163,11 +163,11 @@ def shown(run: pathlib.Path, load_fast: str) -> dict[str, Any]:
     """
     flags_ = (f"--load_fast={load_fast}", "--samples_per_plugin=scalars=1000000,images=1000")
     last = last_steps(run)
-    # On stderr it says that it has read a restart.
+    # TensorBoard reports a restart on stderr.
     with screenshot.tensorboard(str(run), *flags_, stderr=subprocess.DEVNULL) as link:
         url = link.partition("/?")[0]
         end = time.monotonic() + 60
-        # It reads the curves' files side by side, and answers with what it has read so far.
+        # TensorBoard reads the curves' files in parallel and answers with the data read so far.
         found = shown_steps(url)
         while {key: steps[-1] for key, steps in found.items()} != last:
             if time.monotonic() > end:
@@ -192,7 +192,7 @@ def last_steps(run: pathlib.Path) -> dict[tuple[str, str, str], int]:
             event = tf.compat.v1.Event.FromString(record)
             for value in event.summary.value:
                 curve, tag = path.parent.name, value.tag
-                # Only the first point of a tag says what plugin it is for; images need not.
+                # Only the first point of a tag names its plugin; images may not.
                 name = (
                     "images" if value.HasField("image") else value.metadata.plugin_data.plugin_name
                 )
@@ -215,12 +215,12 @@ def shown_steps(url: str) -> dict[tuple[str, str, str], list[int]]:
 
 
 def step_of(point: Any) -> int:
-    """The step in an answer of TensorBoard."""
+    """The step of a point in TensorBoard's answer."""
     return int(point["step"] if isinstance(point, dict) else point[1])
 
 
 def get(url: str, path: str, **query: str) -> Any:
-    """An answer of TensorBoard; an error instead of one is an answer, too."""
+    """Returns an answer of TensorBoard; an error counts as an answer."""
     try:
         address = f"{url}/data/{path}?{urllib.parse.urlencode(query)}"
         with urllib.request.urlopen(address, timeout=30) as response:
@@ -246,7 +246,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def kill_until_done(logdir: pathlib.Path, seconds: float, chance: random.Random, kills: int) -> int:
-    """Runs to the end, with at most so many kills; returns how many there were."""
+    """Runs the command to its end with at most `kills` kills; returns their number."""
     if flags.FLAGS.workers > 1:
         return kill_workers_until_done(logdir, seconds, chance, kills)
     count = 0
@@ -301,7 +301,7 @@ def main(arguments: list[str]) -> None:
     del arguments
     chance = random.Random(flags.FLAGS.seed)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="crash_test"))
-    # All have the same path while they run, as it is part of what they record.
+    # All runs use the same path, because they record it.
     logdir, prepared = folder / "logs", folder / "prepared"
     earlier(logdir)
     logdir.mkdir(exist_ok=True)
@@ -319,7 +319,7 @@ def main(arguments: list[str]) -> None:
         shutil.copytree(prepared, logdir)
         start = time.monotonic()
         kills = kill_until_done(logdir, seconds, chance, flags.FLAGS.kills - done)
-        if not kills:  # it was faster than the first time
+        if not kills:  # the command was faster than the first time
             seconds = min(seconds, time.monotonic() - start)
         done += kills
         found = {name: content(run) for name, run in runs(logdir).items()}

@@ -56,8 +56,8 @@ _DRAWN = {
     "profile": "iframe",
 }
 
-# Counts what is seen of a kind, in the shadow trees of the older dashboards too. Those that
-# were opened before are still there, and hidden.
+# Counts visible elements of a kind, also in the shadow trees of the older dashboards. Dashboards
+# that were opened earlier still exist, but are hidden.
 _COUNT = """
 const [kind] = arguments;
 const count = root => [...root.querySelectorAll("*")].reduce((sum, element) => sum
@@ -71,7 +71,7 @@ class Browser:
     """One page in headless Chromium."""
 
     def __init__(self, address: str):
-        """Opens a session at a running ChromeDriver."""
+        """Opens a session of a running ChromeDriver."""
         options = {"args": list(_CHROMIUM_FLAGS)}
         capabilities = {"alwaysMatch": {"goog:chromeOptions": options}}
         self._address = address
@@ -80,7 +80,7 @@ class Browser:
         self._session = f"session/{session}/"
 
     def open(self, url: str, *, width: int = 1400, height: int = 900) -> None:
-        """Goes to a page in a window of that size in pixels."""
+        """Opens a page in a window of this size in pixels."""
         self._post("window/rect", {"width": width, "height": height})
         self._post("url", {"url": url})
 
@@ -93,11 +93,11 @@ class Browser:
         return list(self.script(_CHARTS))
 
     def show(self, dashboard: str) -> None:
-        """Goes to another dashboard of the TensorBoard that is open."""
+        """Switches to another dashboard of the open TensorBoard."""
         self.script("location.hash = arguments[0]", dashboard)
 
     def drawn(self, dashboard: str) -> int:
-        """How many curves, pictures, ... are seen in the dashboard that is open."""
+        """The number of visible curves, pictures, ... in the open dashboard."""
         return int(self.script(_COUNT, _DRAWN[dashboard]))
 
     def picture(self) -> bytes:
@@ -120,7 +120,7 @@ class Browser:
 
 
 def is_installed() -> bool:
-    """Whether there is a browser to use."""
+    """Whether a browser is installed."""
     return all(shutil.which(name) for name in ("chromium", "chromedriver"))
 
 
@@ -145,7 +145,7 @@ def browser() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def tensorboard(logdir: str, *flags: str, stderr: int | None = None) -> Iterator[str]:
-    """Starts TensorBoard as a user would, and gives the link that it prints."""
+    """Starts TensorBoard as a user would, and yields the link that it prints."""
     command = [sys.executable, "-m", "pipeline.watch", logdir, "--port=0", *flags]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert server.stdout is not None
@@ -162,7 +162,7 @@ def tensorboard(logdir: str, *flags: str, stderr: int | None = None) -> Iterator
 
 
 def main(logdir: str, picture: pathlib.Path, *, seconds: float) -> None:
-    """Waits until W, b and loss are drawn, and saves what is seen then."""
+    """Waits until W, b and loss are drawn, then saves a screenshot."""
     with tensorboard(logdir) as url, browser() as page:
         page.open(url)
         what = f"charts of W, b and loss in {logdir}"
@@ -171,7 +171,7 @@ def main(logdir: str, picture: pathlib.Path, *, seconds: float) -> None:
 
 
 def dashboards(logdir: str, folder: pathlib.Path, *, seconds: float) -> None:
-    """Saves what is seen of each dashboard that has data, when it has drawn something."""
+    """Saves a screenshot of each dashboard with data, once it has drawn something."""
     folder.mkdir(parents=True, exist_ok=True)
     with tensorboard(logdir) as url, browser() as page:
         page.open(url)
@@ -190,7 +190,7 @@ def _wait_until(is_drawn: Callable[[], object], what: str, seconds: float) -> No
         if time.monotonic() > end:
             sys.exit(f"screenshot: TensorBoard shows no {what}")
         time.sleep(0.5)
-    time.sleep(1)  # curves move into their places
+    time.sleep(1)  # the curves are animated
 
 
 if __name__ == "__main__":

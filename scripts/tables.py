@@ -1,9 +1,9 @@
-"""Trains on real tables with the defaults of --data, and compares how well that fits.
+"""Trains on real tables with the defaults of --data, and compares the fits.
 
 Usage: .venv/bin/python scripts/tables.py
 
 Two of the tables and the last column need scikit-learn (.venv/bin/python -m pip install
-scikit-learn), and are left out without. Prints R² on the training examples, as a table in Markdown.
+scikit-learn); otherwise they are left out. Prints R² on the training examples as a Markdown table.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def longley() -> Table:
 
 
 def houses() -> Table:
-    """Prices that a person would make up: by the area, the rooms and the year."""
+    """Made-up prices by area, rooms and year."""
     random = np.random.default_rng(0)
     area, rooms = random.uniform(40, 200, 300).round(1), random.integers(1, 8, 300)
     year = random.integers(1950, 2021, 300)
@@ -85,7 +85,7 @@ def california_like() -> Table:
 
 
 def of_scikit_learn(name: str) -> Table:
-    """One of its tables in raw units; of several labels the first."""
+    """One of scikit-learn's tables in raw units, with its first label."""
     from sklearn import datasets
 
     options = {"scaled": False} if name == "load_diabetes" else {}
@@ -105,7 +105,7 @@ TABLES = {
 
 
 def write(table: Table, path: pathlib.Path) -> None:
-    """Writes a table as a CSV file, with the digits that give back its numbers."""
+    """Writes a table as a CSV file, with enough digits to restore its numbers."""
     lines = [
         ",".join(table),
         *(
@@ -138,7 +138,7 @@ def least_squares(path: pathlib.Path) -> float:
 
 
 def scikit_learn(table: Table) -> float:
-    """R² of its SGDRegressor with defaults, on standardized features."""
+    """R² of scikit-learn's SGDRegressor with defaults, on standardized features."""
     from sklearn import linear_model, pipeline, preprocessing
 
     *features, y = table.values()

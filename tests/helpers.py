@@ -1,4 +1,4 @@
-"""What several test files share: processes, runs, a TensorBoard, one event reader."""
+"""Helpers of several test files: processes, runs, a TensorBoard, one event reader."""
 
 import contextlib
 import dataclasses
@@ -45,7 +45,7 @@ from tests import processes
 
 SOLUTIONS = ("module-custom", "keras-custom", "keras-fit")
 
-# A run that trains for about two seconds, in steps of some 60 us, and saves often.
+# A run that trains for about two seconds, in steps of about 60 us, and saves often.
 SLOW = (
     *("--num_examples=50000", "--epochs=30000"),
     *("--checkpoint_every=3000", "--summary_every=1"),
@@ -72,7 +72,7 @@ def call(module: str, *arguments: object, cwd: pathlib.Path) -> "subprocess.Comp
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Asks again and again until something is true."""
+    """Polls until a condition is true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -82,25 +82,25 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 def saved_steps(run: pathlib.Path) -> list[int]:
     """The steps of the checkpoints of a run, ascending.
 
-    TensorFlow writes an index in place, after all else: while it is empty, it is being written.
+    TensorFlow writes the index last and in place; an empty index is still being written.
     """
     found = []
     for path in run.glob("checkpoints/ckpt-*.index"):
-        with contextlib.suppress(FileNotFoundError):  # an old one, which is removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # an old checkpoint was removed meanwhile
             if path.stat().st_size:
                 found.append(int(path.stem[5:]))
     return sorted(found)
 
 
 def newest(run: pathlib.Path) -> int:
-    """The step of the newest checkpoint of a run, -1 where there is none."""
+    """The step of the newest checkpoint of a run; -1 without one."""
     return max(saved_steps(run), default=-1)
 
 
 def answers(commands: list[list[str]], *, cwd: pathlib.Path) -> list[tuple[Any, str, str]]:
-    """What `predict` and `train` answer to command lines: exit code, stdout, stderr.
+    """Runs command lines of `predict` and `train`; returns exit codes, stdout and stderr.
 
-    All in one process, which saves the seconds of its start.
+    All run in one process, which saves the seconds of its start.
     """
     result = finish(processes.Process("tests.terminal", json.dumps(commands), cwd=cwd))
     assert result.returncode == 0, result.stderr
@@ -108,7 +108,7 @@ def answers(commands: list[list[str]], *, cwd: pathlib.Path) -> list[tuple[Any, 
 
 
 class Runs:
-    """The three solutions, each trained by a process of its own on the default problem."""
+    """The three solutions, each trained in its own process on the default problem."""
 
     def __init__(self, folder: pathlib.Path):
         """Trains them two at a time, as many as there are cores in CI."""
@@ -138,7 +138,7 @@ class TensorBoard:
         self.output = output
 
     def get(self, path: str, **query: str) -> Any:
-        """One answer: JSON where it is JSON, bytes elsewhere."""
+        """Returns an answer: parsed if it is JSON, bytes otherwise."""
         address = f"{self.url}/data/{path}?{urllib.parse.urlencode(query)}"
         with urllib.request.urlopen(address, timeout=10) as response:
             content = response.read()
@@ -146,7 +146,7 @@ class TensorBoard:
         return json.loads(content) if is_json else content
 
     def wait_for(self, ready: Callable[[], Any], seconds: float = 30) -> Any:
-        """Asks again and again until there is something."""
+        """Polls until the result is not empty."""
         end = time.monotonic() + seconds
         while True:
             with contextlib.suppress(urllib.error.HTTPError):
@@ -156,7 +156,7 @@ class TensorBoard:
             time.sleep(0.2)
 
     def scalars(self, run: str, tag: str, points: int = 1) -> list[tuple[int, float]]:
-        """The (step, value) pairs of a curve, once it has at least so many."""
+        """The (step, value) pairs of a curve, once it has at least `points` of them."""
 
         def ready() -> Any:
             answer = self.get("plugin/scalars/scalars", run=run, tag=tag)
@@ -209,7 +209,7 @@ def scalars(directory: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for step, value in values(directory):
         if value.metadata.plugin_data.plugin_name == "scalars":
-            curves.setdefault(value.tag, [])  # only the first one says what it is
+            curves.setdefault(value.tag, [])  # only the first one names the plugin
         if value.tag in curves:
             curves[value.tag].append((step, float(tf.make_ndarray(value.tensor))))
     return curves
@@ -240,14 +240,14 @@ def guide(count: int) -> tuple[list[float], list[float], list[float], datasets_l
 
 
 def units(mean: list[float], stddev: list[float]) -> preprocessing.Preprocessing:
-    """How columns a, b, ... and a label y are standardized."""
+    """The preprocessing of columns a, b, ... and a label y."""
     names = "abcdefghijklmnopqrst"[: len(mean) - 1]
     columns = dict.fromkeys(names)
     return preprocessing.Preprocessing(columns, "y", np.array(mean), np.array(stddev))
 
 
 def line(first: int, end: int) -> step_metrics.StepMetrics:
-    """Rows first to end - 1 on a straight way from (5, 0) to (3, 2), the other columns made up."""
+    """Rows first to end - 1 on a straight line from (5, 0) to (3, 2); other columns are made up."""
     step = np.arange(first, end)
     rest = (0.999**step).astype(np.float32)
     values = np.stack([3 + 2 * rest, 2 - 2 * rest], axis=1)
@@ -255,7 +255,7 @@ def line(first: int, end: int) -> step_metrics.StepMetrics:
 
 
 def absolute_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-    """A loss of one's own."""
+    """A user's own loss."""
     return tf.abs(y - prediction)
 
 
@@ -293,7 +293,7 @@ def loop(
     *,
     name: str = "custom",
 ) -> loop_lib.Loop:
-    """The loop of that name, before it has compiled anything."""
+    """The loop with this name, before it compiles anything."""
     step = train_step.guide_step(task, optimizer)
     if name == "fit":
         keras_loop.compile_model(task, optimizer)
@@ -305,9 +305,9 @@ LOOPS = {"custom": loop_lib.train, "fit": keras_loop.fit}
 
 
 def show(hook: hooks.Hook, trained: task_lib.Task, rows: step_metrics.StepMetrics) -> None:
-    """Shows a hook the model at its pauses among some rows, and the rows between them.
+    """Calls a hook with some rows and the model at its pauses, as a loop does.
 
-    As a loop does, though without training; at the end the model is at the last pause.
+    Nothing is trained; at the end the model is at the last pause.
     """
     first = 0
     while first < len(rows.step):
@@ -321,7 +321,7 @@ def show(hook: hooks.Hook, trained: task_lib.Task, rows: step_metrics.StepMetric
 
 
 class Recording:
-    """The reporters of a run, and what a trainer makes for them, without training."""
+    """The reporters of a run with the objects that a trainer makes for them, without training."""
 
     def __init__(
         self,
@@ -363,7 +363,7 @@ class Recording:
         self.hooks = agreement.Hooks(all_hooks, signals.StopRequest(), None, self.monitor.is_good)
 
     def start(self, graph: Any = None) -> None:
-        """Records what is known before training."""
+        """Records the start of training."""
         self.reporters.start(graph, {"repeat": "`python -m pipeline.train --a_flag`"})
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
@@ -374,7 +374,7 @@ class Recording:
         show(self.hooks, self.task, rows)
 
     def finish(self, last: step_metrics.StepMetrics) -> None:
-        """Records the row of the last step as that of the trained model."""
+        """Records the row of the last step as the trained model's row."""
         self.task.variables.assign(self.task.variables.split(last.values[0]))
         step = int(last.step[0])
         event = self.monitor.noted(step, self.monitor.checked(step))

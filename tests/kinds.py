@@ -1,4 +1,4 @@
-"""Kinds of models and examples that people have: named by --model and --data of this file.
+"""Kinds of models and examples that users have, for --model and --data.
 
 Each `<kind>` makes a compiled model, and `<kind>_data` returns its examples.
 """
@@ -49,7 +49,7 @@ def tokens_data() -> Any:
 
 
 def embedded() -> tf.keras.Model:
-    """An embedding without a variable that is not trained."""
+    """An embedding; all variables are trainable."""
     embedding = layers.Embedding(50, 2)
     return _classifier(tf.keras.Input([12], dtype="int32"), embedding, layers.Flatten())
 
@@ -117,7 +117,7 @@ def two_inputs_data() -> Any:
 
 
 class Penalized(tf.keras.Model):
-    """Adds a loss of the whole batch, and has a compute_loss and compute_metrics of its own."""
+    """Adds a loss of the whole batch, and overrides compute_loss and compute_metrics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Penalized(tf.keras.Model):
         return loss + 0.1 * tf.reduce_mean(y_pred**2)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """A metric of the model's own beside the compiled ones."""
+        """Returns the compiled metrics and one more."""
         self.total.update_state(tf.reduce_mean(y_pred))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

@@ -1,4 +1,4 @@
-"""What a process that tests are forked from has imported: TensorFlow, not started, and the rest."""
+"""Imports for the process that tests fork from: the package and TensorFlow, not started."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ PATH = [os.path.abspath(each) for each in sys.path]  # before any test has added
 gc.disable()
 with tf_runtime.importing():
     from pipeline.run import trainer  # noqa: F401
-# TensorFlow looks for devices when it is imported, or in app.run where that comes later, as here.
+# TensorFlow looks for devices at its import, or in app.run if that comes later, as here.
 app._init_callbacks.clear()
 gc.freeze()
 gc.enable()

@@ -1,7 +1,7 @@
-"""Processes that are forked from one that has imported TensorFlow, which takes seconds.
+"""Processes that fork from one that has imported TensorFlow, which saves seconds.
 
-They have a pid, a directory, an environment and streams of their own as any other, and signals end
-them. Where a test is about the start of Python itself, it takes `subprocess` instead.
+Like any other process, they have their own pid, directory, environment and streams, and signals end
+them. Tests of the start of Python itself use `subprocess` instead.
 """
 
 import concurrent.futures
@@ -59,7 +59,7 @@ class Process:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Sends it a signal, if it still runs."""
+        """Sends a signal if the process still runs."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
@@ -80,7 +80,7 @@ class Process:
         return self.returncode
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
-        """Reads both streams to their end; what takes too long is killed."""
+        """Reads both streams to their end; kills the process after a timeout."""
         timer = threading.Timer(timeout, self.kill)
         timer.start()
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -101,7 +101,7 @@ def _text(reader: "connection.Connection") -> IO[str]:
 
 
 def _rest(stream: IO[str]) -> str:
-    """What is left to read; nothing where the stream was closed."""
+    """Reads the rest of a stream; '' if it was closed."""
     if stream.closed:
         return ""
     with stream:
@@ -126,7 +126,7 @@ def _run(
     os.environ.update(environment)
     os.chdir(cwd)
     sys.path[:] = [cwd, *preload.PATH]
-    if os.path.isdir("pipeline"):  # a copy of the package: it is to be imported, and not this one
+    if os.path.isdir("pipeline"):  # imports a copy of the package instead of this one
         for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
             del sys.modules[name]
     sys.argv = arguments

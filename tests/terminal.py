@@ -1,6 +1,6 @@
-"""Prints what the entry points answer to command lines, which are given as JSON, as JSON.
+"""Runs command lines of entry points, given as JSON, and prints their results as JSON.
 
-Any error that is not of the pipeline is in the place of the exit code.
+An error that is not the pipeline's replaces the exit code.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ def answer(program: str, *arguments: str) -> tuple[Any, str, str]:
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS([program, *arguments])
-    tf.config.run_functions_eagerly(False)  # what an earlier command may have changed
+    tf.config.run_functions_eagerly(False)  # an earlier command may have changed it
     tf.keras.config.set_floatx("float32")
     return captured({"predict": predict, "train": train}[program].main)
 
 
 def captured(main: Callable[[list[str]], None]) -> tuple[Any, str, str]:
-    """The exit code, what goes to descriptor 1, and what Python prints on stderr."""
+    """The exit code, the output of descriptor 1, and Python's output on stderr."""
     before, err = os.dup(1), io.StringIO()
     with tempfile.TemporaryFile("w+") as out:
         os.dup2(out.fileno(), 1)

@@ -1,4 +1,4 @@
-"""Tests of pipeline.data.arrays: what a function of the user's may return beside tables."""
+"""Tests of pipeline.data.arrays: arrays that a user's function may return."""
 
 import pathlib
 from typing import Any
@@ -38,7 +38,7 @@ _TEXTS = [f"text {i}" for i in _NUMBER]
     ],
 )
 def test_arrays_of_any_structure_become_a_batch(x: Any, y: Any, weight: Any, dtypes: Any) -> None:
-    """Floats as float32, as in Keras; all else as it is."""
+    """Floats become float32, as in Keras; other dtypes are kept."""
     made = (x, y) if weight is None else (x, y, weight)
     found = arrays.examples(made, "mine:data")
     assert found.num_examples == _N
@@ -148,7 +148,7 @@ def _numbers(part: datasets.Batch | None) -> list[int]:
 def test_validation_examples_are_set_apart_by_the_seed(
     tmp_path: pathlib.Path, settings: dict[str, Any], count: int | None
 ) -> None:
-    """Disjoint, together all, each in all arrays, and in their order."""
+    """The parts are disjoint, complete, the same in all arrays, and in order."""
     found = []
     for seed in (0, 0, 1):
         data = _load(tmp_path, "data", seed=seed, **settings)
@@ -166,7 +166,7 @@ def test_validation_examples_are_set_apart_by_the_seed(
 
 @pytest.mark.parametrize("batch_size", [0, 8])
 def test_workers_share_the_examples(tmp_path: pathlib.Path, batch_size: int) -> None:
-    """Of one full batch each holds its part; and the sum of their fingerprints is the one."""
+    """Each worker holds its part of a full batch; the fingerprints sum to that of one process."""
     settings = {"batch_size": batch_size, "validation_examples": 7}
     alone = _load(tmp_path, "data", **settings)
     parts = [_load(tmp_path, "data", workers.Worker(i, 2), **settings) for i in range(2)]

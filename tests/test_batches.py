@@ -13,7 +13,7 @@ from pipeline.data import batches as batches_lib
 _N = 23
 
 
-@functools.cache  # they hold no state, and take a second to be compiled
+@functools.cache  # batches have no state, and compiling takes a second
 def _batches(
     n: int = _N,
     *,
@@ -22,7 +22,7 @@ def _batches(
     num_features: int = 1,
     run_eagerly: bool = False,
 ) -> batches_lib.Batches:
-    """Of n examples with y = 0 ... n-1, and x = -y in every feature."""
+    """Batches of n examples with y = 0 ... n-1, and x = -y in every feature."""
     y = np.arange(n, dtype=np.float32)
     examples = batch_lib.Batch(np.repeat(-y[:, None], num_features, axis=1), y)
     config = config_lib.Config(batch_size=batch_size, seed=seed, run_eagerly=run_eagerly)
@@ -30,7 +30,7 @@ def _batches(
 
 
 def _singly(batches: batches_lib.Batches, first: int, last: int) -> list[batch_lib.Batch]:
-    """The batches of some updates, out of their blocks, without what fills up a short one."""
+    """The batches of some updates, out of their blocks and without padding."""
     result: list[batch_lib.Batch] = []
     for block in batches.blocks(first, last):
         for step in range(min(batches.block_steps, last - first - len(result))):
@@ -98,7 +98,7 @@ def test_same_seed_gives_the_same_batches() -> None:
 
 @pytest.mark.slow
 def test_every_position_holds_every_example_equally_often() -> None:
-    """Between half and double of chance; 3000 epochs of luck stay far within."""
+    """Counts are within half and double of the expected count, a wide margin for 3000 epochs."""
     orders = np.array(_epochs(_batches(batch_size=12), 3000))
     share = np.array([(orders == number).mean(axis=0) for number in range(_N)])
     assert 0.5 / _N < share.min() < share.max() < 2 / _N
@@ -160,7 +160,7 @@ def test_the_batch_of_an_update_is_that_of_its_block(batch_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [0, 5])
 def test_batches_keep_the_structure_and_the_dtypes_of_the_examples(batch_size: int) -> None:
-    """Images, tokens and texts; two labels; and each example its own weight."""
+    """The examples have images, tokens and texts, two labels, and weights."""
     number = np.arange(_N)
     x = {
         "image": np.tile(np.float32(number)[:, None, None, None], (4, 3, 2)),

@@ -1,4 +1,4 @@
-"""A checkpoint bears its step and is restored to the bit; a damaged one is skipped."""
+"""A checkpoint is restored bit for bit with its step; a damaged one is skipped."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ _BATCH = batch_lib.Batch(tf.constant([[-1.0], [0.5], [2.0]]), tf.constant([0.25,
 
 
 class _Run:
-    """What one process has of a run: a model, its optimizer and the checkpoints."""
+    """A process of a run: a model, its optimizer and the checkpoints."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class _Run:
         return result
 
     def save(self, step: int, *, last_step: int = 100, best: int = -1) -> None:
-        """Saves the model as it is, and as that of the best epoch if one is given."""
+        """Saves the current model, and as the best epoch's model if `best` is given."""
         state = run_state.RunState(
             step=step,
             last_step=last_step,
@@ -81,7 +81,7 @@ def _files(directory: pathlib.Path) -> dict[str, bytes]:
 def test_restored_training_goes_on_with_the_same_bits(
     tmp_path: pathlib.Path, model: str, optimizer: str
 ) -> None:
-    """The model, what the optimizer remembers and the state of the run come back."""
+    """The model, the optimizer's variables and the run's state are restored."""
     run = _Run(tmp_path, model=model, optimizer=optimizer)
     saved = run.train(3)[-1]
     run.save(3, last_step=2, best=2)
@@ -108,12 +108,12 @@ def test_three_newest_are_kept_by_all_processes(tmp_path: pathlib.Path) -> None:
         for step in steps:
             run.save(step)
     assert _names(tmp_path) == ["ckpt-1000", "ckpt-101", "ckpt-250"]
-    # Nor is anything else left of those that were removed.
+    # Nothing is left of removed checkpoints.
     assert len(_files(tmp_path)) == 6
 
 
 def test_step_that_is_saved_is_not_saved_again(tmp_path: pathlib.Path) -> None:
-    """Nor an earlier one, also by the process that has restored it."""
+    """Earlier steps are not saved either, nor by a process that has restored the step."""
     run = _Run(tmp_path)
     run.save(10)
     before = _files(tmp_path)
@@ -140,7 +140,7 @@ def test_model_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path, number: f
 
 
 def test_optimizer_that_is_not_finite_is_not_saved(tmp_path: pathlib.Path) -> None:
-    """As Adam's second moment, the square of a gradient that is finite itself."""
+    """Adam's second moment may be infinite, as the square of a finite gradient."""
     run = _Run(tmp_path)
     run.optimizer.variables[-1].assign(np.inf)
     run.save(1)
@@ -180,7 +180,7 @@ def test_best_is_read_or_its_damage_costs_one_line(tmp_path: pathlib.Path) -> No
 
 
 def test_best_that_was_saved_already_stays(tmp_path: pathlib.Path) -> None:
-    """As of a run that is resumed from before its best epoch."""
+    """This happens if a run resumes from a step before its best epoch."""
     run = _Run(tmp_path)
     run.checkpoints.save_best(5, {"W": np.array([2.0], np.float32), "b": np.float32(1.0)})
     before = _files(tmp_path)
@@ -189,7 +189,7 @@ def test_best_that_was_saved_already_stays(tmp_path: pathlib.Path) -> None:
 
 
 def test_one_best_is_left_after_a_kill(tmp_path: pathlib.Path) -> None:
-    """Killed after best-8 was saved, before best-4 was removed; then step 8 is best again."""
+    """The kill comes after best-8 is saved and before best-4 is removed; step 8 is best again."""
     variables = {"W": np.array([2.0], np.float32), "b": np.float32(1.0)}
     for step, directory in ((4, tmp_path), (8, tmp_path / "other")):
         _Run(directory).checkpoints.save_best(step, variables)
@@ -243,7 +243,7 @@ def test_newest_undamaged_checkpoint_is_restored(
     assert resumed.values() == older
     W = checkpoints.variables(tmp_path)["W"]
     np.testing.assert_array_equal(W, resumed.task.variables.arrays()["W"])
-    # A checkpoint without its index is not there at all, so nothing is skipped.
+    # A checkpoint without its index does not exist, so nothing is skipped.
     is_gone = damage is pathlib.Path.unlink and suffix == ".index"
     assert ("which is damaged" in caplog.text) != is_gone
     assert ("ckpt-1000" in caplog.text) != is_gone
@@ -270,7 +270,7 @@ def test_damaged_checkpoint_is_saved_again(tmp_path: pathlib.Path) -> None:
 def test_damaged_newer_ones_do_not_displace_a_saved_one(
     tmp_path: pathlib.Path, damaged: tuple[int, ...]
 ) -> None:
-    """With three: a process was killed after it had saved step 40, before it removed step 10."""
+    """There are three if a process was killed after it saved step 40, before it removed step 10."""
     run = _Run(tmp_path)
     run.save(10)
     first = _files(tmp_path)
@@ -299,7 +299,7 @@ def test_all_damaged_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
 
 
 def test_only_what_a_killed_save_left_is_removed(tmp_path: pathlib.Path) -> None:
-    """And nothing that a person has put beside it, whatever its name."""
+    """Files that a user has put beside it stay, whatever their names."""
     run = _Run(tmp_path)
     run.save(1)
     own = (
@@ -362,7 +362,7 @@ _OTHERS = [_of_adam, _of_other_features, _best_renamed, _of_another_program, _of
 def test_whole_checkpoint_of_another_run_is_skipped(
     tmp_path: pathlib.Path, make: Callable[[pathlib.Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The newest of this run is restored; where there is none, one line says so."""
+    """The newest checkpoint of this run is restored; if there is none, one line says so."""
     make(tmp_path)
     with pytest.raises(errors.RunError, match=r"no undamaged checkpoint of this run.*--overwrite"):
         _Run(tmp_path, optimizer="sgd").checkpoints.restore()
@@ -377,7 +377,7 @@ def test_whole_checkpoint_of_another_run_is_skipped(
 
 @pytest.mark.parametrize("path", ["", "ckpt-20", "ckpt-20.index"])
 def test_variables_are_those_of_the_model(tmp_path: pathlib.Path, path: str) -> None:
-    """By name, without those of the optimizer; of the newest one in a directory."""
+    """They have names and exclude the optimizer's; a directory gives the newest checkpoint."""
     run = _Run(tmp_path)
     run.save(3)
     run.train(2)
@@ -431,7 +431,7 @@ def test_checkpoint_is_saved_when_seconds_have_passed() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_training_after_a_checkpoint(number: signal.Signals) -> None:
-    """A real one, to this process."""
+    """The test sends a real signal to this process."""
     saved: list[int] = []
     before = signal.getsignal(number)
     with signals.StopRequest() as stop:
@@ -447,7 +447,7 @@ def test_signal_ends_training_after_a_checkpoint(number: signal.Signals) -> None
 
 
 def test_ignored_hangup_stays_ignored() -> None:
-    """As under nohup."""
+    """The command nohup ignores it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.StopRequest() as stop:

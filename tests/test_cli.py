@@ -1,4 +1,4 @@
-"""Mistakes in flags: answered at once, in one line, with nothing left behind."""
+"""Mistakes in flags are reported at once, in one line, and leave no files."""
 
 import pathlib
 import re
@@ -72,7 +72,7 @@ def test_help_does_not_import_tensorflow(entry: str, tmp_path: pathlib.Path) -> 
 
 
 def test_help_lists_each_flag_in_its_group(tmp_path: pathlib.Path) -> None:
-    """With its bounds; the README's table has the same groups, in the same order."""
+    """The help has the bounds; the README's table has the same groups in the same order."""
     out, _ = _modules_imported_by("pipeline.train", "--helpshort", cwd=tmp_path)
     assert re.findall(r"^(\w[^:\n]*):$", out, re.MULTILINE) == ["Example", "flags", *config.GROUPS]
     parts = re.split("\n(?=" + "|".join(f"{title}:\n" for title in config.GROUPS) + ")", out)
@@ -99,7 +99,7 @@ def test_help_lists_each_flag_in_its_group(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_only_known_noise_is_kept_from_stderr(last: str, code: int, tmp_path: pathlib.Path) -> None:
-    """Whatever else is written there while TensorFlow is imported is shown, also at a crash."""
+    """Other output during TensorFlow's import is shown, also at a crash."""
     script = f"""
 import os, signal
 from pipeline import tf_runtime

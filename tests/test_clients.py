@@ -34,12 +34,12 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     "mlp": {"model": "mlp"},
     "logistic": {"model": "logistic", "loss": "binary_crossentropy"},
 }
-# Of one feature and of three; of three also on standardized data.
+# Models of one feature and of three; with three also on standardized data.
 _EXPORTS = [(name, number) for name in _CONFIGS for number in (1, 3)]
 
 
 def _trained(name: str, datasets: datasets_lib.Datasets) -> task.Task:
-    """A task whose numbers are none that it starts with."""
+    """A task whose variables differ from their initial values."""
     made = make_task.make_task(config_lib.Config(**_CONFIGS[name]), datasets)
     numbers = np.random.default_rng(0).normal(size=made.variables.numbers().shape[0])
     made.variables.assign(made.variables.split(numbers))
@@ -58,7 +58,7 @@ def _datasets(num_features: int, *, learned: _Learned | None = None) -> datasets
 
 
 class _Export:
-    """A version, and what the live model predicts."""
+    """An export version, and the live model's predictions."""
 
     def __init__(self, path: pathlib.Path, name: str, num_features: int):
         units = np.float64([7, -3, 2, 5]), np.float64([2, 4, 0.5, 3])
@@ -76,7 +76,7 @@ class _Export:
             self.y = trained.predict(tf.constant(x)).numpy()
 
     def check(self, y: Any) -> None:
-        """Compares what a client predicts; the scale of the numbers is that of the largest."""
+        """Compares a client's predictions, relative to the largest number."""
         size = float(np.abs(self.y).max())
         np.testing.assert_allclose(y, self.y, rtol=1e-5, atol=1e-6 * size)
 
@@ -99,7 +99,7 @@ def test_keras_takes_it_as_a_layer(exported: _Export) -> None:
 
 
 def test_the_first_interpreter_of_litert_predicts(exported: _Export) -> None:
-    """Which takes the first signature, and knows no names."""
+    """It uses the first signature, without names."""
     model = interpreter.Interpreter(str(exported.path / "model.tflite"))
     (x,), (y,) = model.get_input_details(), model.get_output_details()
     model.resize_tensor_input(x["index"], exported.x.shape, strict=True)
@@ -116,7 +116,7 @@ def test_the_signature_of_litert_predicts(exported: _Export) -> None:
 
 
 def test_onnx_predicts(exported: _Export) -> None:
-    """With names for input, output, and the dimension that is open."""
+    """The input, the output and the open dimension have names."""
     path = str(exported.path / "model.onnx")
     checker.check_model(path, full_check=True)
     model = reference.ReferenceEvaluator(path)
@@ -133,7 +133,7 @@ class _Output(ctypes.Structure):
 
 
 def _c_library() -> Any:
-    """The C library, with the types of what it is asked for here."""
+    """The C library, with the types of the functions used here."""
     library = ctypes.CDLL(f"{tf.sysconfig.get_lib()}/libtensorflow_cc.so.2")
     for name in ("NewStatus", "NewSessionOptions", "NewGraph", "Message", "TensorData"):
         getattr(library, f"TF_{name}").restype = ctypes.c_void_p
@@ -144,7 +144,7 @@ def _c_library() -> Any:
 
 
 def _predict_in_c(path: pathlib.Path, x: Array) -> Array:
-    """What a program in C does, from an operation to another by the names in its manual."""
+    """Predicts as a C program does, by the operation names in the manual."""
     library, pointer = _c_library(), ctypes.c_void_p
     status, graph = pointer(library.TF_NewStatus()), pointer(library.TF_NewGraph())
     options = pointer(library.TF_NewSessionOptions())
@@ -171,7 +171,7 @@ def _predict_in_c(path: pathlib.Path, x: Array) -> Array:
 
 
 def test_the_c_library_predicts(exported: _Export) -> None:
-    """By the first name that the manual gives, which is that of the first signature."""
+    """The manual's first name belongs to the first signature."""
     exported.check(_predict_in_c(exported.path, exported.x))
 
 
@@ -191,7 +191,7 @@ def test_saved_model_cli_predicts(tmp_path: pathlib.Path) -> None:
 
 
 def test_another_shape_is_refused(exported: _Export) -> None:
-    """Instead of broadcast; of the signature by TensorFlow itself, which does not look."""
+    """It must not be broadcast; TensorFlow itself does not check shapes of a signature."""
     loaded = tf.saved_model.load(str(exported.path))
     for predict in (loaded.serve, lambda x: loaded.signatures["serving_default"](x=x)):
         for wrong in ([*exported.x.shape, 1], [4, 2], [3, 1], []):
@@ -200,7 +200,7 @@ def test_another_shape_is_refused(exported: _Export) -> None:
 
 
 def test_tensorflow_serving_finds_a_request_to_warm_up_with(exported: _Export) -> None:
-    """In its own messages; one row, for which the signature has an answer."""
+    """The request uses Serving's messages and has one row that the signature can predict."""
     path = str(exported.path / serving.WARM_UP)
     (record,) = tf.data.TFRecordDataset(path).as_numpy_iterator()
     request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
@@ -230,7 +230,7 @@ def test_a_format_that_can_not_hold_a_model_is_named(tmp_path: pathlib.Path) -> 
 
 
 def test_a_table_with_texts_is_served_by_its_columns(tmp_path: pathlib.Path) -> None:
-    """As they are named, or as TensorFlow allows; formats without texts take x [N, D]."""
+    """Inputs have the columns' names, as TensorFlow allows; formats without texts take x [N, D]."""
     columns: dict[str, Any] = {"größe": ("M", "S"), "a": None}
     learned = _Learned(columns, "y", np.float64([0, 0, 1990, 5]), np.float64([1, 1, 10, 3]))
     x = np.float32([[1, 0, -1], [0, 1, 2]])
@@ -259,7 +259,7 @@ def test_a_table_with_texts_is_served_by_its_columns(tmp_path: pathlib.Path) -> 
 
 
 class _Searching(tf.Module):  # type: ignore[misc]
-    """A model with an operation that is TensorFlow's alone."""
+    """A model with an operation that only TensorFlow has."""
 
     def __init__(self) -> None:
         super().__init__()

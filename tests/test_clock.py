@@ -18,7 +18,7 @@ def test_steps_are_spread_over_the_time_they_took() -> None:
 
 
 def test_what_is_no_step_of_the_latest_is_now() -> None:
-    """As what is written before training, or the evaluation after the last step."""
+    """Examples are records before training, and the evaluation after the last step."""
     times = clock.Clock()
     before = times.now()
     assert before - 1 < times.times(np.array([0]))[0] <= before
@@ -38,7 +38,7 @@ def test_only_what_is_measured_counts() -> None:
 
 @pytest.mark.parametrize("set_back", [0, 86400])
 def test_time_never_goes_back_in_a_run(monkeypatch: pytest.MonkeyPatch, set_back: float) -> None:
-    """Neither in a process nor in the next one, though the clock of the machine does."""
+    """The machine's clock goes back, but not the run's clock in this process or the next."""
     wall = time.time()
     first = clock.Clock()
     saved = first.now()

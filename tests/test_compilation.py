@@ -1,4 +1,4 @@
-"""Tests of pipeline.training.compilation: how steps are run, and what can't be repeated."""
+"""Tests of pipeline.training.compilation: modes of running steps, and unrepeatable steps."""
 
 import pathlib
 from typing import Any
@@ -268,7 +268,7 @@ def _prepare(
 def test_auto_takes_what_is_faster_and_says_why(
     mine: pathlib.Path, settings: dict[str, Any], mode: Mode, words: str
 ) -> None:
-    """Nothing has to be said where it is XLA, or what Keras does."""
+    """No reason is needed for XLA, or for Keras' own choice."""
     _, graph, chosen = _prepare(mine, **settings)
     assert chosen.mode is mode
     assert chosen.reason.startswith(words)
@@ -307,7 +307,7 @@ def test_what_is_asked_for_is_followed_without_a_word(
 def test_what_xla_cannot_compile_runs_as_a_graph(
     mine: pathlib.Path, settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The operation is named, and nothing of what XLA says of it is seen."""
+    """The note names the operation; XLA's own output is hidden."""
     _, _, chosen = _prepare(mine, **settings)
     assert chosen.mode is Mode.GRAPH
     assert chosen.reason == "XLA can't compile AsString"
@@ -316,7 +316,7 @@ def test_what_xla_cannot_compile_runs_as_a_graph(
 
 @pytest.mark.slow
 def test_the_choice_is_the_same_each_time(mine: pathlib.Path) -> None:
-    """It decides the last bits of a run, so that a resumed one must make it again."""
+    """The choice affects rounding, so a resumed run must make the same one."""
     for model in (":strings", ":dropout"):
         one, other = (_prepare(mine, model=model)[2] for _ in range(2))
         assert one == other
@@ -352,7 +352,7 @@ def test_the_choice_is_the_same_each_time(mine: pathlib.Path) -> None:
 def test_what_could_not_be_trained_or_repeated_is_refused(
     mine: pathlib.Path, model: str, words: str
 ) -> None:
-    """In one line with the user's function and file."""
+    """One line names the user's function and file."""
     with pytest.raises(errors.InputError) as caught:
         _prepare(mine, model=model)
     message = str(caught.value)
@@ -366,19 +366,19 @@ def test_what_could_not_be_trained_or_repeated_is_refused(
     "model", [":stateless", ":looks_up", ":checks", ":normal_and_counts", ":with_generator"]
 )
 def test_what_can_be_repeated_is_taken(mine: pathlib.Path, model: str, loop: str) -> None:
-    """Also where an operation is stateful in the words of TensorFlow's registry."""
+    """This includes operations that TensorFlow's registry marks as stateful."""
     _, graph, _ = _prepare(mine, model=model, loop=loop)
     assert graph.node
 
 
 def test_an_unused_variable_is_refused_in_the_fit_loop_too(mine: pathlib.Path) -> None:
-    """Where Keras itself would train on with a warning."""
+    """Keras itself would only warn and continue."""
     with pytest.raises(errors.InputError, match=r"does not depend on dense_1\.kernel, dense_1\.b"):
         _prepare(mine, model=":unused_layer", loop="fit")
 
 
 def test_what_fails_only_in_a_graph_is_the_users(mine: pathlib.Path) -> None:
-    """Though the loss could be called before; beside a model of this package."""
+    """The loss could be called eagerly before; the model is this package's."""
     with pytest.raises(errors.UserCodeError) as caught:
         _prepare(mine, model="mlp", loss=":numpy_loss")
     message = str(caught.value)

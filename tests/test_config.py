@@ -92,7 +92,7 @@ def test_a_loss_has_one_name_however_it_is_spelled(name: str) -> None:
     assert re.fullmatch("[a-z_]+", canonical)
     classes, prediction = np.array([0, 2, 1]), np.float32([[0.7, 0.2, 0.1]] * 3)
     y = classes if canonical.startswith("sparse") else np.eye(3, dtype=np.float32)[classes]
-    if name.lower() in ("ctc", "circle"):  # of sequences, and of pairs
+    if name.lower() in ("ctc", "circle"):  # losses of sequences and of pairs
         assert canonical == name.lower()
         return
     one, other = (losses_of_keras.get(each) for each in (name, canonical))
@@ -185,7 +185,7 @@ def test_a_profile_begins_before_the_last_step() -> None:
 
 
 def test_only_module_and_keras_are_linear() -> None:
-    """And may start from given W and b."""
+    """Only linear models may start from given W and b."""
     for model in ("module", "keras"):
         assert config_lib.Config(model=model, initial_w=0.5, initial_b=-1.0).is_linear
     for model in ("polynomial", "mlp", "logistic", "mine:module", "models/keras.py:keras"):

@@ -1,4 +1,4 @@
-"""Tests of pipeline.console; most need streams that a process of its own can lose."""
+"""Tests of pipeline.console; most use a separate process that loses its streams."""
 
 import os
 import pathlib
@@ -46,13 +46,13 @@ def test_a_text_is_printed_to_stdout(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_text_can_be_read_at_once(tmp_path: pathlib.Path) -> None:
-    """It does not wait in a buffer, which is lost where the process is killed."""
+    """It does not stay in a buffer, which a killed process would lose."""
     script = f"{_BEGIN}import os; console.say('while it trains'); os._exit(7)"
     assert _end(_start(script, tmp_path)) == (7, b"while it trains\n", b"")
 
 
 def test_output_without_a_reader_is_dropped(tmp_path: pathlib.Path) -> None:
-    """As with `| head`: neither a text, nor the next, nor the flush at exit ends the program."""
+    """With `| head`, neither a text, nor the next one, nor the flush at exit ends the program."""
     for stream in ("stdout", "stderr"):
         read, write = os.pipe()
         os.close(read)
@@ -64,7 +64,7 @@ def test_output_without_a_reader_is_dropped(tmp_path: pathlib.Path) -> None:
 
 
 def test_output_to_a_closed_terminal_is_dropped(tmp_path: pathlib.Path) -> None:
-    """As after a hang-up that nohup made the program ignore."""
+    """This happens after a hang-up that nohup made the program ignore."""
     master, terminal = pty.openpty()
     os.close(master)
     assert _end(_start(_WORK, tmp_path, stdout=terminal)) == (7, None, b"to stderr\n")
@@ -89,7 +89,7 @@ def test_a_full_disk_is_said_once_and_ends_nothing(tmp_path: pathlib.Path) -> No
 
 
 def test_a_full_disk_is_an_error_where_the_output_counts(tmp_path: pathlib.Path) -> None:
-    """What is written to sys.stdout itself, as predictions are, is not lost without a word."""
+    """Output written to sys.stdout itself, such as predictions, is not lost silently."""
     script = f"""{_BEGIN}
 try:
     print("predictions", flush=True)
@@ -102,12 +102,12 @@ except OSError as error:
 
 
 def test_a_reader_that_is_slow_gets_everything(tmp_path: pathlib.Path) -> None:
-    """Where another program has made the pipe or terminal non-blocking."""
+    """Another program has made the pipe or terminal non-blocking."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     process = _start(_WORK, tmp_path, stdout=write)
     os.close(write)
-    time.sleep(0.5)  # in which the pipe fills
+    time.sleep(0.5)  # the pipe fills meanwhile
     with open(read, "rb") as reader:
         assert reader.read() == b"first\n" + b"x" * 1_000_000 + b"\nby another print"
     assert _end(process)[0] == 7
@@ -122,7 +122,7 @@ def test_ascii_is_enough(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 def test_only_progress_is_printed_where_the_rest_is_not_wanted(
     capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
 ) -> None:
-    """As in a sweep."""
+    """A sweep uses this."""
     with (tmp_path / "log.txt").open("w") as file, console.only_progress():
         live = console.LiveLine()
         live.show("alive")
@@ -135,7 +135,7 @@ def test_only_progress_is_printed_where_the_rest_is_not_wanted(
 
 
 def test_columns_of_a_table_are_aligned() -> None:
-    """Whatever is in them: characters of two columns, and what rich takes for markup."""
+    """Cells may contain wide characters and text that looks like rich's markup."""
     rows = [("名前 [b]", "1.50", "2"), ("x", "21116.7", "")]
     assert console.table(("Fit", "RMSE", "R²"), rows).splitlines() == [
         "Fit            RMSE    R²",

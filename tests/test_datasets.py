@@ -12,7 +12,7 @@ from pipeline.data import datasets
 
 
 def _noise(drawn: datasets.Batch) -> np.ndarray:
-    """What was added to the default line y = 3x + 2."""
+    """The noise that was added to the default line y = 3x + 2."""
     return drawn.y.astype(np.float64) - (3 * drawn.x[:, 0].astype(np.float64) + 2)
 
 
@@ -45,7 +45,7 @@ def test_x_is_evenly_spaced_and_y_on_the_line_without_noise() -> None:
 
 
 def test_y_may_be_on_a_sine_curve() -> None:
-    """That of w·sin(pi·x) + b, with the same x and noise as on a line."""
+    """The curve is w·sin(pi·x) + b, with the same x and noise as on a line."""
     settings = {"x_min": 0, "x_max": 2, "num_examples": 5, "true_w": -4, "true_b": 0.5}
     data = datasets.load(config_lib.Config(synthetic="sine", noise_stddev=0, **settings))
     np.testing.assert_array_equal(data.train.x, [[0], [0.5], [1], [1.5], [2]])
@@ -64,7 +64,7 @@ def test_y_may_be_on_a_sine_curve() -> None:
 
 @pytest.mark.parametrize("count", [10_000, 1_000_000])
 def test_noise_has_mean_0_and_the_stddev_asked_for(count: int) -> None:
-    """Within five standard errors: σ/√N of the mean, σ/√(2N) of the stddev."""
+    """The tolerance is five standard errors: σ/√N of the mean, σ/√(2N) of the stddev."""
     data = datasets.load(config_lib.Config(num_examples=count, noise_stddev=0.5))
     noise = _noise(data.train)
     assert len(noise) == count
@@ -84,7 +84,7 @@ def test_noise_has_mean_0_and_the_stddev_asked_for(count: int) -> None:
     ],
 )
 def test_synthetic_y_beyond_float32_are_refused(changes: dict[str, float]) -> None:
-    """As those of a file are, with the numbers that make them."""
+    """The message has the settings that cause them, as for a file."""
     with pytest.raises(errors.InputError, match="y are too large for float32") as caught:
         datasets.load(config_lib.Config(**changes))
     assert all(f"--{name}={value:g}" in str(caught.value) for name, value in changes.items())
@@ -143,7 +143,7 @@ def test_columns_of_a_file_become_features_and_label(
 
 @pytest.mark.parametrize("num_features", [1, 2])
 def test_examples_lie_in_memory_as_they_are_read(tmp_path: pathlib.Path, num_features: int) -> None:
-    """Row by row, as the fingerprint and TensorFlow take them."""
+    """They lie row by row, as the fingerprint and TensorFlow need them."""
     path = tmp_path / "data.csv"
     path.write_text("a,b,y\n1,2,3\n4,5,6\n7,8,9\n")
     flags = {"features": ",".join("ab"[:num_features]), "validation_examples": 1}
@@ -154,7 +154,7 @@ def test_examples_lie_in_memory_as_they_are_read(tmp_path: pathlib.Path, num_fea
 
 
 def test_settings_that_do_not_fit_the_rows_are_refused(tmp_path: pathlib.Path) -> None:
-    """Before TensorFlow is imported: 3 rows in batches of 2 make 2 steps an epoch."""
+    """The check precedes TensorFlow's import: 3 rows in batches of 2 make 2 steps an epoch."""
     path = tmp_path / "data.csv"
     path.write_text("x,y\n1,2\n3,4\n5,6\n")
     flags = {"data": str(path), "batch_size": 2, "profile_steps": "4,6"}
@@ -198,5 +198,5 @@ def test_fingerprint_of_the_same_examples_is_the_same() -> None:
 
 
 def test_fingerprint_does_not_change_between_processes() -> None:
-    """Nor with the versions of anything, for it is kept in checkpoints."""
+    """It does not depend on package versions either, because checkpoints store it."""
     assert _datasets().fingerprint() == 122735880423329

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__"),  # of Keras, which saves weights
 ]
-# Those that resume another run.
+# Runs that resume another run.
 _LONGER = {("guide", 3): "longer", ("mlp", 2): "mlp-longer"}
 _NOT_OF_TWO = {"polynomial", *_LONGER.values()}
 _OF_TWO = tuple(name for name in train_together.CONFIGS if name not in _NOT_OF_TWO)
@@ -34,7 +34,7 @@ _RUNS = [*((name, 2) for name in _OF_TWO), *((name, 3) for name in _OF_THREE)]
 def _start(
     addresses: list[str], index: int, module: str, *arguments: str, cwd: pathlib.Path
 ) -> processes.Process:
-    """Starts one of several workers; what TensorFlow logs of lost ones may be on stderr."""
+    """Starts one of several workers; TensorFlow's log of lost workers may be on stderr."""
     environment = os.environ | workers.environment(addresses, index)
     del environment["TF_CPP_MIN_LOG_LEVEL"]  # which the import in the tests has set
     return processes.Process(module, *arguments, cwd=cwd, env=environment)
@@ -46,7 +46,7 @@ def _start_all(count: int, *command: str, cwd: pathlib.Path) -> list[processes.P
 
 
 def _start_as_users_do(*arguments: str, cwd: pathlib.Path) -> "list[subprocess.Popen[str]]":
-    """Starts two workers that set themselves what TensorFlow logs, when they import it."""
+    """Starts two workers that set TensorFlow's log level themselves at its import."""
     addresses = workers.free_addresses(2)
     kept = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return [
@@ -64,7 +64,7 @@ def _start_as_users_do(*arguments: str, cwd: pathlib.Path) -> "list[subprocess.P
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The folder of runs `<name>-<workers>`, and of one process each in `alone`."""
+    """The folder of runs `<name>-<workers>`, and of single-process runs in `alone`."""
     folder = tmp_path_factory.mktemp("together")
     x = np.random.default_rng(0).normal(size=(50, 3))
     y = x @ [1, -2, 3] + 0.5
@@ -87,13 +87,13 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_workers_take_the_steps_of_one_process(
     together: pathlib.Path, name: str, count: int
 ) -> None:
-    """Every curve at every step, the evaluations among them; the numbers are about 1 or less."""
+    """All curves agree at every step, also evaluations; the numbers are about 1 or less."""
     alone = _LONGER.get((name, count), name)
     _assert_same_curves(together / "logs" / f"{name}-{count}", together / "alone" / alone)
 
 
 def test_workers_resume(together: pathlib.Path) -> None:
-    """Three have made 12 epochs, and two go on to 20; a network goes on with its patience."""
+    """Three workers train 12 epochs, two continue to 20; a network keeps its patience."""
     assert helpers.saved_steps(together / "logs" / "guide-3")[-2:] == [12, 20]
     assert helpers.saved_steps(together / "logs" / "mlp-2")[-2:] == [16, 24]
 
@@ -120,7 +120,7 @@ def _assert_same_curves(run: pathlib.Path, alone: pathlib.Path) -> None:
 def test_all_workers_have_the_same_bits_at_the_end(
     together: pathlib.Path, name: str, count: int
 ) -> None:
-    """The same exit code, too; and all but the first have left nothing else."""
+    """They have the same exit code, and all but the first leave no other files."""
     files = [np.load(together / f"{name}-{count}-{index}.npz") for index in range(count)]
     for file in files:
         assert int(file["exit_code"]) == (3 if name == "diverging" else 0)
@@ -132,7 +132,7 @@ def test_all_workers_have_the_same_bits_at_the_end(
 
 
 def test_divergence_ends_all_at_the_same_step(together: pathlib.Path) -> None:
-    """Where one process finds it, too, though by then its bits have grown apart."""
+    """One process diverges at the same step, although its rounding differs by then."""
     runs = together / "alone" / "diverging", together / "logs" / "diverging-2"
     results = [json.loads((run / "result.json").read_text()) for run in runs]
     assert [result["outcome"] for result in results] == ["diverged"] * 2
@@ -140,7 +140,7 @@ def test_divergence_ends_all_at_the_same_step(together: pathlib.Path) -> None:
 
 
 def test_training_ends_early_for_all_at_the_same_epoch(together: pathlib.Path) -> None:
-    """Before its last epoch, and with the model of the same best one."""
+    """Training ends before the last epoch, with the same best model."""
     alone = versions.newest_steps(together / "alone" / "ending-early" / "export")
     assert alone
     assert alone.model < alone.last < 40 * 4
@@ -148,7 +148,7 @@ def test_training_ends_early_for_all_at_the_same_epoch(together: pathlib.Path) -
 
 
 def test_what_can_go_wrong_ends_all_with_a_line(tmp_path: pathlib.Path) -> None:
-    """One after the other in one run, which goes on each time from where it was."""
+    """The failures happen one after the other in one run, which resumes each time."""
     train = ("pipeline.train", "--run_name=run", "--epochs=1000000", "--checkpoint_secs=1")
     run = tmp_path / "logs" / "run"
 
@@ -216,7 +216,7 @@ time.sleep(60)
 
 
 def test_a_message_without_an_answer_ends_with_a_line(tmp_path: pathlib.Path) -> None:
-    """Where the other worker lives, but does something else."""
+    """The other worker is alive but busy with something else."""
     first, second = _start_as_users_do("-c", _SILENT, cwd=tmp_path)
     result = helpers.finish(first)
     second.kill()
@@ -229,7 +229,7 @@ def test_a_message_without_an_answer_ends_with_a_line(tmp_path: pathlib.Path) ->
 
 
 def test_launch_starts_all_again_where_a_worker_dies() -> None:
-    """A short version of scripts/crash_test.py --workers=2, which says what is compared."""
+    """A short version of scripts/crash_test.py --workers=2, which documents the comparison."""
     script = pathlib.Path(__file__).parent.parent / "scripts" / "crash_test.py"
     command = [
         *(sys.executable, str(script), "--workers=2", "--kills=1", "--seed=5", "--notensorboard"),

@@ -25,7 +25,7 @@ def _steps(directory: pathlib.Path) -> list[int]:
 
 
 def _diverged(recording: helpers.Recording, first: int = 20, at: int = 27) -> hooks.Divergence:
-    """What ends rows of which one is infinite."""
+    """The divergence that ends rows with an infinite one."""
     rows = helpers.line(first, 40)
     rows.loss[at - first :] = rows.values[at - first :] = np.inf
     with pytest.raises(hooks.Divergence) as caught:
@@ -48,7 +48,7 @@ def _warning(recording: helpers.Recording) -> str:
 def _message(
     directory: pathlib.Path, trained: task.Task | None = None, **settings: Any
 ) -> tuple[str, str]:
-    """What is said before training, and after it diverged at step 27."""
+    """The messages before training, and after divergence at step 27."""
     recording = helpers.Recording(directory, trained=trained, **{"epochs": 100, **settings})
     with contextlib.closing(recording):
         recording.after(helpers.line(0, 20))
@@ -61,7 +61,7 @@ def _message(
 def test_a_loss_that_rises_and_stays_finite_ends_training(
     tmp_path: pathlib.Path, epochs: int, between: int
 ) -> None:
-    """To 5e18 of 10 at the start; what is finite after it is not recorded."""
+    """The loss rises from 10 to 5e18; later finite rows are not recorded."""
     with contextlib.closing(helpers.Recording(tmp_path, epochs=epochs)) as recording:
         recording.after(helpers.line(0, 20))
         rows = helpers.line(20, 40)
@@ -93,7 +93,7 @@ def test_message_names_the_step_and_the_best_one_before(tmp_path: pathlib.Path) 
 def test_too_large_a_learning_rate_is_said_before_training(
     tmp_path: pathlib.Path, learning_rate: float, is_warned: bool
 ) -> None:
-    """At x = -2, ..., 2 of 5 examples: the Hessian is 2 diag(mean of x², 1) = diag(4, 2)."""
+    """With 5 examples at x = -2, ..., 2 the Hessian is 2 diag(mean of x², 1) = diag(4, 2)."""
     settings = {"num_examples": 5, "x_min": -2.0, "x_max": 2.0}
     warning, message = _message(tmp_path, learning_rate=learning_rate, **settings)
     assert "the largest stable learning rate for these data is 0.5; received" in message
@@ -111,7 +111,7 @@ def test_too_large_a_learning_rate_is_said_before_training(
 def test_the_learning_rate_is_less_for_mini_batches(
     tmp_path: pathlib.Path, batch_size: int, words: str
 ) -> None:
-    """With as many examples in a batch as there are, it is a full batch."""
+    """A batch size equal to the number of examples makes a full batch."""
     _, message = _message(tmp_path, batch_size=batch_size)
     assert re.search(rf"these data is [\d.]+{words}; received", message)
 
@@ -155,7 +155,7 @@ class _Hot(NamedTuple):
 
 @pytest.fixture(scope="module")
 def hot(tmp_path_factory: pytest.TempPathFactory) -> _Hot:
-    """A run whose loss rises and is finite to the end, of 30 epochs."""
+    """A run of 30 epochs whose loss rises and stays finite to the end."""
     folder = tmp_path_factory.mktemp("hot")
     flags = "--learning_rate=0.9", "--epochs=30", "--run_name=hot"
     result = helpers.call("train", *flags, cwd=folder)
@@ -171,7 +171,7 @@ def hot(tmp_path_factory: pytest.TempPathFactory) -> _Hot:
 
 @pytest.mark.slow
 def test_diverged_run_is_recorded_up_to_there(hot: _Hot) -> None:
-    """The last row is good: its loss is no million times that of predicting 0."""
+    """The last row is good: its loss is below a million times the loss of predicting 0."""
     assert 15 < hot.step < 30
     train = helpers.scalars(hot.path / "train")
     loss_of_zero = np.mean(np.square(helpers.guide(0)[3].train.y))
@@ -207,7 +207,7 @@ def test_diverged_run_has_its_outcome_and_pictures(hot: _Hot) -> None:
 
 @pytest.mark.slow
 def test_diverged_run_is_marked_among_those_compared(hot: _Hot) -> None:
-    """And has no loss that would ruin the axis of the others."""
+    """It has no final loss, which would spoil the axis of the other runs."""
     assert helpers.scalars(hot.path / "final") == {"final/diverged": [(hot.step - 1, 1)]}
     *_, ended = (
         value

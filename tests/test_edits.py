@@ -1,4 +1,4 @@
-"""A student edits one line of a copy of the package: everything that a run shows follows."""
+"""A student edits one line of a copy of the package, and all results of a run follow."""
 
 import pathlib
 import re
@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Edit(NamedTuple):
-    """One line of the package, what it becomes, and the training that follows from it."""
+    """One line of the package, its replacement, and the training that results."""
 
     path: str
     old: str
@@ -60,7 +60,7 @@ EDITS = {
 
 
 class Training(NamedTuple):
-    """Gradient descent in numpy: the state of the steps 0 to EPOCHS."""
+    """Gradient descent in numpy: the states of steps 0 to EPOCHS."""
 
     W: Floats
     b: Floats
@@ -89,7 +89,7 @@ class Training(NamedTuple):
 
 
 class Edited(NamedTuple):
-    """Two finished runs of an edited copy of the package, and what they should have done."""
+    """Two finished runs of an edited copy of the package, and the expected training."""
 
     edit: Edit
     expected: Training
@@ -147,7 +147,7 @@ def test_the_table_follows_an_edit(edited: Edited, solution: str) -> None:
 
 @pytest.mark.parametrize("solution", SOLUTIONS)
 def test_the_least_squares_reference_is_left_out(edited: Edited, solution: str) -> None:
-    """The default model and loss have it; one line says why these have not."""
+    """The default model and loss have it; one line says why the edited ones don't."""
     notes = [x for x in edited.results[solution].stdout.splitlines() if x.startswith("Note")]
     assert len(notes) == 1
     assert "is not linear regression" in notes[0]
@@ -208,7 +208,7 @@ def test_the_export_predicts_with_the_edited_model(edited: Edited, solution: str
 
 
 def test_a_print_in_an_eager_step_shows_each_loss(tmp_path: pathlib.Path) -> None:
-    """Nothing traces the step: each call of it gives a row, the last one that of the last step."""
+    """The step is never traced: each call gives a row, and the last call gives the last row."""
     line = "                loss = task.loss(batch, training=True)\n"
     added = "                print('step', tf.executing_eagerly(), loss.shape, loss)\n"
     after = "                scaled = "

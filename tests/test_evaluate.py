@@ -120,14 +120,14 @@ def _evaluator(
 
 
 def _auc(y: np.ndarray, score: np.ndarray) -> float:
-    """The share of pairs of a 1 and a 0 in which the 1 has the larger score."""
+    """The fraction of (1, 0) pairs in which the 1 has the larger score."""
     ones, zeros = score[y == 1], score[y == 0]
     return float(np.mean(ones[:, None] > zeros) + np.mean(ones[:, None] == zeros) / 2)
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_loss_and_errors_are_means_over_the_examples(run_eagerly: bool) -> None:
-    """Under their names, in the order of the flag; each time anew."""
+    """They have their names in the order of the flag; each evaluation starts anew."""
     train, validation = _examples(), _examples(50, seed=4)
     metrics = "mae,mse,root_mean_squared_error,r2_score"
     evaluator, _ = _evaluator(
@@ -167,7 +167,7 @@ def test_an_evaluation_is_finite_where_its_losses_are(
 
 
 def test_accuracy_and_auc_of_a_probability() -> None:
-    """From 0.5 on it is a 1; the area is that of the ranks, to the 200 thresholds of Keras."""
+    """Probabilities from 0.5 count as 1; AUC has the precision of Keras' 200 thresholds."""
     examples = _examples(classes=2)
     settings = {"model": "logistic", "loss": "binary_crossentropy"}
     evaluator, p = _evaluator(examples, metrics="accuracy,acc,auc,AUC", **settings)
@@ -203,7 +203,7 @@ def test_accuracy_of_several_outputs_is_that_of_the_largest(mine: pathlib.Path) 
     ],
 )
 def test_a_metric_that_is_not_for_the_model_is_refused(metrics: str, words: str) -> None:
-    """In one line: unknown, or one that needs more than its name."""
+    """One line says that it is unknown, or needs more than its name."""
     with pytest.raises(errors.InputError) as caught:
         _evaluator(_examples(), model="module", metrics=metrics)
     assert words in str(caught.value)
@@ -211,7 +211,7 @@ def test_a_metric_that_is_not_for_the_model_is_refused(metrics: str, words: str)
 
 
 def test_several_pieces_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of them a short one: 201 = 6 * 33 + 3."""
+    """The last piece is short: 201 = 6 * 33 + 3."""
     settings = {"model": "logistic", "loss": "binary_crossentropy", "metrics": "mae,accuracy,auc"}
     evaluator, _ = _evaluator(_examples(classes=2), **settings)
     whole = evaluator.evaluate()
@@ -220,7 +220,7 @@ def test_several_pieces_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_many_examples_count_once_each() -> None:
-    """More than one call takes; the squares are exact in float32, but not their sum."""
+    """They need several calls; the squares are exact in float32, but not their sum."""
     x = np.ones((2**20 + 7, 2), np.float32)
     y = np.arange(2**20 + 7, dtype=np.float32) % 501
     evaluator, _ = _evaluator(Batch(x, y), model="module", metrics="mae")
@@ -231,7 +231,7 @@ def test_many_examples_count_once_each() -> None:
 
 
 def test_an_evaluation_leaves_the_model_as_it_is(mine: pathlib.Path) -> None:
-    """Batch normalization takes its moving statistics, and no dropout is drawn."""
+    """Batch normalization uses its moving statistics, and dropout is off."""
     examples = _examples()
     config = config_lib.Config(model=f"{mine}:normal")
     datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y")
@@ -240,7 +240,7 @@ def test_an_evaluation_leaves_the_model_as_it_is(mine: pathlib.Path) -> None:
     evaluator = evaluate.Evaluator(made, datasets, config)
     assert evaluator.is_mean_over_examples
     loss = evaluator.evaluate().train["loss"]
-    x = examples.x / np.sqrt(1 + 1e-3)  # of the statistics at the start: 0 and 1
+    x = examples.x / np.sqrt(1 + 1e-3)  # the initial statistics are 0 and 1
     error = x @ before["kernel"][:, 0] - examples.y
     assert loss == pytest.approx(np.mean(error**2), rel=1e-5)
     after = made.variables.arrays()
@@ -254,7 +254,7 @@ def test_an_evaluation_leaves_the_model_as_it_is(mine: pathlib.Path) -> None:
 def test_a_loss_of_a_batch_is_evaluated_in_batches(
     mine: pathlib.Path, name: str, batch_size: int, is_mean: bool
 ) -> None:
-    """As large as in training, as what a model adds there may depend on their size."""
+    """The batches are as large as in training, because added losses may depend on their size."""
     examples = _examples()
     evaluator, prediction = _evaluator(examples, model=f"{mine}:{name}", batch_size=batch_size)
     assert evaluator.is_mean_over_examples == is_mean
@@ -273,7 +273,7 @@ def _weighted(examples: Batch) -> Batch:
 
 
 def test_a_compiled_model_has_its_own_loss_and_metrics(mine: pathlib.Path) -> None:
-    """Each time anew; weights are those of the loss and of its weighted metrics."""
+    """Each evaluation starts anew; weights apply to the loss and the weighted metrics."""
     train, validation = _weighted(_examples()), _weighted(_examples(20, seed=4))
     evaluator, _ = _evaluator(train, validation, model=f"{mine}:compiled")
     arrays = evaluator.task.variables.arrays()
@@ -292,7 +292,7 @@ def test_a_compiled_model_has_its_own_loss_and_metrics(mine: pathlib.Path) -> No
 def test_the_metrics_of_a_compiled_model_are_curves(
     mine: pathlib.Path, tmp_path: pathlib.Path, loop: str
 ) -> None:
-    """With a description for each, under the names that Keras gives them."""
+    """Each has a description and the name that Keras gives it."""
     flags = {"logdir": str(tmp_path), "run_name": "run", "epochs": 3, "loop": loop}
     config = config_lib.Config(model=f"{mine}:compiled", **flags)
     found = trainer.train(config, datasets_lib.load(config)).evaluation
@@ -318,7 +318,7 @@ def test_metrics_that_a_model_computes_itself_are_its_own(mine: pathlib.Path) ->
 
 @pytest.mark.parametrize("model", ["module", "compiled"])
 def test_metrics_are_in_the_units_of_the_data(mine: pathlib.Path, model: str) -> None:
-    """The loss is that of the standardized labels that the model is trained on."""
+    """The loss is computed on the standardized labels, as in training."""
     examples = _examples()
     units = helpers.units([1, 2, 100], [3, 4, 50])
     datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y", preprocessing=units)
@@ -332,7 +332,7 @@ def test_metrics_are_in_the_units_of_the_data(mine: pathlib.Path, model: str) ->
 
 
 class _Nested(tf.Module):
-    """Two inputs, of which one is an index, and two outputs."""
+    """Two inputs, one of them an index, and two outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -345,7 +345,7 @@ class _Nested(tf.Module):
 
 
 def test_examples_of_any_structure_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrays of several types, two labels, weights; in several pieces."""
+    """The examples have arrays of several types, two labels and weights, in several pieces."""
     monkeypatch.setattr(batch_lib, "_FAST", 100)
     generator = np.random.default_rng(0)
     number = generator.normal(size=(201, 4)).astype(np.float32)
@@ -370,7 +370,7 @@ def test_examples_of_any_structure_are_evaluated(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_numbers_of_workers_are_added_up() -> None:
-    """Two that have the same 10 examples; the sums of the metric are theirs, too."""
+    """Two workers have the same 10 examples; the metric's sums are added up too."""
     examples = _examples(10)
     config = config_lib.Config(model="module", metrics="mae,root_mean_squared_error")
     datasets = datasets_lib.Datasets(examples, None, ("a", "b"), "y")

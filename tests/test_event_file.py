@@ -26,7 +26,7 @@ def _open(directory: pathlib.Path, *, first_step: int = 0) -> event_file.EventFi
 
 
 def _events(directory: pathlib.Path) -> list["tf.compat.v1.Event"]:
-    """The events after the two with which every file starts."""
+    """The events after the two first ones of every file."""
     return helpers.events(directory)[2:]
 
 
@@ -90,7 +90,7 @@ def test_only_the_first_value_of_a_tag_is_described(tmp_path: pathlib.Path) -> N
 def test_tensorboard_reads_one_curve_and_its_description(
     tmp_path: pathlib.Path, module: types.ModuleType, all_points: dict[str, dict[str, int]]
 ) -> None:
-    """Other programs use the first reader, which takes tensors and simple values apart."""
+    """Other programs use the first reader, which distinguishes tensors and simple values."""
     times = 1_700_000_000 + np.arange(300) / 8
     with contextlib.closing(_open(tmp_path)) as file:
         file.scalars(range(300), {"a": np.arange(300) / 4}, times)
@@ -104,7 +104,7 @@ def test_tensorboard_reads_one_curve_and_its_description(
 
 
 def test_no_steps_write_nothing(tmp_path: pathlib.Path) -> None:
-    """And leave the description for the first step."""
+    """The description is written with the first step."""
     file = _open(tmp_path)
     file.scalars([], {"a": []}, [])
     file.scalars([4], {"a": [1]}, [1])
@@ -149,7 +149,7 @@ def test_flushed_scalars_can_be_read_at_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_scalars_are_flushed_now_and_then(tmp_path: pathlib.Path) -> None:
-    """The first value of a tag at once, later ones after a second."""
+    """The first value of a tag is flushed at once, later values after a second."""
     file = _open(tmp_path)
     file.scalars([3], {"a": [1]}, [1])
     assert helpers.scalars(tmp_path)["a"] == [(3, 1)]

@@ -1,4 +1,4 @@
-"""An export predicts what the model predicts, and says so to anybody who loads it."""
+"""An export predicts the same as the model, for every program that loads it."""
 
 import dataclasses
 import pathlib
@@ -54,13 +54,13 @@ def _publish(
 
 
 def _expected(x: Array) -> Array:
-    """What the models above predict."""
+    """The predictions of the models above."""
     W = np.float32([2.0]) if x.shape[1] == 1 else np.arange(x.shape[1], dtype=np.float32) - 0.5
     return x @ W + np.float32(0.25)
 
 
 def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> None:
-    """And leaves nothing else."""
+    """No other files are left."""
     directory = tmp_path / "export"
     assert (versions.find(directory), versions.newest_steps(directory)) == (None, None)
     for number, kind in enumerate(("module", "keras", "module"), start=1):
@@ -76,7 +76,7 @@ def test_publish_makes_the_version_and_its_directory(tmp_path: pathlib.Path) -> 
 def test_anybody_can_load_the_signatures_and_predict(
     tmp_path: pathlib.Path, kind: str, num_features: int
 ) -> None:
-    """With one feature x is [None] and W a scalar, as in the guide."""
+    """With one feature, x is [None] and W is a scalar, as in the guide."""
     version = _publish(tmp_path / "1", _trained(kind, num_features), num_features)
     loaded = tf.saved_model.load(str(version))
     assert sorted(loaded.signatures) == ["serving_default", "variables"]
@@ -144,7 +144,7 @@ def test_another_programs_export_predicts(tmp_path: pathlib.Path, num_features: 
 
 
 def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
-    """And not the last name: '9' sorts after '10'."""
+    """It is not the last name: '9' sorts after '10'."""
     _publish(tmp_path / "9", _trained())
     changed = _trained()
     changed.model.W.assign([-7.0])
@@ -158,7 +158,7 @@ def test_newest_version_is_the_largest_number(tmp_path: pathlib.Path) -> None:
 
 
 class _Unfaithful(models.LinearModel):
-    """Predicts something else in each graph that is made of it, so also in that of an export."""
+    """Predicts something else in each traced graph, so also in an export's graph."""
 
     calls = 0
 
@@ -189,7 +189,7 @@ def test_several_outputs_are_exported_as_columns(tmp_path: pathlib.Path, num_fea
 
 
 def test_the_export_predicts_as_after_training(tmp_path: pathlib.Path) -> None:
-    """Dropout is off; the variables that are not trained are among the parameters."""
+    """Dropout is off; the parameters include non-trainable variables."""
     layers = [tf.keras.layers.Dropout(0.9), tf.keras.layers.BatchNormalization(epsilon=0.0)]
     model = tf.keras.Sequential([tf.keras.Input((3,)), *layers])
     trained = _task(model, 3)
@@ -221,7 +221,7 @@ def test_next_version_comes_after_all_that_is_there(tmp_path: pathlib.Path) -> N
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
 def test_versions_count_on_and_the_oldest_go(tmp_path: pathlib.Path) -> None:
-    """Also after --overwrite; only those go that say that they are ours, and each says whose."""
+    """This also holds after --overwrite; only versions with our description are removed."""
     config = config_lib.Config(logdir=str(tmp_path), run_name="run", model="keras", epochs=3)
     directory = tmp_path / "run" / "export"
     datasets = datasets_lib.load(config)

@@ -1,6 +1,6 @@
 """Numbers at the ends of float32, and very many columns: one line, no warning, no traceback.
 
-In one process, in which a warning is an error.
+The tests run in one process, and a warning is an error.
 """
 
 import pathlib
@@ -74,7 +74,7 @@ def _write(path: pathlib.Path, x: Any, y: Any) -> str:
 def test_a_run_ends_with_a_line_that_says_why(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], name: str, loop: str
 ) -> None:
-    """Or it trains: in the custom loop, and with fit, Adam, mini-batches and a validation set."""
+    """Some train: in the custom loop, and with fit, Adam, mini-batches and a validation set."""
     settings, (expected_code, words) = _ENDS[name]
     if "data" in settings:
         table = _write(tmp_path / "data.csv", *_TABLES[settings["data"]])
@@ -96,7 +96,7 @@ def test_a_run_ends_with_a_line_that_says_why(
 
 @pytest.mark.slow
 def test_ten_thousand_columns_train_in_seconds(tmp_path: pathlib.Path) -> None:
-    """To solve for them would take minutes; a line says that it is not done."""
+    """Solving least squares would take minutes; a line says that it is skipped."""
     table = np.random.default_rng(0).normal(size=(20, 10_001))
     path = _write(tmp_path / "wide.csv", table[:, 1:], table[:, 0])
     flags = (f"--data={path}", "--learning_rate=1e-5", "--epochs=2", "--run_name=run")

@@ -1,4 +1,4 @@
-"""Files and directories appear whole or not at all, whatever ends the writer."""
+"""Files and directories appear whole or not at all, however the writer ends."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ def _write_directory(path: pathlib.Path) -> None:
 
 
 def _content(directory: pathlib.Path) -> dict[str, str | None]:
-    """The texts of all files below a directory, None for a directory."""
+    """The texts of all files below a directory; None for a directory."""
     return {
         str(path.relative_to(directory)): path.read_text() if path.is_file() else None
         for path in directory.rglob("*")
@@ -77,7 +77,7 @@ def test_directory_that_exists_is_not_replaced(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
 def test_owner_and_mode_of_a_replaced_file_are_kept(tmp_path: pathlib.Path, mode: int) -> None:
-    """And nobody else can read the new one while it is written."""
+    """No other user can read the new file while it is written."""
     target = tmp_path / "target"
     target.write_text("old")
     target.chmod(mode)
@@ -102,7 +102,7 @@ def test_new_file_has_the_mode_that_the_umask_gives(tmp_path: pathlib.Path) -> N
 
 
 def test_two_writers_at_once_do_not_disturb_each_other(tmp_path: pathlib.Path) -> None:
-    """The last one to end is the one whose file stays, and it is whole."""
+    """The file of the last writer to end stays, and it is whole."""
     target = tmp_path / "target"
     with files.replacing(target) as first:
         first.write_text("first ")
@@ -128,7 +128,7 @@ with appear(pathlib.Path("target")) as unfinished:
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_only_what_a_killed_writer_left_is_removed(tmp_path: pathlib.Path, kind: str) -> None:
-    """And not a link to something else, nor a file of a name that is only like it."""
+    """A link to something else and a file with a similar name stay."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("kept")
@@ -151,7 +151,7 @@ _PATTERNS = ["g[1]", "a*b", "q?", "{x,y}", "back\\slash", "[!a]", "plain"]
 
 @pytest.mark.parametrize("name", _PATTERNS)
 def test_tensorflow_reads_a_path_that_could_be_a_pattern(tmp_path: pathlib.Path, name: str) -> None:
-    """And what it reads is there, not what the pattern would match."""
+    """It reads the path itself, not what the pattern would match."""
     for neighbour, number in (("g1", 1.0), ("ab", 1.0), ("axb", 1.0), ("qq", 1.0), (name, 2.0)):
         module = tf.Module()
         module.v = tf.Variable(number)

@@ -1,4 +1,4 @@
-"""The flagfile of a run gives its config again, and tells it from another one."""
+"""A run's flagfile restores its config, and detects other settings."""
 
 import dataclasses
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 from pipeline import config as config_lib
 from pipeline import errors, flagfile
 
-_VALUES = {  # those that no rule gives, or that are hard to write
+_VALUES = {  # values that no rule gives, or that are hard to write
     "model": "keras",
     "loss": "huber",
     "metrics": "mae,auc",
@@ -37,7 +37,7 @@ _VALUES = {  # those that no rule gives, or that are hard to write
 
 
 def _changed(field: "dataclasses.Field[Any]") -> Any:
-    """Another value than the default."""
+    """A value that differs from the default."""
     if field.name in _VALUES:
         return _VALUES[field.name]
     if choices := field.metadata["choices"]:
@@ -66,7 +66,7 @@ _HARD_VALUES = [
 
 
 def test_changed_config_changes_every_field() -> None:
-    """Guards the round trips below against a field that was added and forgotten."""
+    """This guards the round trips below against a forgotten new field."""
     changed, default = (vars(c) for c in (_EVERY_FIELD_CHANGED, config_lib.Config()))
     assert not [name for name in default if changed[name] == default[name]]
 
@@ -75,7 +75,7 @@ def test_changed_config_changes_every_field() -> None:
 def test_the_config_is_read_again_from_anywhere(
     config: config_lib.Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths become absolute; --overwrite is left out, so that the run is resumed."""
+    """Paths become absolute; --overwrite is left out, so the run is resumed."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "flags.txt"
     flagfile.write(path, flagfile.from_config(config))
@@ -89,7 +89,7 @@ def test_the_config_is_read_again_from_anywhere(
 def test_each_of_several_files_becomes_absolute(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file with a comma in its name is one."""
+    """A file with a comma in its name is one file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b.csv").touch()
     for data, expected in (
@@ -103,7 +103,7 @@ def test_each_of_several_files_becomes_absolute(
 def test_own_functions_are_found_again_from_anywhere(
     form: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the path of their file, or as modules of the directory where the run was started."""
+    """They are found by file path, or as modules of the directory where the run started."""
     monkeypatch.chdir(tmp_path)
     for name, function in (("my_model", "make"), ("my_loss", "loss")):
         (tmp_path / f"{name}.py").write_text(f"def {function}(*arguments):\n    return 0\n")
@@ -120,14 +120,14 @@ def test_own_functions_are_found_again_from_anywhere(
 
 
 def _printed(*arguments: str, cwd: pathlib.Path | str = "/") -> str:
-    """What an entry point that prints its config says on stdout or stderr."""
+    """The output, on stdout or stderr, of an entry point that prints its config."""
     command = [sys.executable, "-c", _PRINT_CONFIG, *arguments]
     result = subprocess.run(command, cwd=cwd, text=True, capture_output=True)
     return (result.stdout or result.stderr).rstrip("\n")
 
 
 def test_a_run_is_where_its_flagfile_is(tmp_path: pathlib.Path) -> None:
-    """Also after the run was moved or copied; what comes later on the command line counts."""
+    """It may be moved or copied; later flags on the command line take precedence."""
     run = tmp_path / "logs" / "run"
     run.mkdir(parents=True)
     flagfile.write(run / "flags.txt", flagfile.from_config(config_lib.Config(epochs=7)))

@@ -1,6 +1,6 @@
-"""SavedModels of other programs, and damaged ones: used rightly, or refused in one line.
+"""SavedModels of other programs and damaged ones are used correctly, or refused in one line.
 
-All are given to `predict` and to `train --initialize_from` by one process.
+One process runs `predict` and `train --initialize_from` on all of them.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ _NOT_FINITE = "is not finite as float32"
 
 
 class _Model(NamedTuple):
-    """How to make a SavedModel, and what must be in the answers to it."""
+    """A function that makes a SavedModel, and the expected answers."""
 
     make: Callable[[pathlib.Path], object]
     predict: str = _OTHER
@@ -95,7 +95,7 @@ def _with_assets(path: pathlib.Path) -> None:
 
 
 def _shaped(result: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[pathlib.Path], None]:
-    """Saves a model of which nobody knows the shape of y before it predicts."""
+    """Saves a model whose shape of y is unknown before it predicts."""
 
     def serve(x: tf.Tensor) -> dict[str, tf.Tensor]:
         y = result(x)
@@ -253,14 +253,14 @@ _MODELS = {
     ),
     "no variables": _Model(_damaged(shutil.rmtree, "variables"), _DAMAGED, _DAMAGED),
 }
-# Damage is found in the same way; the noise stands for all.
+# All damage is found in the same way, so noise stands for all.
 _INITIALIZING = [n for n, m in _MODELS.items() if m.initialize != _DAMAGED or n == "noise"]
 Answers = dict[str, tuple[Any, str, str]]
 
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Answers, Answers]:
-    """What `predict` and `train` answer to each model; nothing else is printed."""
+    """The answers of `predict` and `train` to each model; nothing else is printed."""
     folder = tmp_path_factory.mktemp("models")
     commands = []
     for name, model in _MODELS.items():

@@ -19,7 +19,7 @@ class _Clock:
 
 
 class _Log(hooks.Hook):
-    """Writes down under its name what it is called with; pauses at the steps given."""
+    """Logs its calls under its name; pauses at the given steps."""
 
     def __init__(self, name: str, calls: list[tuple[str, str, Any]], *pauses: int, event: Any = 0):
         self._name, self._calls, self._pauses, self._event = name, calls, pauses, event
@@ -68,7 +68,7 @@ def test_every_number_of_steps_ignores_the_seconds() -> None:
 
 
 def test_steps_that_were_missed_are_due_once() -> None:
-    """Where the steps come in calls of many."""
+    """One call may have many steps."""
     every = hooks.Every(steps=10, step=0)
     assert not every.is_due(9)
     assert every.is_due(37)
@@ -106,7 +106,7 @@ def test_several_hooks_pause_at_the_earliest_of_their_pauses() -> None:
 
 
 def test_several_hooks_are_called_in_their_order() -> None:
-    """Those that are due at a pause; all of them get what one of these returns there."""
+    """At a pause the due hooks are called; all hooks get the results."""
     calls: list[tuple[str, str, Any]] = []
     both = hooks.Hooks([_Log("a", calls, 3), _Log("b", calls, 3, 4, event="event")])
     for step in (2, 3, 4):

@@ -19,7 +19,7 @@ from tests import helpers
 
 
 class _Parabola(tf.Module):
-    """y = a x², which is no line."""
+    """The model y = a x², which is not linear."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def _task(model: tf.Module, loss: losses.ExampleLoss) -> task.Task:
 
 
 class _Images:
-    """An image logger, and what it needs."""
+    """An image logger with its dependencies."""
 
     def __init__(
         self, directory: pathlib.Path, config: config_lib.Config, drawn: task.Task | None = None
@@ -60,7 +60,7 @@ class _Images:
         )
 
     def show(self, rows: step_metrics.StepMetrics) -> None:
-        """Shows the logger the model at the pauses among some rows, and the rows."""
+        """Calls the logger with some rows and the model at its pauses."""
         helpers.show(self.logger, self.task, rows)
 
     def finish(self, rows: step_metrics.StepMetrics) -> None:
@@ -99,7 +99,7 @@ def _model(figure: Figure) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _title(figure: Figure) -> tuple[str, float]:
-    """What a fit is of, and the loss in its title, which is that of all training examples."""
+    """The title of a fit, and the loss in it over all training examples."""
     words, loss = figure.axes[0].get_title().split(", loss=")
     return words, float(loss)
 
@@ -154,7 +154,7 @@ def test_residuals_are_counted_at_even_steps_and_the_last(
 
 
 def test_fits_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None:
-    """Training would wait for each drawing."""
+    """Otherwise training would wait for each drawing."""
     with _images(tmp_path, epochs=70) as images:
         images.show(helpers.line(0, 5))
         images.show(helpers.line(5, 20))
@@ -171,7 +171,7 @@ def test_fits_wait_until_a_checkpoint_or_the_end(tmp_path: pathlib.Path) -> None
 
 @pytest.mark.parametrize("last_good", [15, 16])
 def test_a_step_before_divergence_is_shown_once(tmp_path: pathlib.Path, last_good: int) -> None:
-    """Though training had stopped there, or after it, to draw it; and nothing after it is."""
+    """Training had paused there, or later, to draw it; no later step is shown."""
     with _images(tmp_path) as images:
         images.show(helpers.line(0, 17))
         images.finish(helpers.line(0, last_good + 1))
@@ -183,7 +183,7 @@ def test_a_step_before_divergence_is_shown_once(tmp_path: pathlib.Path, last_goo
 def test_each_fit_shows_the_model_of_its_step(
     tmp_path: pathlib.Path, figures: list[Figure]
 ) -> None:
-    """Also though it is drawn later; the model itself stays as it is."""
+    """It may be drawn later; the model itself is not changed."""
     W, b, loss, _ = helpers.guide(20)
     values = np.stack([W, b], axis=1).astype(np.float32)
     rows = step_metrics.StepMetrics(np.arange(21), values, np.float32(loss), np.float32(loss))
@@ -218,7 +218,7 @@ def test_a_model_that_is_no_line_is_drawn_as_it_is(
         inputs, predictions = _model(figure)
         assert len(inputs) > 100
         np.testing.assert_allclose(predictions, factor * inputs**2, rtol=1e-5, atol=1e-6)
-    # Nothing of linear regression: no path, and no true W and b.
+    # There is nothing of linear regression: no path, and no true W and b.
     assert [line.get_label() for line in parameters.axes[0].lines] == ["a"]
     assert "training/path" not in helpers.steps(tmp_path / "train", "images")
 
@@ -261,7 +261,7 @@ def test_the_figures_are_png_files_and_the_same_images(tmp_path: pathlib.Path) -
 
 
 def test_several_features_have_their_importance_but_no_path(tmp_path: pathlib.Path) -> None:
-    """That is drawn over two values."""
+    """A path needs exactly two values."""
     data = tmp_path / "data.csv"
     data.write_text("rooms,area,price\n1,2,3\n2,1,4\n3,5,6\n")
     with _images(tmp_path, data=str(data)) as images:
@@ -273,7 +273,7 @@ def test_several_features_have_their_importance_but_no_path(tmp_path: pathlib.Pa
 
 
 class _Classes(tf.Module):
-    """Three outputs, a x, a x + 1 and a x + 2."""
+    """A model with three outputs: a x, a x + 1 and a x + 2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ def test_a_model_of_several_outputs_has_no_residuals(
 
 @pytest.mark.parametrize("W", [np.nan, np.inf, 3e38])
 def test_a_fit_that_is_not_finite_ends_nothing(tmp_path: pathlib.Path, W: float) -> None:
-    """Training ends by itself after the pause; the residuals have no histogram."""
+    """Training itself ends after the pause; the residuals have no histogram."""
     with _images(tmp_path) as images:
         images.logger.pause(1)
         images.task.variables.assign({"W": [W]})
@@ -324,7 +324,7 @@ def test_residuals_are_labels_less_predictions(tmp_path: pathlib.Path) -> None:
 
 
 def test_of_many_examples_a_sample_is_shown(tmp_path: pathlib.Path, figures: list[Figure]) -> None:
-    """Each of 25,000 as likely as another; the title says so."""
+    """Each of 25,000 examples is equally likely; the title says that it is a sample."""
     with _images(tmp_path, num_examples=25_000, noise_stddev=0.0, x_min=-1, x_max=1) as images:
         images.logger.start()
         images.logger.pause(0)

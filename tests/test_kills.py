@@ -1,4 +1,4 @@
-"""A run that was killed goes on as if nothing had happened, unless its checkpoints are damaged."""
+"""A killed run continues as if nothing had happened, unless its checkpoints are damaged."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ def event_files(run: pathlib.Path) -> dict[pathlib.Path, bytes]:
 
 @pytest.mark.slow
 def test_run_killed_again_and_again_has_the_same_bits() -> None:
-    """A short version of scripts/crash_test.py, which says what is compared."""
+    """A short version of scripts/crash_test.py, which documents the comparison."""
     script = pathlib.Path(__file__).parent.parent / "scripts" / "crash_test.py"
     command = [sys.executable, str(script), "--kills=1", "--seed=1", "--notensorboard"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -30,9 +30,9 @@ def test_run_killed_again_and_again_has_the_same_bits() -> None:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The directory of logs/run, killed after checkpoint 0, then after others; and then finished.
+    """A directory with logs/run, killed after checkpoint 0, then after others, then finished.
 
-    And of logs_of_killed/run, what the last kill has left of it.
+    It also has logs_of_killed/run, the state of the run after the last kill.
     """
     directory = tmp_path_factory.mktemp("killed")
     run = directory / "logs" / "run"
@@ -43,7 +43,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         process.kill()
         helpers.finish(process)
 
-    # After the first images, the text and the layout were written: they will be written again.
+    # The first images, the text and the layout are written before the kill, and again after it.
     kill_when(
         lambda: any(b"training/data" in content for content in event_files(run).values()),
         *("--checkpoint_every=0", "--checkpoint_secs=1000"),
@@ -62,7 +62,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "slow"])
 def board(request: pytest.FixtureRequest, killed: pathlib.Path) -> Iterator[helpers.TensorBoard]:
-    """A TensorBoard over the run that was killed, with either of its readers."""
+    """A TensorBoard of the killed run, with each of its two readers."""
     with helpers.tensorboard(killed / "logs", f"--load_fast={request.param}") as server:
         yield server
 
@@ -83,7 +83,7 @@ def test_board_shows_every_step_once_after_kills(
         assert [step for step, _ in curve] == steps
         times = [time for time, _, _ in board.get("plugin/scalars/scalars", run=run, tag=tag)]
         assert times == sorted(times)
-        assert len(set(times)) > len(steps) / 1.5  # each has one of its own, to the microsecond
+        assert len(set(times)) > len(steps) / 1.5  # each step has its own time in microseconds
     every = [*range(0, 30000, 2048), 30000]
     for run in ("run/truth", "run/least_squares"):
         assert [step for step, _ in board.scalars(run, "W", points=16)] == every
@@ -91,7 +91,7 @@ def test_board_shows_every_step_once_after_kills(
 
 @pytest.mark.slow
 def test_each_event_is_there_once_after_kills(killed: pathlib.Path) -> None:
-    """In the event files, whatever a reader might leave out."""
+    """This checks the event files, as a reader might hide duplicates."""
     run = killed / "logs" / "run"
     events = helpers.events(run / "train")
     assert sum(event.HasField("graph_def") for event in events) == 1
@@ -176,7 +176,7 @@ def test_run_without_good_checkpoint_is_not_restarted(
     assert "no undamaged checkpoint" in result.stderr.splitlines()[-1]
     assert "--overwrite" in result.stderr
     assert event_files(run) == before
-    # --overwrite starts it anew, and moves the old one aside.
+    # --overwrite starts the run anew and renames the old one.
     flags = ("--run_name=run", *helpers.SLOW, "--epochs=10", "--overwrite")
     result = helpers.call("train", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Kinds of models and examples that people have, through both loops and beside plain Keras."""
+"""Kinds of models and examples that users have, in both loops and compared with plain Keras."""
 
 import pathlib
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def _config(kind: str, folder: pathlib.Path, name: str, **more: Any) -> config_l
 
 
 def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
-    """What fit makes of the same batches, by the names that the pipeline gives."""
+    """The weights after plain fit on the same batches, by the pipeline's names."""
     datasets = datasets_lib.load(config)
     task = make_task.make_task(config, datasets)
     batches = batches_lib.Batches(datasets.train, config)
@@ -53,7 +53,7 @@ def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
 def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
     tmp_path: pathlib.Path, kind: str
 ) -> None:
-    """To the bit through fit, to rounding through the hand-written loop; resumed to the bit."""
+    """Weights agree exactly with fit, and up to rounding in the other loop; resuming is exact."""
     expected = _weights_of_plain_keras(_config(kind, tmp_path, "plain"))
     found = {}
     for name, loop, epochs in (

@@ -15,7 +15,7 @@ NODES = {
     path.relative_to(ROOT).with_suffix("").parts: list(ast.walk(ast.parse(path.read_text())))
     for path in ROOT.rglob("*.py")
 }
-IMPORTS = {  # dotted names, wherever in a file they are imported
+IMPORTS = {  # dotted names, imported anywhere in a file
     module: {
         f"{getattr(node, 'module', '')}.{alias.name}".lstrip(".")
         for node in nodes
@@ -52,7 +52,7 @@ def test_some_modules_do_not_know_others() -> None:
 
 
 def test_imports_have_no_circle() -> None:
-    """Wherever in a file they are, if only for the types."""
+    """This includes imports anywhere in a file, even those for types only."""
     waiting = {
         module: {other for other in NODES if ".".join(("pipeline", *other)) in names}
         for module, names in IMPORTS.items()

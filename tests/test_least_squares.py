@@ -65,9 +65,9 @@ def test_minimum_is_that_of_least_squares(name: str) -> None:
 
 
 def test_a_column_that_is_rounding_is_left_out() -> None:
-    """As deficit = out - rec: of float32's digits alone, W would be of the order of millions.
+    """An example is deficit = out - rec: float32's rounding alone would give a W of millions.
 
-    Where W of the others is the same, the loss is, too.
+    The loss depends only on W of the other directions.
     """
     x = np.column_stack([_NORMAL[:, :2], _NORMAL[:, 0] - _NORMAL[:, 1]]).astype(np.float32)
     y = (x[:, 0] + 0.1 * _NORMAL[:, 3]).astype(np.float32)

@@ -22,7 +22,7 @@ _OTHER = "this model with this loss is not linear regression"
 
 
 class _OfOnesOwn(tf.Module):
-    """A model whose formula is given, with the variables W [D] and b."""
+    """A model with a given formula and the variables W [D] and b."""
 
     def __init__(self, formula: Callable[..., tf.Tensor], W: list[float], b: float):
         super().__init__()
@@ -46,7 +46,7 @@ def _parabola(x: Any, W: Any, b: Any) -> Any:
 def _examples(
     count: int = 50, num_features: int = 1, *, seed: int = 0, scale: float = 1, offset: float = 0
 ) -> Batch:
-    """Of y = the sum of the standardised features + 2 + noise."""
+    """Examples with y = the sum of the standardised features + 2 + noise."""
     generator = np.random.default_rng(seed)
     normal = generator.normal(size=(count, num_features))
     x = (normal * scale + offset).astype(np.float32)
@@ -105,7 +105,7 @@ def _numpy_solution(examples: Batch, l2: float = 0.0) -> np.ndarray:
 def test_the_guides_model_has_a_reference_for_any_number_of_features(
     kind: str, num_features: int
 ) -> None:
-    """Where it has more than 16 numbers, norms are watched, which no paraboloid is drawn of."""
+    """With more than 16 numbers, norms are watched, and they have no paraboloid."""
     examples = _examples(200, num_features)
     datasets = _datasets(examples)
     made = helpers.linear(datasets.features, model=kind)
@@ -134,7 +134,7 @@ def test_the_guides_model_has_a_reference_for_any_number_of_features(
 )
 @pytest.mark.parametrize(("W", "b"), [(5.0, 0.5), (0.0, 0.0), (1.0, 0.0), (0.0, 2.0)])
 def test_other_models_are_not_linear(formula: Callable[..., Any], W: float, b: float) -> None:
-    """Whatever it starts from: with W = 0, W·x·x + b predicts what x·W + b does."""
+    """The start does not matter: with W = 0, W·x·x + b predicts the same as x·W + b."""
     assert _linear(_datasets(), _task(formula, W=W, b=b)) is None
     assert _known(_datasets(), _task(_line, W=W, b=b)).reference is not None
 
@@ -144,7 +144,7 @@ def test_other_models_are_not_linear(formula: Callable[..., Any], W: float, b: f
 def test_the_scale_of_the_data_hides_no_difference(
     scale: float, formula: Callable[..., Any]
 ) -> None:
-    """Where a plain W would make W·x so small, or so large, that the difference is lost."""
+    """With an unscaled W, W·x would be so small or large that the difference is lost."""
     assert _linear(_datasets(_examples(scale=scale)), _task(formula)) is None
 
 
@@ -171,7 +171,7 @@ def test_a_model_of_another_name_is_none() -> None:
     ],
 )
 def test_other_losses_have_no_reference(each: losses.ExampleLoss, settings: dict[str, Any]) -> None:
-    """The model is linear even so, and its W and b those of the data; a note says why."""
+    """The model is still linear, with W and b in data units; a note says why."""
     line = _known(_datasets(), _task(each=each), **settings)
     assert (line.standardized, line.reference, line.solution, line.truth) == (None,) * 4
     assert line.why_not == ("" if settings else _OTHER)
@@ -180,7 +180,7 @@ def test_other_losses_have_no_reference(each: losses.ExampleLoss, settings: dict
 
 
 def test_weights_of_examples_have_no_reference() -> None:
-    """Least squares knows nothing of them."""
+    """Least squares ignores weights of examples."""
     examples = _TRAIN._replace(weight=np.ones(50, np.float32))
     line = _known(_datasets()._replace(train=examples))
     assert (line.reference, line.solution) == (None, None)
@@ -188,7 +188,7 @@ def test_weights_of_examples_have_no_reference() -> None:
 
 @pytest.mark.parametrize("make", [helpers.linear, lambda: helpers.linear(model="keras"), _task])
 def test_the_model_keeps_its_values(make: Callable[[], task.Task]) -> None:
-    """To the bit."""
+    """The values are exactly the same."""
     made = make()
     values = np.array([0.1, -1 / 3], np.float32)
     made.variables.assign(made.variables.split(values))
@@ -223,7 +223,7 @@ _ODD = {
 
 @pytest.mark.parametrize("name", _ODD)
 def test_oddly_scaled_data_have_a_reference(name: str) -> None:
-    """Whose loss is the least that there is."""
+    """The loss of the reference is the minimum."""
     examples = _ODD[name]
     line = _known(_datasets(examples))
     assert line.reference is not None
@@ -256,7 +256,7 @@ _AT_THE_END_OF_FLOAT32 = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", _AT_THE_END_OF_FLOAT32)
 def test_a_reference_at_the_end_of_float32_is_right_or_left_out(name: str) -> None:
-    """Without a warning; a reference is computed in float64, and drawn within float32."""
+    """There is no warning; a reference is computed in float64, and drawn within float32."""
     examples = _AT_THE_END_OF_FLOAT32[name]
     line = _linear(_datasets(examples))
     if line is None or line.reference is None:
@@ -319,7 +319,7 @@ def _in_units(examples: Batch) -> Batch:
 
 
 def test_standardized_parameters_are_given_in_the_units_of_the_data() -> None:
-    """And back; predictions are the same in both."""
+    """They convert back, and predictions are the same in both units."""
     examples = _examples(50, 2)
     line = _known(_datasets(examples, preprocessing=_UNITS))
     numbers = np.array([[0.5, -2.0, 0.25], [1.0, 3.0, 0.0]], np.float32)
@@ -334,7 +334,7 @@ def test_standardized_parameters_are_given_in_the_units_of_the_data() -> None:
 
 
 def test_a_reference_is_drawn_in_the_units_of_the_data() -> None:
-    """The loss stays that of standardized labels, which the model is trained on."""
+    """The loss is still computed on standardized labels, as in training."""
     examples = _examples(50, 2)
     line = _known(_datasets(examples, preprocessing=_UNITS))
     np.testing.assert_allclose(line.solution, _numpy_solution(examples), rtol=1e-7)
@@ -356,7 +356,7 @@ def test_without_units_numbers_are_those_of_the_data() -> None:
 
 
 def test_norms_have_no_units() -> None:
-    """They stay as they are, those of standardized data."""
+    """Norms of standardized data are not converted."""
     examples = _examples(100, 20)
     units = helpers.units([3.0] * 21, [2.0] * 21)
     line = _known(_datasets(examples, preprocessing=units))
@@ -366,7 +366,7 @@ def test_norms_have_no_units() -> None:
 
 
 def test_the_most_important_feature_comes_first() -> None:
-    """By |W| of standardized features."""
+    """Importance is |W| of standardized features."""
     made = helpers.linear(("a", "b"))
     line = _known(_datasets(_examples(50, 2), preprocessing=_UNITS), made)
     made.variables.assign({"W": [0.5, -2.0], "b": 9.0})
@@ -374,7 +374,7 @@ def test_the_most_important_feature_comes_first() -> None:
 
 
 def test_arrays_of_ones_own_may_be_a_table(tmp_path: Any) -> None:
-    """Of x [N, D] and y [N], without names."""
+    """The arrays are x [N, D] and y [N], without names."""
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n\n\ndef data():\n    x = np.arange(20.0).reshape(10, 2) % 7\n"
         "    return x, x @ [1.0, 2.0] + 3\n"

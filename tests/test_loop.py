@@ -1,4 +1,4 @@
-"""Tests of pipeline.training.loop and keras_loop: one trajectory, whichever model and loop."""
+"""Tests of pipeline.training.loop and keras_loop: every model and loop trains the same way."""
 
 import math
 import time
@@ -22,7 +22,7 @@ USUAL = {"custom": Mode.XLA, "fit": Mode.GRAPH}  # where there is no GPU
 
 
 class Recorded(hooks.Hook):
-    """Keeps what it is called with, and pauses at some steps."""
+    """Records its calls, and pauses at some steps."""
 
     def __init__(self, watched: task.Task, *pauses: int):
         self._variables, self._pauses = watched.variables, pauses
@@ -45,7 +45,7 @@ class Recorded(hooks.Hook):
 
 
 class Trained(NamedTuple):
-    """What a training run gave."""
+    """The results of a training run."""
 
     rows: metrics.StepMetrics
     states: dict[int, list[float]]
@@ -108,7 +108,7 @@ def in_numpy(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradient descent on the squared or the absolute error in float64, on the same batches.
 
-    Values, loss and length of the gradient before each update, and the values at the end.
+    Returns values, loss and gradient norm before each update, and the values at the end.
     """
     values = np.array([*[5.0] * (len(trained.task.variables.watched) - 1), 0.0])
     states, batch_losses, norms = [], [], []
@@ -128,7 +128,7 @@ def in_numpy(
 def assert_is_gradient_descent(
     trained: Trained, last_step: int, *, is_absolute: bool = False
 ) -> None:
-    """From the first step on, that of numpy."""
+    """Asserts that all steps equal gradient descent in numpy."""
     values, loss, norm = in_numpy(trained, last_step, is_absolute=is_absolute)
     np.testing.assert_array_equal(trained.rows.step, range(last_step))
     np.testing.assert_allclose(trained.rows.values, values[:-1], rtol=1e-5, atol=1e-5)
@@ -148,7 +148,7 @@ def assert_same_bits(one: metrics.StepMetrics, other: metrics.StepMetrics) -> No
 def test_every_row_is_gradient_descent(
     kind: str, loop: str, batch_size: int, features: int
 ) -> None:
-    """Also with a smaller last batch (201 = 6 * 32 + 9), against numpy in float64."""
+    """The rows equal numpy's in float64, also with a smaller last batch (201 = 6 * 32 + 9)."""
     task_ = linear(kind, features)
     trained = train(task_, loop, sample(features), steps=(0, 22), batch_size=batch_size)
     assert_is_gradient_descent(trained, 22)
@@ -160,7 +160,7 @@ class _FilledUp(batches_lib.Batches):
     """Batches whose padding is not finite."""
 
     def blocks(self, first_step: int, last_step: int) -> Iterator[batches_lib.Block]:  # type: ignore[override]
-        """The blocks, with infinite x and NaN as y behind the examples of each batch."""
+        """The blocks, with infinite x and NaN y as padding of each batch."""
         for block in super().blocks(first_step, last_step):
             x, y, _ = block.batch
             counts = tf.sequence_mask(block.size, y.shape[1])
@@ -173,7 +173,7 @@ class _FilledUp(batches_lib.Batches):
     ("loop", "mode"), [*(("custom", mode) for mode in Mode), ("fit", Mode.GRAPH)]
 )
 def test_what_fills_up_a_short_batch_counts_nowhere(loop: str, mode: compilation.Mode) -> None:
-    """A block holds 9 examples of the last batch of 32; here the other 23 are not finite."""
+    """The last batch of 32 has 9 examples; here the other 23 rows are not finite."""
     trained = train(
         *(linear("keras", 3), loop, sample(3)),
         steps=(0, 22),
@@ -191,7 +191,7 @@ def test_what_fills_up_a_short_batch_counts_nowhere(loop: str, mode: compilation
 def test_as_many_updates_are_made_as_asked_for(
     kind: str, loop: str, batch_size: int, steps: tuple[int, int]
 ) -> None:
-    """One row each: 32 leaves a short batch of 9, and 4,700 steps are more than a block."""
+    """Each gives a row: batches of 32 leave a short one of 9; 4,700 steps exceed a block."""
     first, last = steps
     task_ = linear(kind)
     trained = train(task_, loop, sample(), steps=steps, batch_size=batch_size, optimizer="rmsprop")
@@ -216,7 +216,7 @@ def test_no_update_is_made_where_none_is_left(kind: str, loop: str) -> None:
 def test_hooks_pause_at_every_pause_in_that_state(
     kind: str, loop: str, batch_size: int, mode: compilation.Mode | None
 ) -> None:
-    """To the bit; and the pauses change no bit of the training. No update follows step 40."""
+    """States are exact, and pauses do not change the training. No update follows step 40."""
     pauses = (1, 2, 7, 31, 39, 50)
     trained, unpaused = (
         train(
@@ -264,7 +264,7 @@ def test_every_mode_gives_the_same(loop: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
 def test_the_gradient_is_recorded_before_it_is_clipped(kind: str, loop: str) -> None:
-    """An update is at most 0.1 · 0.5 long, whatever the gradient."""
+    """An update is at most 0.1 · 0.5 long for any gradient."""
     trained = train(linear(kind), loop, sample(), steps=(0, 30), batch_size=32, clip_norm=0.5)
     lengths = np.linalg.norm(np.diff(trained.rows.values, axis=0), axis=1)
     np.testing.assert_allclose(
@@ -288,7 +288,7 @@ def test_a_loss_of_ones_own_is_trained(kind: str, loop: str, batch_size: int) ->
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_model_of_ones_own_is_trained(loop: str, batch_size: int, dtype: str) -> None:
-    """A Keras layer, whose predictions are [B, 1]: the same as y = x·W + b."""
+    """A Keras layer with predictions [B, 1] equals y = x·W + b."""
     start = tf.keras.initializers.Constant(5.0)
     dense = tf.keras.layers.Dense(1, kernel_initializer=start, dtype=dtype)
     model = tf.keras.Sequential([tf.keras.Input((3,)), dense])
@@ -307,7 +307,7 @@ def test_a_model_of_ones_own_is_trained(loop: str, batch_size: int, dtype: str) 
 def test_shorter_and_resumed_runs_have_the_same_bits(
     kind: str, loop: str, mode: compilation.Mode, batch_size: int
 ) -> None:
-    """A longer run begins as a shorter one; step 31 is in the middle of an epoch: 4 * 7 + 3."""
+    """A longer run starts like a shorter one; step 31 = 4 * 7 + 3 is in the middle of an epoch."""
     short, whole = (
         train(linear(kind), loop, sample(), steps=(0, last), batch_size=batch_size, mode=mode).rows
         for last in (36, 71)
@@ -320,7 +320,7 @@ def test_shorter_and_resumed_runs_have_the_same_bits(
 
 
 class _Own(tf.Module):
-    """y = x·W, as a user writes it: AutoGraph converts its `if`."""
+    """The model y = x·W as a user writes it: AutoGraph converts its `if`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -341,7 +341,7 @@ def _own_loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 
 @pytest.mark.parametrize("is_own", [False, True])
 def test_one_executable_serves_every_number_of_steps(is_own: bool) -> None:
-    """For a model and a loss of one's own, too: no later call takes as long as compiling does."""
+    """No later call takes as long as the compilation, also for a user's model and loss."""
     trained, config = linear("module", 2), config_lib.Config(batch_size=32)
     if is_own:
         model: Any = _Own()
@@ -366,7 +366,7 @@ def test_one_executable_serves_every_number_of_steps(is_own: bool) -> None:
 
 @pytest.mark.parametrize(("kind", "loop"), SOLUTIONS)
 def test_the_row_of_a_step_is_that_of_the_next_update(kind: str, loop: str) -> None:
-    """To the bit, of a model that stays as it is."""
+    """The row is exactly the same, and the model is not changed."""
     trained = linear(kind)
     config = config_lib.Config(model="keras", loop=loop, optimizer="adam", batch_size=32)
     optimizer = optimizers.create(config, trained, last_step=9)
@@ -383,7 +383,7 @@ def test_the_row_of_a_step_is_that_of_the_next_update(kind: str, loop: str) -> N
     assert int(optimizer.iterations) == 9
 
 
-# Any structure, and a model that was compiled.
+# Examples of any structure, and compiled models.
 
 
 def _nested(count: int = 50) -> batch_lib.Batch:
@@ -413,7 +413,7 @@ def _two_heads() -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_a_compiled_model_of_any_structure_is_trained_as_by_keras(loop: str) -> None:
-    """By `fit`, to the bit: two inputs, two losses, weights, a short batch, 50 = 3 * 16 + 2."""
+    """Exactly so with `fit`: two inputs, two losses, weights, a short batch (50 = 3 * 16 + 2)."""
     examples, model = _nested(), _two_heads()
     mean = losses.compiled_loss(model)
     own = task.Task(model, mean, spec=helpers.spec(examples), is_compiled=True)
@@ -468,7 +468,7 @@ def _run(
 
 
 class _Slow(hooks.Hook):
-    """Takes a tenth of a second for each of four calls, and keeps when it was called."""
+    """Takes a tenth of a second for each of four calls, and records their times."""
 
     def __init__(self, times: clock.Clock):
         self.clock = times
@@ -491,7 +491,7 @@ class _Slow(hooks.Hook):
 
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_clock_measures_training_alone(loop: str) -> None:
-    """Without hooks and compilation."""
+    """Hooks and compilation are not measured."""
     hook = _Slow(clock.Clock())
     _run(linear("keras"), loop, hook, hook.clock, last_step=40, mode=USUAL[loop])
     assert hook.clock.steps == 40

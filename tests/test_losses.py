@@ -64,7 +64,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_weighted_losses(
 
 @pytest.mark.parametrize("each", [tf.keras.losses.MeanSquaredError(), tf.keras.losses.mse])
 def test_a_loss_that_takes_the_mean_is_refused(each: losses.ExampleLoss) -> None:
-    """The mean over all examples would be that of the means of pieces of unlike sizes."""
+    """The mean over all examples would average the means of pieces of different sizes."""
     with pytest.raises(errors.InputError, match="one number for each of the examples"):
         _loss(each)
 
@@ -96,7 +96,7 @@ def test_penalties_are_added_once(make: Any, l2: float, expected: float) -> None
 
 
 def test_a_compiled_model_computes_its_own_loss() -> None:
-    """With its weights of outputs and examples, and what it adds."""
+    """The loss includes weights of outputs and examples, and added losses."""
     model = _regularized()
     model.compile(loss="mae", loss_weights=[3.0])
     x = tf.constant([[1.0, 2.0], [0.0, 0.0]])
@@ -107,7 +107,7 @@ def test_a_compiled_model_computes_its_own_loss() -> None:
 
 
 def test_a_loss_of_ones_own_may_depend_on_tensors() -> None:
-    """Its `if` is converted where it is traced; and it is no tf.function of its own."""
+    """AutoGraph converts its `if` during tracing; it is not a separate tf.function."""
 
     def each(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
         if tf.reduce_sum(prediction) > 0:

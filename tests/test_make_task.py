@@ -1,4 +1,4 @@
-"""Tests of pipeline.training.make_task: what is refused, what is named, what a seed gives."""
+"""Tests of pipeline.training.make_task: refused models, names, and seeds."""
 
 import pathlib
 from typing import Any
@@ -260,7 +260,7 @@ def _own(mine: pathlib.Path, settings: dict[str, str]) -> dict[str, str]:
 def test_what_cannot_be_trained_is_refused(
     mine: pathlib.Path, settings: dict[str, str], words: str
 ) -> None:
-    """In one line, with the user's function and its file."""
+    """One line names the user's function and its file."""
     with pytest.raises(errors.InputError, match=words) as caught:
         _make(**_own(mine, settings))
     name = [value[1:] for value in settings.values() if value.startswith(":")][-1]
@@ -274,14 +274,14 @@ def test_what_cannot_be_trained_is_refused(
     [
         ({"model": "logistic"}, (0, 1, 2), "needs labels from 0 to 1; received 0 to 2"),
         ({"model": "logistic"}, (-1, 1, 1), "needs labels from 0 to 1; received -1 to 1"),
-        ({"model": "polynomial"}, (0, 1, 0), ""),  # whose predictions are all 0 at first
+        ({"model": "polynomial"}, (0, 1, 0), ""),  # its predictions are all 0 at first
         ({"model": ":line"}, (0, 1, 0), "that are probabilities; received -.*; end the model with"),
     ],
 )
 def test_binary_crossentropy_is_of_probabilities(
     mine: pathlib.Path, settings: dict[str, str], y: tuple[float, ...], words: str
 ) -> None:
-    """Keras clips other predictions, and takes other labels, without a word."""
+    """Keras silently clips other predictions and accepts other labels."""
     settings = _own(mine, settings) | {"loss": "binary_crossentropy"}
     if not words:
         _make(y=y, **settings)
@@ -308,7 +308,7 @@ def test_sparse_labels_are_numbers_of_outputs(
 
 
 def test_all_labels_are_checked_not_only_those_of_the_sample() -> None:
-    """On which the functions are tried: the label out of range is the last of many."""
+    """The functions are tested on the sample; the label out of range is the last of many."""
     with pytest.raises(errors.InputError, match="received 0 to 7"):
         _make(y=(0.0,) * 500 + (7.0,), model="logistic", loss="binary_crossentropy")
 
@@ -342,7 +342,7 @@ def test_a_compiled_model_keeps_its_loss(mine: pathlib.Path) -> None:
 def test_flags_beside_a_compiled_model_are_refused(
     mine: pathlib.Path, settings: dict[str, Any]
 ) -> None:
-    """By name: what the model brings would win without a word."""
+    """The message names them: the model's own settings would silently win."""
     own = _own(mine, {k: v for k, v in settings.items() if k == "loss"})
     with pytest.raises(errors.InputError) as caught:
         _make(**{**settings, **own, "model": f"{mine}:compiled"})
@@ -351,7 +351,7 @@ def test_flags_beside_a_compiled_model_are_refused(
     assert f"{words}{names}: leave out these flags" in str(caught.value)
 
 
-# What a function that makes a model asks for.
+# The arguments of a model function.
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_flags_beside_a_compiled_model_are_refused(
 def test_a_function_gets_what_it_asks_for(
     mine: pathlib.Path, model: str, shape: tuple[int, ...], words: str
 ) -> None:
-    """Nothing, the number of features, or the TensorSpecs of an example."""
+    """The arguments are none, the number of features, or the TensorSpecs of an example."""
     examples = batch_lib.Batch(np.ones(shape, np.float32), np.zeros(6, np.float32))
     datasets = datasets_lib.Datasets(examples, None)
     config = config_lib.Config(**_own(mine, {"model": model}))
@@ -404,7 +404,7 @@ _OF_MLP = ("dense.kernel", "dense.bias", "dense_1.kernel", "dense_1.bias", "dens
 def test_values_have_the_shortest_names_that_differ(
     mine: pathlib.Path, model: str, features: int, names: str
 ) -> None:
-    """Of features where a variable has a number for each; of attributes of a tf.Module."""
+    """Names come from features if a variable has a number for each, or from attributes."""
     made = _make(features, **_own(mine, {"model": model}))
     watched, expected = made.variables.watched, names.split()
     assert list(watched[: len(expected)]) == expected
@@ -422,7 +422,7 @@ def _is_same(one: task.Task, other: task.Task) -> bool:
 
 @pytest.mark.parametrize("model", ["mlp", ":dropout"])
 def test_a_seed_gives_names_and_values(mine: pathlib.Path, model: str) -> None:
-    """However many models the process has made before."""
+    """They do not depend on the models that the process made before."""
     settings = _own(mine, {"model": model})
     one = _make(seed=3, **settings)
     _make(model="polynomial")

@@ -13,7 +13,7 @@ _KINDS = ("module", "keras")
 
 
 def _make(kind: str, num_features: int = 1) -> Any:
-    """Calls the function that --model names."""
+    """Calls the function of --model."""
     return getattr(models, kind)(num_features)
 
 
@@ -47,7 +47,7 @@ def test_module_lists_both_variables(num_features: int) -> None:
 
 @pytest.mark.parametrize("num_features", [1, 3])
 def test_keras_model_lists_both_before_it_is_called(num_features: int) -> None:
-    """Else fit would train nothing and say nothing."""
+    """Otherwise fit would silently train nothing."""
     model = models.keras(num_features)
     assert [v.name for v in model.trainable_variables] == ["W", "b"]
     assert [tuple(v.shape) for v in model.trainable_variables] == [(num_features,), ()]
@@ -56,7 +56,7 @@ def test_keras_model_lists_both_before_it_is_called(num_features: int) -> None:
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("num_features", [1, 3, 8, 9, 40])
 def test_prediction_and_gradient_are_those_of_numpy(kind: str, num_features: int) -> None:
-    """On both sides of the number of features from which a matrix product is used."""
+    """The numbers of features are below and above the one where matrix products start."""
     generator = np.random.default_rng(0)
     model = _make(kind, num_features)
     model.b.assign(0.5)
@@ -77,7 +77,7 @@ def test_prediction_and_gradient_are_those_of_numpy(kind: str, num_features: int
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_one_feature_needs_no_dimension_of_its_own(kind: str) -> None:
-    """As in the guide."""
+    """The guide's x has the shape [B]."""
     model = _make(kind)
     np.testing.assert_array_equal(model(tf.constant([1.0, 2.0])), [5, 10])
     np.testing.assert_array_equal(model(tf.constant([[1.0], [2.0]])), [5, 10])

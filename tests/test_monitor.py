@@ -1,4 +1,4 @@
-"""Tests of pipeline.evaluation.monitor: the best evaluation, patience, and divergence."""
+"""Tests of pipeline.evaluation.monitor: the best evaluation, patience and divergence."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ def _monitor(
 def _pauses(
     watched: monitor_lib.Monitor, made: task.Task, W: list[float], first: int = 0
 ) -> list[monitor_lib.EpochEvaluation | None]:
-    """What the monitor gives at the ends of epochs with these W."""
+    """The monitor's results at the ends of epochs with these W."""
     found = []
     for step, each in zip(itertools.count(first, watched.every), W, strict=False):
         made.variables.assign({"W": [each], "b": 0.0})
@@ -70,7 +70,7 @@ def _rows(W: list[float], loss: list[float] | None = None) -> step_metrics.StepM
     [(6, 1), (1000, 1), (1001, 2), (2001, 2), (2002, 4), (3001, 4), (10**6, 8192)],
 )
 def test_up_to_1000_ends_of_epochs_are_evaluated(epochs: int, every: int, batch_size: int) -> None:
-    """Evenly chosen, and the start besides; those of a longer run are among a shorter one's."""
+    """They are evenly spaced, plus the start; a longer run's are a subset of a shorter run's."""
     watched, _ = _monitor(epochs=epochs, batch_size=batch_size)
     steps_per_epoch = 10 if batch_size else 1
     assert (watched.steps_per_epoch, watched.every) == (steps_per_epoch, every * steps_per_epoch)
@@ -115,7 +115,7 @@ def _mean_squares(examples: Batch, values: Any) -> float:
 def test_every_epoch_of_a_short_run_is_evaluated(
     kind: str, loop: str, batch_size: int, has_validation: bool
 ) -> None:
-    """In a real loop, with mini-batches too, 50 = 6 * 8 + 2; and the best of them is known.
+    """A real loop also has mini-batches, 50 = 6 * 8 + 2; the monitor knows the best evaluation.
 
     Training passes through the best W and b for the validation examples.
     """
@@ -190,7 +190,7 @@ def test_an_evaluation_that_is_not_finite_is_none(bad: float) -> None:
     watched, made = _monitor(train)
     assert [event and event.step for event in _pauses(watched, made, [3.0, math.nan])] == [0, None]
     watched, made = _monitor(train, validation)
-    W = bad if math.isnan(bad) else 1e3  # whose square is infinite for the validation examples
+    W = bad if math.isnan(bad) else 1e3  # its square is infinite for the validation examples
     assert [event and event.step for event in _pauses(watched, made, [3.0, W, 1.0])] == [
         0,
         None,
@@ -222,7 +222,7 @@ _W = [3.0, 2.0, 2.5, 2.0, 1.0, 1.5, 2.0, 0.5]  # at the ends of epochs; the loss
 
 @pytest.mark.parametrize(("patience", "ends_at"), [(0, None), (1, 20), (2, 30), (3, None)])
 def test_training_ends_where_patience_runs_out(patience: int, ends_at: int | None) -> None:
-    """A loss that is equal to the smallest is no smaller one; the end itself is reported later."""
+    """A loss equal to the smallest is no improvement; the end itself is reported later."""
     watched, made = _monitor(early_stopping_patience=patience)
     if ends_at is None:
         events = _pauses(watched, made, _W)
@@ -238,7 +238,7 @@ def test_training_ends_where_patience_runs_out(patience: int, ends_at: int | Non
 
 
 def test_patience_of_an_earlier_process_counts_on() -> None:
-    """It is a function of the losses, so that a finished run knows that it is."""
+    """It depends on the losses only, so a finished run knows that it is finished."""
     watched, made = _monitor(early_stopping_patience=3)
     watched.best = monitor_lib.Best(40, 4.0)
 
@@ -254,7 +254,7 @@ def test_patience_of_an_earlier_process_counts_on() -> None:
 
 
 def test_patience_counts_evaluations() -> None:
-    """Of which there is one in two epochs here."""
+    """Here one epoch in two has an evaluation."""
     watched, made = _monitor(epochs=2000, early_stopping_patience=2)
     assert watched.every == 20
     with pytest.raises(hooks.EndOfTraining) as caught:
@@ -263,7 +263,7 @@ def test_patience_counts_evaluations() -> None:
 
 
 def test_patience_looks_at_the_validation_loss() -> None:
-    """Here y = 5x there and 3x here; the loss of the training examples falls all the time."""
+    """Validation examples have y = 5x, training examples y = 3x; the training loss always falls."""
     validation = Batch(_SYMMETRIC.x, 5 * _SYMMETRIC.x[:, 0])
     train = Batch(_SYMMETRIC.x, 3 * _SYMMETRIC.x[:, 0])
     watched, made = _monitor(train, validation, early_stopping_patience=2)
@@ -289,7 +289,7 @@ def test_patience_looks_at_the_validation_loss() -> None:
 def test_loss_a_million_times_that_of_start_and_0_has_risen(
     y: float, start: float, allowed: float, risen: float, by_rows: bool
 ) -> None:
-    """At a pause, and where the batch is all examples between pauses, too."""
+    """It is noticed at a pause and, with full batches, also between pauses."""
     watched, made = _monitor(_labelled(y), batch_size=0)
     _pauses(watched, made, [start])
     W = [start, allowed, risen, start]
@@ -314,7 +314,7 @@ def test_the_loss_of_a_batch_may_rise() -> None:
 
 @pytest.mark.parametrize("at", [0, 2])
 def test_hooks_get_the_rows_before_divergence(at: int) -> None:
-    """That later ones are good again does not matter."""
+    """Good rows after divergence are not passed on."""
     watched, made = _monitor(batch_size=0)
     _pauses(watched, made, [1.0])
     kept, rows = _Kept(), _rows([1.0, 2.0, 3.0, 1.0])
@@ -331,7 +331,7 @@ def test_hooks_get_the_rows_before_divergence(at: int) -> None:
 
 @pytest.mark.parametrize("W", [1e-20, 1.0, 1e15])
 def test_no_loss_has_risen_where_start_and_labels_are_zero(W: float) -> None:
-    """As a run with noise 0 that starts at its optimum; then nothing says what is large."""
+    """An example is a run with noise 0 that starts at its optimum: no scale is known."""
     watched, made = _monitor(batch_size=0)
     events = _pauses(watched, made, [0.0, W, W])
     assert [event and event.step for event in events] == [0, 1, 2]
@@ -348,7 +348,7 @@ def test_a_resumed_run_knows_its_loss_at_the_start() -> None:
 
 
 def test_a_negative_loss_may_fall_far() -> None:
-    """A million times what it was at the start, below 0: that of a likelihood."""
+    """A loss such as a negative likelihood may fall to minus a million times its start."""
 
     def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
         return y - 1 - tf.abs(prediction)

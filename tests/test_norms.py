@@ -16,7 +16,7 @@ def _array(shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
 @pytest.mark.parametrize("shape", _SHAPES)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_norm_is_that_of_all_numbers(shape: tuple[int, ...], jit_compile: bool) -> None:
-    """In a graph and compiled by XLA."""
+    """This holds in a graph and compiled by XLA."""
     array = _array(shape)
     found = tf.function(norms.norm, jit_compile=jit_compile)(tf.constant(array))
     assert found.dtype == tf.float32
@@ -33,7 +33,7 @@ def test_the_norm_of_other_types_is_in_float32(dtype: str) -> None:
 
 
 def test_the_norm_of_variables_is_that_of_their_numbers() -> None:
-    """Of TensorFlow's and of Keras'."""
+    """The variables are TensorFlow's and Keras'."""
     for variable in (tf.Variable([3.0, -4.0]), tf.keras.Variable([3.0, -4.0])):
         assert float(norms.norm(tf.convert_to_tensor(variable))) == 5
     assert float(norms.norm(tf.Variable(-2.0))) == 2

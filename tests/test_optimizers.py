@@ -34,7 +34,7 @@ def _keras_version() -> tuple[int, ...]:
 
 
 def _of_keras() -> set[str]:
-    """The names of the optimizers of Keras, but for its base class and those that wrap others."""
+    """The names of Keras' optimizers, except its base class and wrappers."""
     return {
         name.lower()
         for name, value in vars(tf.keras.optimizers).items()
@@ -46,7 +46,7 @@ def _of_keras() -> set[str]:
 
 
 def test_the_names_are_those_of_keras() -> None:
-    """Of the version that the table was made from; an earlier one may lack some."""
+    """The table has the optimizers of one Keras version; an earlier one may lack some."""
     assert _of_keras() <= set(_NAMES)
     assert _keras_version() < (3, 15) or _of_keras() == set(_NAMES)
 
@@ -54,7 +54,7 @@ def test_the_names_are_those_of_keras() -> None:
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 @pytest.mark.parametrize("name", _NAMES)
 def test_each_follows_the_gradient_at_its_rate(name: str, loop: str) -> None:
-    """And has its own variables before the first update."""
+    """The optimizer's variables exist before the first update."""
     config = config_lib.Config(model="keras", loop=loop, optimizer=name, learning_rate=0.01)
     if name not in _of_keras():
         with pytest.raises(errors.InputError, match=f"--optimizer={name} needs a newer Keras"):
@@ -101,7 +101,7 @@ def _rates(count: int, **settings: Any) -> np.ndarray:
 def test_the_rate_of_a_step_is_that_of_the_schedule(
     settings: dict[str, Any], rates: dict[int, float], optimizer: str
 ) -> None:
-    """Without --decay_steps it ends with the run; what follows the warm-up comes after it."""
+    """Without --decay_steps it ends with the run; the schedule starts after the warm-up."""
     found = _rates(200, optimizer=optimizer, **settings)
     assert found.dtype == np.float32
     assert {step: found[step] for step in rates} == pytest.approx(rates, rel=1e-5, abs=1e-8)
@@ -127,7 +127,7 @@ def test_each_update_has_the_rate_of_its_step(loop: str, name: str) -> None:
 def test_a_longer_gradient_is_scaled_to_the_norm_given(
     loop: str, clip_norm: float, factor: float
 ) -> None:
-    """That of all variables together: 3, 4 and 12 are 13 long."""
+    """The norm is over all variables together: 3, 4 and 12 are 13 long."""
     config = config_lib.Config(model="keras", loop=loop, clip_norm=clip_norm, learning_rate=0.5)
     variables: list[Any] = [tf.keras.Variable([0.0, 0.0]), tf.keras.Variable(0.0)]
     optimizer = optimizers.create(config, _task(*variables), last_step=100)
@@ -140,7 +140,7 @@ def test_a_longer_gradient_is_scaled_to_the_norm_given(
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 @pytest.mark.parametrize("is_scaled", [False, True])
 def test_a_compiled_model_brings_its_optimizer(is_scaled: bool, loop: str) -> None:
-    """With its schedule, and with its variables before the first update."""
+    """The optimizer has its schedule, and its variables exist before the first update."""
     schedule = tf.keras.optimizers.schedules.CosineDecay(0.5, 100)
     own = tf.keras.optimizers.Adam(schedule)
     if is_scaled:
@@ -157,7 +157,7 @@ def test_a_compiled_model_brings_its_optimizer(is_scaled: bool, loop: str) -> No
 
 
 def test_slices_of_the_same_row_are_added_up() -> None:
-    """The gradient of an embedding, in which row 0 occurs twice: 1 + 2."""
+    """In the gradient of an embedding, row 0 occurs twice: 1 + 2."""
     variable = tf.Variable([[0.0], [0.0], [0.0]])
     config = config_lib.Config(learning_rate=1.0)
     slices = tf.IndexedSlices(tf.constant([[1.0], [4.0], [2.0]]), tf.constant([0, 2, 0]), (3, 1))
@@ -167,7 +167,7 @@ def test_slices_of_the_same_row_are_added_up() -> None:
 
 
 def test_an_unknown_name_is_answered_at_once(tmp_path: pathlib.Path) -> None:
-    """With the names that there are, and before TensorFlow is imported."""
+    """The message has all names, and comes before TensorFlow is imported."""
     command = [sys.executable, "-X", "importtime", "-m", "pipeline.train", "--optimizer=foo"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""Models beside the linear one, the user's own among them: every promise is kept for them too."""
+"""Nonlinear models, including the user's own: all guarantees hold for them too."""
 
 import contextlib
 import dataclasses
@@ -72,7 +72,7 @@ class _Recording(hooks.Hook):
 
 
 class _Trained(NamedTuple):
-    """What a training loop gave."""
+    """The results of a training loop."""
 
     rows: step_metrics.StepMetrics
     task: task.Task
@@ -98,7 +98,7 @@ def _examples(count: int = 37, features: int = 2, *, is_binary: bool = False) ->
 def _train(examples: batch_lib.Batch, last: int, **settings: Any) -> _Trained:
     """Trains from the start to the last step, as trainer.train does without a directory.
 
-    By default in batches of 8, which leave a short one of 37 examples: 4 * 8 + 5.
+    The default batches of 8 leave a short one of 37 examples: 4 * 8 + 5.
     """
     config = config_lib.Config(**({"batch_size": 8} | settings))
     names = tuple("abc"[: examples.x.shape[1]])
@@ -119,7 +119,7 @@ def _taken(batches: batches_lib.Batches, count: int) -> list[tuple[np.ndarray, n
 
 
 def _assert_agree(one: step_metrics.StepMetrics, other: step_metrics.StepMetrics) -> None:
-    """To 1e-5 of each column at every step."""
+    """Asserts agreement to 1e-5 of each column at every step."""
     np.testing.assert_array_equal(one.step, other.step)
     for a, b in zip(one[1:], other[1:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -166,7 +166,7 @@ def _by_hand(trained: _Trained, name: str) -> step_metrics.StepMetrics:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(_SHIPPED))
 def test_both_loops_take_the_steps_made_by_hand(name: str) -> None:
-    """Values, loss and gradient norm of every step, of short batches too."""
+    """Values, loss and gradient norm agree at every step, also for short batches."""
     examples = _examples(is_binary=name == "logistic")
     settings = {"model": name, "loss": _SHIPPED[name]}
     custom, fit = (_train(examples, 12, loop=loop, **settings) for loop in _LOOPS)
@@ -181,7 +181,7 @@ def test_both_loops_take_the_steps_made_by_hand(name: str) -> None:
 
 
 def test_the_polynomial_reaches_least_squares() -> None:
-    """On one feature, for which W are three numbers."""
+    """With one feature, W has three numbers."""
     examples = _examples(201, 1)
     trained = _train(examples, 5_000, model="polynomial", batch_size=0, learning_rate=0.3)
     x, y = trained.batches[0]
@@ -191,7 +191,7 @@ def test_the_polynomial_reaches_least_squares() -> None:
 
 @pytest.mark.slow
 def test_logistic_regression_reaches_the_largest_likelihood() -> None:
-    """By Newton's method in numpy, which needs no rate."""
+    """Newton's method in numpy, which needs no learning rate, gives the reference."""
     examples = _examples(201, is_binary=True)
     settings = {"model": "logistic", "loss": "binary_crossentropy"}
     trained = _train(examples, 10_000, batch_size=0, learning_rate=1.0, **settings)
@@ -208,7 +208,7 @@ def test_logistic_regression_reaches_the_largest_likelihood() -> None:
 
 
 def _three_classes(path: pathlib.Path) -> None:
-    """A table of which each class is a third of the plane."""
+    """Writes a table in which each class is a third of the plane."""
     x = np.random.default_rng(1).normal(size=(60, 2))
     angle = np.arctan2(x[:, 1], x[:, 0])
     rows = np.column_stack([x, np.floor((angle + math.pi) / (2 * math.pi) * 3)])
@@ -219,7 +219,7 @@ def _three_classes(path: pathlib.Path) -> None:
 def test_three_outputs_are_trained_and_predicted(
     mine: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """With a column for each, and its accuracy as counted by hand."""
+    """Predictions have a column for each, and the accuracy is as counted by hand."""
     _three_classes(tmp_path / "t.csv")
     config = config_lib.Config(
         model=f"{mine}:classes",
@@ -306,7 +306,7 @@ def _curves(run: pathlib.Path) -> dict[str, Any]:
 def test_a_killed_run_ends_with_the_same_bits(
     loop: str, mine: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout, batch normalization and a regularizer, killed in the middle of an epoch."""
+    """The model has dropout, batch normalization and a regularizer; the kill is in mid-epoch."""
     config = config_lib.Config(
         model=f"{mine}:everything",
         loop=loop,
@@ -329,7 +329,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert any("seed_generator" in name for name in _bits(killed))
 
 
-# Early stopping, the best model, and the user's file; all of one run.
+# Early stopping, the best model and the user's file, in one run.
 
 _STEPS_PER_EPOCH = 10
 _PATIENCE = 2
@@ -359,7 +359,7 @@ class _Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ended(mine: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> _Ended:
-    """Trains in batches so small that the validation loss goes up and down."""
+    """Trains with small batches, so the validation loss goes up and down."""
     config = config_lib.Config(
         model=f"{mine}:cubic",
         learning_rate=0.02,
@@ -378,7 +378,7 @@ def ended(mine: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> _Ende
 
 @pytest.mark.slow
 def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
-    """At the first evaluation that is the second without a smaller loss than the best so far."""
+    """It ends at the second evaluation without a smaller loss than the best so far."""
     steps, losses = zip(*ended.validation, strict=True)
     without = [i - int(np.argmin(losses[: i + 1])) for i in range(len(losses))]
     assert without[-1] == _PATIENCE
@@ -396,7 +396,7 @@ def test_a_run_ends_where_patience_runs_out(ended: _Ended) -> None:
 def test_the_best_model_is_exported_without_training(
     ended: _Ended, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its validation loss is the smallest; then nothing is left to do, until it is the last's."""
+    """Its validation loss is the smallest; a repeat does nothing, until the last one is wanted."""
     directory = ended.path / "export"
     events, before = ended.events(), len(list(directory.iterdir()))
     best = dataclasses.replace(ended.config, export="best")
@@ -425,7 +425,7 @@ def test_the_best_model_is_exported_without_training(
 def test_an_early_stopped_run_resumes_to_the_same_end(
     ended: _Ended, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after its best evaluation; the best loss is that of the process before."""
+    """The run is killed after its best evaluation, so the best loss is the earlier process's."""
     at = ended.end // 15 * 15
     assert at - 15 <= ended.best[0] < at < ended.end
     again = dataclasses.replace(ended.config, logdir=str(tmp_path))
@@ -437,7 +437,7 @@ def test_an_early_stopped_run_resumes_to_the_same_end(
 
 @pytest.mark.slow
 def test_more_patience_extends_a_run_and_is_kept(ended: _Ended, tmp_path: pathlib.Path) -> None:
-    """In flags.txt, or the command that resumes it would end it at once."""
+    """flags.txt keeps it; otherwise the resuming command would end the run at once."""
     config = dataclasses.replace(ended.config, logdir=str(tmp_path), epochs=20)
     run = _run(config)
     longer = dataclasses.replace(config, early_stopping_patience=4)
@@ -454,7 +454,7 @@ def test_more_patience_extends_a_run_and_is_kept(ended: _Ended, tmp_path: pathli
 def test_an_extended_run_ends_when_its_results_are_written(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though its best model was exported before it was extended."""
+    """Its best model was exported before it was extended."""
     config = config_lib.Config(
         model="polynomial",
         learning_rate=0.02,
@@ -497,7 +497,7 @@ def _polynomial_by_hand(start: np.ndarray, batches: Iterable[Any], rates: list[f
 
 @pytest.mark.slow
 def test_a_schedule_with_its_own_length_can_be_extended(tmp_path: pathlib.Path) -> None:
-    """The learning rate is a curve without a break: a tenth in every 8 steps."""
+    """The learning rate is continuous: it falls to a tenth in every 8 steps."""
     config = config_lib.Config(
         model="polynomial",
         num_examples=37,

@@ -1,4 +1,4 @@
-"""A path is never a pattern, a flag or an address: not to us, TensorFlow or TensorBoard."""
+"""No program, be it ours, TensorFlow or TensorBoard, treats a path as a pattern, flag or URL."""
 
 import dataclasses
 import pathlib
@@ -12,7 +12,7 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, exported, finish, trainer
 from tests import helpers
 
-# Each with another directory that it matches as a pattern.
+# Each name has another directory that it would match as a pattern.
 _NAMES = [
     ("a[1]*?back\\slash\\n", "a1xxbackslashn"),
     ("größe 面积 $HOME ~ #;'%41\" {a,b}", "größe 面积 $HOME ~ #;'A\" a"),
@@ -27,7 +27,7 @@ def _train(logdir: pathlib.Path, **changes: object) -> finish.Result:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What six epochs give in a directory of a usual name."""
+    """The results of six epochs in a directory with a usual name."""
     return _train(tmp_path_factory.mktemp("plain"), epochs=6).report
 
 
@@ -40,7 +40,7 @@ def _content(directory: pathlib.Path) -> dict[pathlib.Path, bytes]:
 def test_every_step_of_a_run_works_in_any_directory(
     plain: str, tmp_path: pathlib.Path, name: str, neighbour: str
 ) -> None:
-    """Training, resuming, starting from it, predicting; and the neighbour stays as it is."""
+    """The steps are training, resuming, initializing and predicting; the neighbour is unchanged."""
     _train(tmp_path / neighbour, seed=1)
     before = _content(tmp_path / neighbour)
     run = tmp_path / name / "run"
@@ -62,7 +62,7 @@ def test_every_step_of_a_run_works_in_any_directory(
 
 @pytest.mark.slow
 def test_tensorboard_shows_a_directory_of_any_name(tmp_path: pathlib.Path) -> None:
-    """With both of its readers."""
+    """Both of its readers do."""
     for name, _ in _NAMES:
         _train(tmp_path / "b[1]\\*" / name)
     for load_fast in ("true", "false"):
@@ -74,7 +74,7 @@ def test_tensorboard_shows_a_directory_of_any_name(tmp_path: pathlib.Path) -> No
 
 @pytest.mark.parametrize("flag", ["logdir", "data", "initialize_from"])
 def test_address_and_other_bytes_are_refused(flag: str) -> None:
-    """A local directory named gs: is not what anybody means."""
+    """Nobody wants a local directory named gs:."""
     for value in ("gs://bucket/logs", "s3://x", "file:///tmp/x", "hdfs://a"):
         with pytest.raises(errors.InputError, match=f"--{flag} must be a path on this machine"):
             dataclasses.replace(config_lib.Config(), **{flag: value})

@@ -132,7 +132,7 @@ def test_the_truth_may_be_a_curve() -> None:
 
 @pytest.mark.parametrize("num_features", [1, 2])
 def test_each_of_several_outputs_is_drawn(num_features: int) -> None:
-    """As the probabilities of classes."""
+    """Outputs may be the probabilities of classes."""
     sample = _sample(50, num_features)
     total = sample.inputs.sum(axis=1)
     predictions = np.stack([total, 2 * total, 3 * total], axis=1)
@@ -155,7 +155,7 @@ def test_the_loss_in_a_title_is_short(loss: float, expected: str) -> None:
 
 @pytest.mark.parametrize("num_features", [1, 3, 20])
 def test_no_text_leaves_the_picture(num_features: int) -> None:
-    """However long names are."""
+    """Names may have any length."""
     names = tuple(f"{i}_{'average_income' * 9}_{i}" for i in range(num_features))
     sample = _sample(3000, num_features)._replace(features=names, label="house_value" * 9)
     values = (*(f"W/{name}" for name in names), "bias" * 25)
@@ -170,7 +170,7 @@ def test_no_text_leaves_the_picture(num_features: int) -> None:
     [(-9e4, 1e4), (-1.1e-3, -1e-3), (12345.6, 12347.1), (-8000.5, -8000.1), (-1e30, 1e-30)],
 )
 def test_no_number_leaves_the_picture(low: float, high: float) -> None:
-    """However many digits it takes."""
+    """Numbers may have any number of digits."""
     y = np.linspace(low, high, 2000).astype(np.float32)
     sample = _sample(3000)._replace(y=y)
     for figure in (
@@ -181,14 +181,14 @@ def test_no_number_leaves_the_picture(low: float, high: float) -> None:
 
 
 def _check_nothing_is_cut_off(figure: Figure) -> None:
-    plots.png(figure)  # which arranges it
+    plots.png(figure)  # computes the layout
     drawn = figure.get_tightbbox()  # in inches
     assert (drawn.min >= 0).all()
     assert (drawn.max <= figure.get_size_inches()).all()
 
 
 def test_a_legend_of_many_lines_is_beside_them() -> None:
-    """And each line looks different."""
+    """All lines look different."""
     figure = plots.values(_rows(50, 13), (*(f"W/{i}" for i in range(12)), "b"), truth=None)
     plots.png(figure)
     (axes,), (legend,) = figure.axes, figure.legends
@@ -296,7 +296,7 @@ def test_contours_are_where_the_loss_has_their_level() -> None:
     [(0.0, 0.0), (1e-8, 0.0), (0.0, 1.0), (1e-8, 1.0), (1e-4, 1e10), (1e-3, 1.0), (1e15, 1.0)],
 )
 def test_the_path_may_be_of_any_length(offset: float, minimum: float) -> None:
-    """As where training starts at the optimum, or near that of noisy data, or diverges."""
+    """Training may start at the optimum, or near that of noisy data, or diverge."""
     W = np.array([3 + offset, 3], np.float32)
     rows = step_metrics.StepMetrics(np.arange(2), np.stack([W, W - 1], axis=1), W, W)
     pixels = _pixels(_surface(rows, [3 + offset, 2.0 + offset], minimum))
@@ -305,7 +305,7 @@ def test_the_path_may_be_of_any_length(offset: float, minimum: float) -> None:
 
 @pytest.mark.parametrize("name", ["price_$_to_$", "$_$", "a_b^c", "50 %", "C:\\x", "_hidden"])
 def test_a_column_may_have_any_name(name: str) -> None:
-    """What looks like matplotlib's formulas to it must not end the run."""
+    """A name that looks like a formula to matplotlib must not end the run."""
     sample = _sample(5, 2)._replace(features=(name, "b"), label=name)
     names = (f"W/{name}", "W/b", "b")
     for figure in (plots.data(sample), _fit(sample), plots.values(_rows(5, 3), names, truth=None)):

@@ -1,4 +1,4 @@
-"""What `python -m pipeline.predict` prints and writes."""
+"""Tests of the output of `python -m pipeline.predict`."""
 
 import gzip
 import json
@@ -106,7 +106,7 @@ def _publish(
     label: str,
     learned: preprocessing.Preprocessing | None = None,
 ) -> None:
-    """Exports y = x·W + b, saying that it is of step 10."""
+    """Exports y = x·W + b as the model of step 10."""
     model = models.module(len(W))
     model.W.assign(W)
     model.b.assign(b)
@@ -170,7 +170,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def answers(exports: pathlib.Path) -> Answers:
-    """What `predict` answers to all these flags; nothing appears in the directory."""
+    """The answers of `predict` to all these flags; no files appear in the directory."""
     before = sorted(exports.rglob("*"))
     commands = [*_PRINTED, *_MISTAKES]
     results = helpers.answers([["predict", *flags] for flags in commands], cwd=exports)
@@ -208,7 +208,7 @@ def test_output_to_stdout_keeps_what_is_in_its_file(exports: pathlib.Path) -> No
 
 @pytest.mark.slow
 def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A link is written through."""
+    """Writing to a link writes its target."""
     (tmp_path / "link.csv").symlink_to("y.csv")
     flags = (f"--export_dir={exports}/line", "--x=1", "--output=link.csv")
     result = helpers.call("predict", *flags, cwd=tmp_path)
@@ -224,7 +224,7 @@ def test_writes_a_file_in_place_of_printing(exports: pathlib.Path, tmp_path: pat
 def test_output_replaces_a_file_whole_for_its_owner(
     exports: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """Two at once: one of them wins; mode and owner stay, and a planted link is not followed."""
+    """One of two writers wins; mode and owner are kept, and a planted link is not followed."""
     output, secret = tmp_path / "y.csv", tmp_path / "secret"
     for path in (output, secret):
         path.write_text("before\n")
@@ -249,7 +249,7 @@ def test_output_replaces_a_file_whole_for_its_owner(
 
 @pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_error(exports: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Of stdout, as in `| head -1`; of a pipe that --output names, it is one."""
+    """This holds for stdout, as in `| head -1`; for a pipe given by --output it is an error."""
     (tmp_path / "x.csv").write_text("x\n" + "1.0\n" * 100_000)
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
@@ -271,7 +271,7 @@ def test_a_reader_that_has_gone_is_no_error(exports: pathlib.Path, tmp_path: pat
 
 @pytest.mark.slow
 def test_features_of_any_name_are_given_by_their_numbers(tmp_path: pathlib.Path) -> None:
-    """Though no file could have such a header."""
+    """A CSV file could not have such a header."""
     for version, features in enumerate((("0", "1"), (" a|b", "a|b"), ("a\nb", ""))):
         path = tmp_path / str(version)
         _publish(path, [1.0, 2.0], 0.0, features=features, label="y")
@@ -330,9 +330,9 @@ def awk(exports: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.slow
 def test_a_filter_takes_no_more_memory_for_more_rows(awk: pathlib.Path) -> None:
-    """Not 100 MB more of addresses than for one; each row of 30 MB keeps its text.
+    """It takes less than 100 MB more than for one row; the rows of 30 MB keep their texts.
 
-    But for the last one, which is left out, by its line.
+    Only the last row is left out, and the message has its line.
     """
     peak = "import sys; from pipeline import cli, predict; predict._define_flags()\n"
     peak += "try: cli.start(predict.main)\n"
@@ -356,7 +356,7 @@ def test_a_filter_takes_no_more_memory_for_more_rows(awk: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_filter_leaves_nothing_that_stays(awk: pathlib.Path) -> None:
-    """After SIGTERM nothing; what SIGKILL leaves goes when the same file is written again."""
+    """SIGTERM leaves nothing; leftovers of SIGKILL go when the same file is written again."""
     before = set(awk.iterdir())
     flags = ("--export_dir=line", "--input=-", "--output=y.csv")
     for number, left in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
@@ -382,7 +382,7 @@ def test_a_killed_filter_leaves_nothing_that_stays(awk: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_head_ends_a_filter_at_once(awk: pathlib.Path) -> None:
-    """Long before the end of its input, which never comes; quietly, and so does no stdout."""
+    """It ends quietly although its input never ends, and also without stdout."""
     script = f"(echo x; yes 2) | {_PREDICT} --input=- | head -2; echo ${{PIPESTATUS[1]}}"
     result = _shell(script, awk)
     assert (result.stdout, result.stderr) == ("x,y\n2,8\n0\n", "")

@@ -80,7 +80,7 @@ def test_a_run_that_ends_early_keeps_the_profile_so_far(tmp_path: pathlib.Path) 
 
 
 def test_a_profile_marks_each_call_as_a_step(tmp_path: pathlib.Path) -> None:
-    """Without a marker the overview of the Profile dashboard says that no step was observed."""
+    """Without a marker, the Profile dashboard's overview says that no step was observed."""
     profile = profiler.Profiler((2, 9), tmp_path, first_step=0)
     for step, following in itertools.pairwise([0, 2, 3, 7, 9, 12]):
         profile.pause(step)

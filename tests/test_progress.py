@@ -39,7 +39,7 @@ def _show(printer: progress.Progress, epochs: Iterable[int], *, validation: bool
 
 
 def _table(epochs: int, *, every: int = 1, validation: bool = False) -> list[str]:
-    """The lines that so many epochs print, of which every so many, and the last, are evaluated."""
+    """The printed lines of some epochs; every `every`-th epoch and the last are evaluated."""
     out = io.StringIO()
     printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=3 * epochs, out=out)
     _show(printer, [*range(0, epochs, every), epochs], validation=validation)
@@ -63,7 +63,7 @@ def test_ten_epochs_are_a_start_and_the_rows_of_the_guide() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 19, 20, 21, 199, 5000, 5001, 10**6])
 def test_many_epochs_are_about_twenty_rows(epochs: int) -> None:
-    """With the first and the last."""
+    """The rows include the first and the last epoch."""
     lines = _table(epochs, every=step_metrics.power_of_two_stride(epochs, 1000))
     assert min(epochs + 1, 11) <= len(lines) <= 22
     assert lines[0].startswith("Starting:")
@@ -72,7 +72,7 @@ def test_many_epochs_are_about_twenty_rows(epochs: int) -> None:
 
 
 def test_an_early_end_has_its_row() -> None:
-    """Of 100 epochs, each fifth is a row."""
+    """With 100 epochs, every fifth one has a row."""
     out = io.StringIO()
     printer = progress.Progress(_NAMES, steps_per_epoch=3, last_step=300, out=out)
     _show(printer, range(52))
@@ -153,7 +153,7 @@ def test_a_terminal_gets_a_live_line_that_the_next_replaces() -> None:
 def test_the_time_left_is_that_of_all_that_happens(
     monkeypatch: pytest.MonkeyPatch, seconds: float, expected: str
 ) -> None:
-    """A hundred steps took half of these seconds by the clock, so the last two hundred take all."""
+    """A hundred steps took half of these seconds, so the last two hundred take all of them."""
     out = _Terminal()
     printer = progress.Progress(_NAMES, steps_per_epoch=1, last_step=301, out=out)
     clock = iter([0.0, seconds / 2])
@@ -166,7 +166,7 @@ def test_the_time_left_is_that_of_all_that_happens(
 
 
 def test_the_live_line_fits_a_window_that_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cursor waits before it, so that all rows that it is wrapped into can be cleared."""
+    """The cursor stays before the line, so all rows that it wraps into can be cleared."""
     monkeypatch.delenv("COLUMNS", raising=False)
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb"), os.fdopen(theirs, "w", newline="") as out:

@@ -32,9 +32,9 @@ def _steps(directory: pathlib.Path) -> dict[str, list[int]]:
 
 @pytest.fixture(autouse=True)
 def _blank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves pictures blank: here they need only be recorded, and drawing takes most of the time.
+    """Leaves plots blank, because drawing takes most of the time and is not tested here.
 
-    What is drawn is tested in test_plots and test_image_logger.
+    test_plots and test_image_logger test the drawing.
     """
     monkeypatch.setattr(plots, "png", lambda _: b"a picture")
 
@@ -62,7 +62,7 @@ def houses(tmp_path: pathlib.Path) -> str:
 def test_at_most_ten_thousand_steps_are_recorded_evenly(
     tmp_path: pathlib.Path, last_step: int, summary_every: int, expected: Any
 ) -> None:
-    """Always with the first and the last."""
+    """They always include the first and the last step."""
     settings = {"epochs": last_step, "summary_every": summary_every}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, last_step)
@@ -94,7 +94,7 @@ def test_at_most_ten_thousand_steps_are_recorded_evenly(
 def test_the_model_is_evaluated_at_ends_of_epochs(
     tmp_path: pathlib.Path, summary_every: int
 ) -> None:
-    """Whichever steps are recorded."""
+    """The recorded steps do not matter."""
     settings = {"epochs": 9, "batch_size": 41, "summary_every": summary_every}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, 45, at_a_time=7)  # some contain no end of an epoch
@@ -105,7 +105,7 @@ def test_the_model_is_evaluated_at_ends_of_epochs(
 
 
 def test_rows_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
-    """As between two checkpoints that are closer than two recorded steps."""
+    """This happens between checkpoints that are closer than recorded steps."""
     settings = {"epochs": 50, "summary_every": 20}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         _feed(recording, 50, at_a_time=6)
@@ -115,7 +115,7 @@ def test_rows_may_have_no_step_that_is_due(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_rate_and_the_distance_are_those_of_a_step(tmp_path: pathlib.Path) -> None:
-    """The rate is that of the next update: it is half as large after 10 of 20."""
+    """A step has the rate of its next update: half of the first rate after 10 of 20 steps."""
     W, b, loss, datasets = helpers.guide(20)
     values = np.stack([W, b], axis=1).astype(np.float32)
     rows = step_metrics.StepMetrics(np.arange(20), values[:20], *[np.float32(loss[:20])] * 2)
@@ -149,7 +149,7 @@ def test_the_start_records_what_is_known_before(tmp_path: pathlib.Path) -> None:
 def test_references_are_flat_lines_of_up_to_16_points(
     tmp_path: pathlib.Path, epochs: int, between: int
 ) -> None:
-    """And of the last step; more than its ends, or they would be dots over the wall time."""
+    """The last step is added. With their ends only, they would be dots over wall time."""
     with contextlib.closing(helpers.Recording(tmp_path, epochs=epochs)) as recording:
         _feed(recording, epochs, at_a_time=7)
     steps = sorted({*range(0, epochs, between), epochs})
@@ -301,7 +301,7 @@ def test_a_task_that_is_no_linear_regression_has_no_reference(
 def test_the_end_records_the_final_losses_and_metrics(
     tmp_path: pathlib.Path, validation_examples: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each under the tag that HParams compares."""
+    """Each has the tag that HParams compares."""
     settings = {"epochs": 3, "validation_examples": validation_examples, "metrics": "mae,r2_score"}
     train = {"loss": 0.5, "mae": 0.25, "r2_score": 4.0}
     validation = {"loss": 0.75, "mae": 0.125, "r2_score": 8.0} if validation_examples else {}
@@ -324,7 +324,7 @@ def test_the_end_records_the_final_losses_and_metrics(
 
 
 def _status(directory: pathlib.Path) -> Any:
-    """What the last event says of how the run ended."""
+    """The status of the run in the last event."""
     (value,) = helpers.events(directory)[-1].summary.value
     return hparams.parse_session_end_info_plugin_data(value.metadata.plugin_data.content).status
 
@@ -338,7 +338,7 @@ def _evaluation(
 
 
 def test_an_evaluation_is_recorded_with_the_metrics_of_both_sets(tmp_path: pathlib.Path) -> None:
-    """Of epochs of 7 steps, with numbers that tell them."""
+    """Epochs have 7 steps, and each evaluation has its own numbers."""
     settings = {"epochs": 8, "batch_size": 32, "metrics": "mae"}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         for k in range(9):
@@ -364,7 +364,7 @@ def test_an_evaluation_is_recorded_with_the_metrics_of_both_sets(tmp_path: pathl
 
 
 def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path) -> None:
-    """At up to 100 epochs, evenly chosen, and the last; of each variable that is trained."""
+    """Each trainable variable has them at up to 100 evenly spaced epochs and the last one."""
     tf.keras.utils.clear_session(free_memory=False)
     layers = [tf.keras.Input([1]), tf.keras.layers.Dense(20), tf.keras.layers.BatchNormalization()]
     model = tf.keras.Sequential([*layers, tf.keras.layers.Dense(1, name="last")])
@@ -380,14 +380,14 @@ def test_of_many_numbers_their_distributions_are_recorded(tmp_path: pathlib.Path
 
 
 def _trained(recording: helpers.Recording, first: int, end: int, seconds: float) -> None:
-    """Records steps that took so long."""
+    """Records steps that took `seconds`."""
     recording.clock.trained(first, end, since=recording.clock.now() - seconds)
     recorder, *_ = recording.reporters.hooks
     recorder.after(helpers.line(first, end))
 
 
 def test_rates_are_of_every_second_of_training(tmp_path: pathlib.Path) -> None:
-    """201 examples are 7 batches, so a step has 201 / 7 examples on average."""
+    """201 examples make 7 batches, so a step has 201 / 7 examples on average."""
     settings = {"epochs": 50, "batch_size": 32}
     with contextlib.closing(helpers.Recording(tmp_path, **settings)) as recording:
         for first, seconds in zip(range(0, 350, 70), (0.5, 0.75, 1, 0.25, 0.125), strict=True):
@@ -434,7 +434,7 @@ def test_a_flush_draws_and_writes_what_waits(tmp_path: pathlib.Path) -> None:
 def test_a_resumed_recording_equals_one_that_never_stopped(
     tmp_path: pathlib.Path, saved: int, settings: dict[str, Any]
 ) -> None:
-    """Though more was recorded after the checkpoint, and is recorded again."""
+    """Later records than the checkpoint are recorded again."""
     W, b, loss, _ = helpers.guide(60)
     values = np.stack([W, b], axis=1).astype(np.float32)
     rows = step_metrics.StepMetrics(np.arange(61), values, *[np.float32(loss)] * 2)

@@ -55,7 +55,7 @@ def _expected(examples: Batch, prediction: np.ndarray, stddev: float) -> tuple[f
 def test_errors_are_those_of_numpy(
     is_linear: bool, has_validation: bool, units: preprocessing.Preprocessing | None
 ) -> None:
-    """In the units of the data: of the model, and of least squares, in float64, if it is linear."""
+    """Errors are in data units, for the model and, if it is linear, for float64 least squares."""
     datasets = _datasets(has_validation=has_validation, preprocessing=units)
     made = helpers.linear(("a", "b"))
     made.variables.assign({"W": [0.4, -0.7], "b": 0.1})
@@ -76,7 +76,7 @@ def test_errors_are_those_of_numpy(
 
 
 def test_the_reference_is_never_worse_than_the_model_in_training() -> None:
-    """Also where columns depend on each other: the residuals are computed from them."""
+    """This holds for dependent columns too: the residuals are computed from the columns."""
     train = _examples(201, 0)
     x = np.column_stack([train.x[:, 0], train.x[:, 0] + 1e-6 * train.x[:, 1]])
     train = Batch(x.astype(np.float32), train.y)
@@ -105,7 +105,7 @@ def test_nothing_is_said_of_classes_and_of_synthetic_data(make: Any, changes: An
 
 
 def test_labels_that_are_all_the_same_have_no_r2() -> None:
-    """And no line of a table shows more than that."""
+    """The lines of the table show no R² either."""
     datasets = _datasets(label_variances=(0.0, 1.0))
     found = reports.regression(helpers.linear(("a", "b")), datasets, None)
     assert np.isnan(found["model"]["training"].r2)
@@ -114,7 +114,7 @@ def test_labels_that_are_all_the_same_have_no_r2() -> None:
 
 
 def test_the_sums_of_workers_are_added_up() -> None:
-    """Three that have the same examples."""
+    """Three workers have the same examples."""
     datasets = _datasets()
     made = helpers.linear(("a", "b"))
     sums = []
@@ -130,7 +130,7 @@ def test_the_sums_of_workers_are_added_up() -> None:
 
 
 def test_several_pieces_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of them a short one: 201 = 6 * 33 + 3."""
+    """The last piece is short: 201 = 6 * 33 + 3."""
     datasets, made = _datasets(), helpers.linear(("a", "b"))
     whole = reports.regression(made, datasets, None)
     monkeypatch.setattr(batch_lib, "_FAST", 100)

@@ -21,7 +21,7 @@ def _rows(first: int, end: int) -> dict[str, Any]:
 
 
 def test_table_is_cut_back_to_what_it_was(tmp_path: pathlib.Path) -> None:
-    """As after a kill: rows that come again are there once, and so is the header."""
+    """After a kill, repeated rows and the header appear once."""
     path = tmp_path / "metrics.csv"
     for saved in (0, 2):
         path.unlink(missing_ok=True)
@@ -37,7 +37,7 @@ def test_table_is_cut_back_to_what_it_was(tmp_path: pathlib.Path) -> None:
 
 
 def test_result_is_json_that_every_reader_takes(tmp_path: pathlib.Path) -> None:
-    """Which has no NaN or infinity."""
+    """The file has no NaN or infinity."""
     path = tmp_path / "result.json"
     best = {"step": -1, "loss": math.inf}
     results.write_json(path, {"best": best, "loss": math.nan, "rate": 0.1, "done": True})

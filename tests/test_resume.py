@@ -27,7 +27,7 @@ def final_state(run: pathlib.Path) -> dict[str, bytes]:
 
 
 def test_run_of_an_earlier_version_is_refused(tmp_path: pathlib.Path) -> None:
-    """Its flags.txt had no first line that says what it is."""
+    """Its flags.txt had no first line that identifies it."""
     run = tmp_path / "logs" / "run"
     run.mkdir(parents=True)
     (run / "flags.txt").write_text("--epochs=10\n--logdir=logs\n--run_name=run\n")
@@ -82,7 +82,7 @@ def tensors(directory: pathlib.Path) -> dict[tuple[str, int], list[bytes]]:
 def test_extended_run_equals_one_that_was_as_long_at_once(
     runs: helpers.Runs, tmp_path: pathlib.Path, name: str
 ) -> None:
-    """From 10 to 13 and then to 16 epochs: each value at every step, to the bit, and no other."""
+    """From 10 to 13 and then 16 epochs, each value at every step is exactly the same."""
     model, loop = name.split("-")
     flags = (f"--model={model}", f"--loop={loop}", "--epochs=16")
     process = helpers.start("train", "--run_name=once", *flags, cwd=tmp_path)
@@ -94,7 +94,7 @@ def test_extended_run_equals_one_that_was_as_long_at_once(
         assert f"Resuming at step {step} of {epochs}\n" in result.stdout
     once = helpers.finish(process)
     assert once.returncode == 0, once.stderr
-    # It prints what the last part of the other printed.
+    # It prints the same as the last part of the other run.
     pattern = r"(?m)^(?:Epoch 1[456]|Least squares):.*$"
     assert re.findall(pattern, result.stdout) == re.findall(pattern, once.stdout)
     assert len(re.findall(pattern, once.stdout)) == 4
@@ -122,7 +122,7 @@ def test_extended_run_equals_one_that_was_as_long_at_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["/export", "/checkpoints/ckpt-10"])
 def test_new_run_starts_where_another_ended(runs: helpers.Runs, source: str) -> None:
-    """From the module in the custom loop to Keras fit, as the lecture does."""
+    """The module trains in the custom loop, then Keras fit continues, as in the lecture."""
     name = f"from{source.replace('/', '_')}"
     flags = (
         f"--initialize_from=logs/module-custom{source}",
@@ -169,7 +169,7 @@ def test_run_outlives_the_run_that_it_started_from(
 
 @pytest.mark.slow
 def test_anything_else_in_the_data_is_noticed(tmp_path: pathlib.Path) -> None:
-    """An example, one of the validation rows, the names of two columns."""
+    """Changes are an example, a validation row, and the names of two columns."""
     table = tmp_path / "p.csv"
     content = "a,b,y\n1,2,3\n2,3,4\n3,5,7\n4,4,4\n"
     config = config_lib.Config(
@@ -201,7 +201,7 @@ def exports(run: pathlib.Path) -> list[int]:
 def test_finished_is_what_the_newest_export_says(
     runs: helpers.Runs, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After damage, after a kill before the export of more epochs, after a removed export."""
+    """Cases are damage, a kill before the export of more epochs, and a removed export."""
     run = copy(runs, "module-custom", tmp_path)
     config = config_lib.Config(logdir=str(tmp_path / "logs"), run_name="run")
 

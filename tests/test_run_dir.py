@@ -1,4 +1,4 @@
-"""A run directory belongs to one process, and only what a run makes is ever removed."""
+"""A run directory belongs to one process, and only a run's own files are ever removed."""
 
 import dataclasses
 import fcntl
@@ -18,7 +18,7 @@ def _config(logdir: pathlib.Path, **changes: Any) -> config_lib.Config:
 
 
 def _start(config: config_lib.Config) -> run_dir.RunDir:
-    """Leaves a run that can be resumed."""
+    """Makes a run that can be resumed."""
     run = run_dir.RunDir.of(config)
     with run.opened(config) as resumes:
         assert not resumes
@@ -27,7 +27,7 @@ def _start(config: config_lib.Config) -> run_dir.RunDir:
 
 
 def _begin(run: run_dir.RunDir) -> None:
-    """Does as if it saved a first checkpoint."""
+    """Imitates a first checkpoint."""
     run.checkpoints.mkdir(parents=True)
     (run.checkpoints / "ckpt-0.index").touch()
 
@@ -47,7 +47,7 @@ def _fail(config: config_lib.Config, *, is_resumable: bool) -> None:
 def test_lock_that_was_moved_away_meanwhile_is_none(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening the lock and taking it, another process starts the run anew."""
+    """Another process restarts the run between opening and taking the lock."""
     config = _config(tmp_path)
     run = _start(config)
     take = fcntl.flock
@@ -104,7 +104,7 @@ _BEGINNINGS = [(), (".lock",), (".lock", "flags.txt"), (".lock", "flags.txt", "c
 
 @pytest.mark.parametrize("left", _BEGINNINGS, ids=len)
 def test_start_that_was_killed_is_made_again(tmp_path: pathlib.Path, left: tuple[str, ...]) -> None:
-    """Whatever of it there was, and also with other settings."""
+    """This holds for any leftover files, and also with other settings."""
     first = _config(tmp_path, seed=1)
     run = run_dir.RunDir.of(first)
     run.path.mkdir()
@@ -205,7 +205,7 @@ def test_run_with_other_settings_is_not_resumed(
 def test_run_whose_schedule_ends_with_it_is_not_extended(
     tmp_path: pathlib.Path, settings: dict[str, Any], message: str
 ) -> None:
-    """With as many epochs as before it is resumed."""
+    """With the same number of epochs it is resumed."""
     run = _start(_config(tmp_path, **settings))
     run.check(_config(tmp_path, **settings))
     longer = _config(tmp_path, **settings, epochs=11)
@@ -221,7 +221,7 @@ _OWN = "def make(num_features):\n    return 1 * num_features\n"
 
 @pytest.fixture
 def own(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A file of the user's, whose functions stand for a model and a loss."""
+    """A user's file with functions for a model and a loss."""
     path = tmp_path / "own.py"
     path.write_text(_OWN)
     return path
@@ -230,7 +230,7 @@ def own(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_run_keeps_the_code_that_it_was_started_with(
     tmp_path: pathlib.Path, own: pathlib.Path
 ) -> None:
-    """And is resumed by code that does the same."""
+    """The run resumes with equivalent code."""
     config = _config(tmp_path / "logs", model=f"{own}:make", loss=f"{own}:make")
     run = _start(config)
     kept = {f"code/{name}.py": _OWN for name in ("model", "loss")}

@@ -1,4 +1,4 @@
-"""The state of a run in a checkpoint comes back as it was."""
+"""The state of a run is restored unchanged from a checkpoint."""
 
 import math
 
@@ -13,7 +13,7 @@ from pipeline.training import step_metrics
 
 
 def _state(num_values: int, steps: int) -> run_state.RunState:
-    """That of a run of 30,000 steps, of which the history keeps every 16th and the last."""
+    """The state of a run of 30,000 steps; the history keeps every 16th step and the last."""
     history = step_metrics.History(30_000, step_metrics.empty(num_values))
     if steps:
         random = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def _state(num_values: int, steps: int) -> run_state.RunState:
 @pytest.mark.parametrize("num_values", [2, 101])
 @pytest.mark.parametrize("steps", [0, 1, 1_234])
 def test_state_comes_back_from_its_bytes(num_values: int, steps: int) -> None:
-    """Equal in each bit, type and shape, also where there is nothing yet."""
+    """All bits, types and shapes are equal, also for an empty state."""
     state = _state(num_values, steps)
     restored = run_state.RunState.from_bytes(state.to_bytes())
     np.testing.assert_equal(restored.start_loss, state.start_loss)  # also before it is known

@@ -28,7 +28,7 @@ def _encode(steps: list[int], values: Mapping[str, np.ndarray]) -> bytes:
 def _written_by_tensorflow(
     path: pathlib.Path, steps: list[int], values: Mapping[str, np.ndarray]
 ) -> bytes:
-    """What tf.summary.scalar writes but for its description, by TFRecordWriter."""
+    """The records that TFRecordWriter writes for tf.summary.scalar, without the description."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for k, step in enumerate(steps):
             event = tf.compat.v1.Event(wall_time=_times(len(steps))[k], step=step)

@@ -1,7 +1,7 @@
-"""The scripts: how they are called, what they set up, and what they print.
+"""Tests of the scripts: calls, set-up and output.
 
-Setting up is tried on a small project without dependencies, in real environments by the real pip,
-which finds the build backend of this environment on disk: nothing is downloaded.
+The set-up is tested on a small project without dependencies, in real environments with the real
+pip. pip finds this environment's build backend on disk, so nothing is downloaded.
 """
 
 import configparser
@@ -68,10 +68,10 @@ def _run(
 
 
 class Checkout:
-    """A small project with the real scripts, in a folder with a difficult name."""
+    """A small project with the real scripts, in a folder whose name has special characters."""
 
     def __init__(self, folder: pathlib.Path):
-        """Makes all but its environment."""
+        """Makes the project without its environment."""
         self.folder = folder
         self.root = folder / "it's a [check]*?\"; #out"
         self.script = self.root / "scripts" / "train.sh"
@@ -98,7 +98,7 @@ class Checkout:
         self.python.chmod(0o755)
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
-        """Starts its script from elsewhere."""
+        """Starts the script from another directory."""
         return _start(self.script, cwd=self.folder, **self.environment, **environment)
 
     def check(self, result: "subprocess.CompletedProcess[str]", *flags: str) -> None:
@@ -109,7 +109,7 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout that is set up, by two scripts at once, under all kinds of settings."""
+    """A checkout that two scripts set up at once, under all kinds of settings."""
     made = Checkout(tmp_path_factory.mktemp("scripts"))
     settings = {
         "PYTHON": str(made.python),
@@ -130,17 +130,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def test_scripts_run_from_anywhere_and_in_any_environment(
     checkout: Checkout, tmp_path: pathlib.Path
 ) -> None:
-    """Through links and relative paths; with what a shell has set; flags as they are."""
+    """They run through links and relative paths, with shell variables, and pass flags unchanged."""
     flags = ("--a=b c", "-x", "*", "", "--", 'it\'s "$HOME"')
     link = tmp_path / "link"
     link.symlink_to(checkout.script)
     (tmp_path / "folder").symlink_to(checkout.root)
-    # What would be imported instead, and found by `cd` instead.
+    # These would be imported, or found by `cd`, instead.
     for name in ("pipeline", "scripts"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong module')")
-    # As on an older macOS, which does not know `readlink -f`.
+    # An older macOS has no `readlink -f`.
     (tmp_path / "readlink").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "readlink").chmod(0o755)
     outside = str(tmp_path)
@@ -162,7 +162,7 @@ def test_scripts_run_from_anywhere_and_in_any_environment(
 
 
 def _without_pip(venv: pathlib.Path) -> None:
-    """As uv makes it."""
+    """Removes pip, as in an environment made by uv."""
     for path in venv.glob("lib/python*/site-packages/pip*"):
         shutil.rmtree(path)
     (venv / ".installed").unlink()
@@ -191,7 +191,7 @@ def _moved(venv: pathlib.Path) -> None:
 def test_an_environment_that_does_not_fit_is_mended(
     checkout: Checkout, change: Callable[[pathlib.Path], None], is_made_anew: bool
 ) -> None:
-    """By the least that is needed, and once: the next start finds it mended."""
+    """The repair is minimal and happens once: the next start needs none."""
     change(checkout.root / ".venv")
     if change is _moved:
         checkout.root = checkout.root.with_name("moved")
@@ -208,7 +208,7 @@ def test_an_environment_that_does_not_fit_is_mended(
 @pytest.mark.slow
 @needs_set_up
 def test_a_set_up_that_was_killed_is_completed(checkout: Checkout) -> None:
-    """Also where the files it is made from are then those of an earlier set-up again."""
+    """This holds even if the source files are then the same as in an earlier set-up."""
     pins = checkout.script.parent / "constraints.txt"
     before = pins.read_text()
     for text in (f"{before}# killed\n", before):
@@ -285,7 +285,7 @@ def test_the_constraints_pin_what_setup_cfg_asks_for(python: str) -> None:
 
 @needs_set_up
 def test_the_environment_is_made_of_the_tested_versions() -> None:
-    """All that the project needs, directly or not, has the version of the constraints."""
+    """All direct and indirect dependencies have the versions of the constraints."""
     pins = _pins("{}.{}".format(*sys.version_info))
     environment = {**markers.default_environment(), "extra": ""}
     todo, seen = ["pipeline"], {"pipeline"}
@@ -309,7 +309,7 @@ def test_the_environment_is_made_of_the_tested_versions() -> None:
 @pytest.mark.slow
 @needs_set_up
 def test_compare_shows_three_tables_also_of_what_diverges(tmp_path: pathlib.Path) -> None:
-    """From anywhere, with a last line that can be called there."""
+    """It runs from anywhere; the command in its last line works there."""
     compare = SCRIPTS / "compare.sh"
     result = _run(compare, "--epochs=200", "--learning_rate=0.9", cwd=tmp_path)
     assert result.returncode == 3, result.stderr
@@ -348,7 +348,7 @@ def test_compare_names_no_runs_where_none_were(
 
 @pytest.mark.slow
 def test_the_benchmark_fails_where_a_goal_is_missed(tmp_path: pathlib.Path) -> None:
-    """It installs nothing unless it is told to, and leaves nothing behind."""
+    """It installs nothing unless asked, and leaves no files."""
     code = """
 import pathlib, sys
 import benchmark
@@ -372,7 +372,7 @@ benchmark.main()
 
 
 def test_the_readme_names_the_line_of_the_update() -> None:
-    """Where its recipe sets a breakpoint, and where its output says that the debugger stops."""
+    """The README's recipe sets a breakpoint there, and its output shows the debugger there."""
     readme = (ROOT / "README.md").read_text()
     found = re.search(r"break (pipeline/\S+):(\d+)\n.*\n-> (.*)\n", readme)
     assert found

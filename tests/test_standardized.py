@@ -1,4 +1,4 @@
-"""Tests of training on tables: in standardized units inside, in those of the data outside."""
+"""Tests of training on tables: standardized inside, in the units of the data outside."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def _trained(config: config_lib.Config) -> tuple[finish.Result, pathlib.Path]:
 def test_least_squares_has_the_certified_digits(
     folder: pathlib.Path, table: str, certified: list[float], standardize: bool
 ) -> None:
-    """Nine at least, from a file."""
+    """At least nine digits of a file's solution are right."""
     data = datasets_lib.load(_config(folder, table, standardize=standardize))
     solved = data.least_squares
     assert solved
@@ -80,7 +80,7 @@ def test_least_squares_through_the_origin_has_the_certified_digits() -> None:
 def test_a_thousand_epochs_reach_least_squares(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str], loop: str
 ) -> None:
-    """W and b in the units of the data, printed, recorded, exported and saved; and their fit."""
+    """W and b are printed, recorded, exported and saved in the units of the data, with reports."""
     config = _config(folder, "houses", loop, loop=loop, model="keras", epochs=1000)
     _, run = _trained(config)
     *features, y = tables.houses().values()
@@ -123,9 +123,9 @@ def test_a_thousand_epochs_reach_least_squares(
 def test_longley_comes_as_near_as_float32_steps_can(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """R² of 0.9916 after a thousand epochs, where least squares has 0.9955; then ever nearer.
+    """R² is 0.9916 after a thousand epochs (least squares: 0.9955), and still rises after that.
 
-    Its note is right: 110.5 is the root of the ratio of the eigenvalues of the correlations.
+    The note is right: 110.5 is the root of the ratio of the correlations' eigenvalues.
     """
     _, run = _trained(_config(folder, "longley", "longley", epochs=10_000))
     loss = dict(helpers.scalars(run / "train")["loss"])
@@ -158,7 +158,7 @@ _TASKS: dict[str, dict[str, Any]] = {
     ],
 )
 def test_every_model_trains_with_the_defaults(folder: pathlib.Path, name: str, table: str) -> None:
-    """Without diverging; what it predicts is better than the mean of the label."""
+    """No model diverges, and each predicts better than the mean of the label."""
     config = _config(folder, table, f"{name.replace(' ', '-')}-{table}", epochs=4, **_TASKS[name])
     _, run = _trained(config)
     fit = json.loads((run / "result.json").read_text())["fits"]["training, model"]
@@ -200,7 +200,7 @@ def squares_of_probability(y, prediction):
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_a_loss_of_ones_own_gets_the_standardized_label(folder: pathlib.Path, loop: str) -> None:
-    """That the model is trained on; or the classes 0 and 1 as they are."""
+    """The loss gets the label as trained on; the classes 0 and 1 are not standardized."""
     (folder / "losses.py").write_text(_OWN_LOSSES)
     settings = {"loss": f"{folder}/losses.py:absolute", "model": "mlp", "epochs": 60}
     result, run = _trained(_config(folder, "houses", f"own-{loop}", loop=loop, **settings))
@@ -225,7 +225,7 @@ def _rate(config: config_lib.Config) -> float:
 
 
 def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> None:
-    """By the eigenvalues of the Hessian in numpy: of all examples, of the steepest batch."""
+    """Numpy gives the Hessian's eigenvalues, for all examples and for the steepest batch."""
     config = _config(folder, "houses")
     x = datasets_lib.load(config).train.x
     rows = np.column_stack([x.astype(np.float64), np.ones(len(x))])
@@ -243,7 +243,7 @@ def test_the_rate_is_half_of_the_largest_stable_one(folder: pathlib.Path) -> Non
 def test_units_do_not_depend_on_least_squares(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W and b have those of the data where there are too many features to solve for, too."""
+    """W and b are in data units even with too many features for least squares."""
     monkeypatch.setattr(least_squares, "is_cheap", lambda *_: False)
     config = _config(folder, "houses")
     datasets = datasets_lib.load(config)
@@ -268,7 +268,7 @@ def test_a_rate_that_can_not_work_is_warned_of(
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
-    """By its normal equations in numpy, on standardized columns."""
+    """The reference solves the normal equations in numpy, on standardized columns."""
     config = _config(
         folder, "houses", f"ridge-{loop}", l2=0.3, epochs=300, loop=loop, model="keras"
     )
@@ -288,7 +288,7 @@ def test_l2_trains_to_ridge_regression(folder: pathlib.Path, loop: str) -> None:
 
 @pytest.mark.slow
 def test_w_and_b_stay_the_same_on_other_data(folder: pathlib.Path) -> None:
-    """From a checkpoint, and from an export, of other means and deviations; or by hand."""
+    """They come from a checkpoint or export with other means and deviations, or from flags."""
     _, run = _trained(_config(folder, "houses", "source", epochs=50))
     end = {name: curve[-1][1] for name, curve in helpers.scalars(run / "train").items()}
     table = {name: column[:100] for name, column in tables.houses().items()}
@@ -309,7 +309,7 @@ def test_w_and_b_stay_the_same_on_other_data(folder: pathlib.Path) -> None:
 def test_the_rate_stays_the_same_where_a_run_is_extended(
     folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also of one that starts from another model, whose curvature is not that of its own start."""
+    """This includes a run that starts from another model, which has another curvature."""
     _, source = _trained(_config(folder, "houses", "mlp", model="mlp", epochs=20))
     for name, epochs in (("extended", 10), ("extended", 20), ("at-once", 20)):
         settings = {"model": "mlp", "initialize_from": str(source), "epochs": epochs}
@@ -321,7 +321,7 @@ def test_the_rate_stays_the_same_where_a_run_is_extended(
 
 @pytest.mark.slow
 def test_data_and_model_may_come_from_one_file(tmp_path: pathlib.Path) -> None:
-    """That imports TensorFlow, and so sooner than usual; it is kept with the run, which resumes."""
+    """The file imports TensorFlow early; the run keeps a copy of it and resumes."""
     (tmp_path / "mine.py").write_text(
         "import tensorflow as tf\n"
         "def houses():\n"
@@ -344,7 +344,7 @@ def test_data_and_model_may_come_from_one_file(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_a_newcomers_table_is_trained_and_predicted(tmp_path: pathlib.Path) -> None:
-    """With texts; predictions of a file whose columns are in another order."""
+    """The table has texts, and the predicted file has its columns in another order."""
     random = np.random.default_rng(0)
     area, city = random.integers(40, 200, 100), random.choice(["Oslo", "Bonn", "Ulm"], 100)
     price = 1000 * area + np.where(city == "Oslo", 90_000, 0) + 5000

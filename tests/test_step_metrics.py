@@ -26,7 +26,7 @@ def _assert_same(rows: metrics.StepMetrics, expected: metrics.StepMetrics) -> No
 
 
 def _kept(last_step: int, part: int = 1000) -> metrics.StepMetrics:
-    """What a history keeps of the rows 0 to last_step."""
+    """The rows that a history keeps of the rows 0 to last_step."""
     history = metrics.History(last_step, metrics.empty(2))
     for first in range(0, last_step + 1, part):
         history.add(_rows(first, min(first + part, last_step + 1)))
@@ -77,7 +77,7 @@ def test_what_a_longer_run_keeps_a_shorter_one_kept_too() -> None:
 @pytest.mark.parametrize("stopped", [1, 700, 4999, 5000])
 @pytest.mark.parametrize("last_step", [5000, 20_000])
 def test_a_restored_history_keeps_what_an_unbroken_one_keeps(stopped: int, last_step: int) -> None:
-    """Also where the run is extended, from 5,000 to 20,000 steps."""
+    """This includes a run that is extended from 5,000 to 20,000 steps."""
     before = metrics.History(5000, metrics.empty(2))
     before.add(_rows(0, stopped + 1))
     after = metrics.History(last_step, before.rows())
@@ -120,7 +120,7 @@ def test_a_row_is_finite_where_its_loss_and_values_are(
 
 
 def test_rows_are_usually_finite() -> None:
-    """The loss and the values; the gradient of a step that is the last may be larger."""
+    """The loss and the values count; the last step's gradient may be infinite."""
     assert _rows(10, 16)._replace(gradient_norm=np.full(6, np.inf)).is_finite.tolist() == [True] * 6
     assert metrics.empty(2).is_finite.shape == (0,)
 

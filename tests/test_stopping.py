@@ -1,4 +1,4 @@
-"""Signals, full disks and second processes end a run in good order."""
+"""Signals, full disks and second processes end a run cleanly."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def test_signal_stops_training_after_a_checkpoint(
 
 @pytest.mark.slow
 def test_signal_while_the_results_are_written_ends_it(tmp_path: pathlib.Path) -> None:
-    """At once, as nothing is left to save; the same command writes them again."""
+    """The run ends at once, as nothing is left to save; the same command writes them again."""
     run = tmp_path / "logs" / "run"
     process = helpers.start("train", "--run_name=run", cwd=tmp_path)
     helpers.wait_for(lambda: helpers.newest(run) == 10)  # plots and export follow
@@ -68,7 +68,7 @@ def test_signal_while_the_results_are_written_ends_it(tmp_path: pathlib.Path) ->
 
 @pytest.mark.slow
 def test_second_signal_ends_it_at_once(tmp_path: pathlib.Path) -> None:
-    """Without waiting for the end of a step, as the first one does."""
+    """Only the first signal waits for the end of a step."""
     run = tmp_path / "logs" / "run"
     flags = ("--num_examples=10000000", "--run_eagerly", "--epochs=100", "--validation_examples=0")
     process = helpers.start("train", "--run_name=run", *flags, cwd=tmp_path)
@@ -82,7 +82,7 @@ def test_second_signal_ends_it_at_once(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_on_a_terminal_gives_its_messages_lines_of_their_own(tmp_path: pathlib.Path) -> None:
-    """And not what is left of the progress line."""
+    """They do not share a line with the rest of the progress line."""
     command = [sys.executable, "-m", "pipeline.train", "--run_name=run", "--epochs=100000000"]
     terminal, end = pty.openpty()
     process = subprocess.Popen(command, cwd=tmp_path, stdout=end, stderr=end)
@@ -105,11 +105,11 @@ def test_ctrl_c_on_a_terminal_gives_its_messages_lines_of_their_own(tmp_path: pa
 
 @pytest.mark.slow
 def test_ctrl_c_that_ends_the_reader_too_saves(tmp_path: pathlib.Path) -> None:
-    """As in `train 2>&1 | tee log`."""
+    """An example is `train 2>&1 | tee log`."""
     run = tmp_path / "logs" / "run"
     flags = ("--run_name=run", "--epochs=100000000", "--checkpoint_secs=1")
     command = [sys.executable, "-m", "pipeline.train", *flags]
-    # Buffered, as it is for most people: what is in the buffer is flushed at exit.
+    # Output is buffered, as for most users; the buffer is flushed at exit.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -129,7 +129,7 @@ def limit_file_size(limit: int = 400_000) -> None:
 
 @pytest.mark.slow
 def test_full_disk_costs_one_line_and_no_checkpoint(tmp_path: pathlib.Path) -> None:
-    """A limit on the size of files stands for the disk: the event file is what grows."""
+    """A limit on the size of files stands for the disk; the event file reaches it."""
     command = [sys.executable, "-m", "pipeline.train", "--run_name=run", *helpers.SLOW]
     result = subprocess.run(
         command,
@@ -166,7 +166,7 @@ runpy.run_module("pipeline.train", run_name="__main__")
 
 @pytest.mark.slow
 def test_disk_that_is_full_for_keras_weights_costs_one_line(tmp_path: pathlib.Path) -> None:
-    """HDF5 would end the process with a segmentation fault."""
+    """HDF5 itself would end the process with a segmentation fault."""
     command = [sys.executable, "-c", _FULL_AT_THE_END, "--model=keras", "--run_name=run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1, result.stderr

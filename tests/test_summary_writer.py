@@ -41,7 +41,7 @@ def _writer(
 
 
 def _rows(first: int, count: int, num_values: int = 2) -> step_metrics.StepMetrics:
-    """Rows whose numbers are all exact: value i of a step is step / 4 + 1024 i."""
+    """Rows with exact numbers: value i of a step is step / 4 + 1024 i."""
     step = np.arange(first, first + count)
     values = step[:, None] / 4 + 1024 * np.arange(num_values)
     others = ((step / factor).astype(np.float32) for factor in (8, 2))
@@ -135,7 +135,7 @@ def test_a_histogram_counts_each_number_in_its_bucket(
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_have_no_histogram(tmp_path: pathlib.Path, bad: float) -> None:
-    """TensorBoard has no buckets for them; a run that nears divergence goes on."""
+    """TensorBoard has no buckets for them; a nearly diverged run continues."""
     with contextlib.closing(_writer(tmp_path)) as writer:
         writer.histogram(1, "residuals", np.array([1.0, bad, 2.0]))
         writer.histogram(4, "residuals", np.array([1.0, 3.0, 2.0]))
@@ -184,7 +184,7 @@ def test_the_layout_has_a_chart_of_each_variable_and_loss(
 def test_hparams_are_the_settings_and_how_it_ended(
     tmp_path: pathlib.Path, is_success: bool
 ) -> None:
-    """Without a list of columns: TensorBoard makes one of all runs that it shows."""
+    """There is no list of columns, as TensorBoard makes one of all runs that it shows."""
     given = {"model": "keras", "learning_rate": 0.25, "epochs": 10}
     with contextlib.closing(_writer(tmp_path / "logs" / "name")) as writer:
         writer.hparams(given)
@@ -201,7 +201,7 @@ def test_hparams_are_the_settings_and_how_it_ended(
 
 
 def test_what_was_written_after_a_checkpoint_is_cut_off(tmp_path: pathlib.Path) -> None:
-    """As after a crash: no step is written twice by the run that is resumed."""
+    """The resumed run after a crash writes no step twice."""
     writer = _writer(tmp_path)
     writer.steps(_rows(0, 300))
     sizes = writer.sizes()
@@ -223,7 +223,7 @@ def test_what_was_written_after_a_checkpoint_is_cut_off(tmp_path: pathlib.Path) 
 
 
 def test_sizes_include_the_files_of_earlier_processes(tmp_path: pathlib.Path) -> None:
-    """Or the second resumption of a run would remove what the first process wrote."""
+    """Otherwise the second resume would remove the first process's data."""
     sizes: dict[str, int] = {}
     for first in (0, 10):
         with contextlib.closing(_writer(tmp_path, first_step=first, earlier=sizes)) as writer:
@@ -239,7 +239,7 @@ def test_sizes_include_the_files_of_earlier_processes(tmp_path: pathlib.Path) ->
 
 
 def test_a_resumed_run_starts_a_file_that_says_where(tmp_path: pathlib.Path) -> None:
-    """Then TensorBoard forgets the later steps that it has read already."""
+    """Then TensorBoard drops later steps that it has already read."""
     with contextlib.closing(_writer(tmp_path)) as writer:
         writer.steps(_rows(0, 300))
         sizes = writer.sizes()
@@ -274,7 +274,7 @@ def test_files_are_ordered_by_process_and_not_by_time(
 
 
 def test_name_of_a_removed_file_is_not_given_again(tmp_path: pathlib.Path) -> None:
-    """A TensorBoard that has it open would not see the new one."""
+    """A TensorBoard with the old file open would not see the new one."""
     _write(tmp_path, {})
     sizes = _write(tmp_path, {})  # removes the first
     (path,) = (tmp_path / "train").iterdir()
@@ -293,7 +293,7 @@ def _write(directory: pathlib.Path, earlier: Mapping[str, int]) -> dict[str, int
 def test_what_a_file_cut_short_has_left_is_shown(
     tmp_path: pathlib.Path, lost: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In whole records: no reader of TensorBoard goes beyond a part of one."""
+    """The file ends with a whole record, because TensorBoard's readers stop at a partial one."""
     sizes = _write(tmp_path, {})
     (path,) = (tmp_path / "train").iterdir()
     os.truncate(path, max(0, path.stat().st_size - lost))
@@ -316,7 +316,7 @@ def test_what_a_file_cut_short_has_left_is_shown(
 def test_board_shows_what_comes_after_a_gap_and_a_clock_set_back(
     tmp_path: pathlib.Path, load_fast: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With both of its readers; the times ascend nevertheless."""
+    """Both of its readers show it; the times still ascend."""
     now = time.time()
     sizes, saved = {}, 0.0
     for first, count, set_back in ((0, 100, 0), (100, 50, 86400)):

@@ -1,6 +1,6 @@
-"""Every entry point in hostile surroundings: what the user's other projects set, lost streams.
+"""Every entry point works with the settings of other projects and with lost streams.
 
-Settings that do not hide each other share an environment, so that there are few processes.
+Settings that do not hide each other share an environment, to keep the processes few.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ from tests import helpers
 
 _ENTRIES = ("train", "predict", "sweep", "watch")
 _KERAS = ("--model=keras", "--loop=fit", "--optimizer=adam", "--batch_size=32")
-_EVEN_IF_SLOW = "--checkpoint_secs=1000"  # or a busy machine saves more often
+_EVEN_IF_SLOW = "--checkpoint_secs=1000"  # otherwise a busy machine saves more often
 _TRAIN = ("train", "--run_name=run", "--epochs=2", _EVEN_IF_SLOW, *_KERAS)
 _PREDICT = ("predict", "--export_dir=logs/run/export", "--x=0.1,2,-3")
 _WATCH = ("watch", "logs", "--port=0")
@@ -79,7 +79,7 @@ _STREAMS = ("closed", "pipe", "terminal", "full disk")  # that lead nowhere
 
 
 def _environment(name: str, folder: pathlib.Path) -> dict[str, str]:
-    """One of the environments, without what pytest's own import of TensorFlow has set."""
+    """One of the environments, without the variables of pytest's own import of TensorFlow."""
     variables, files = _ENVIRONMENTS[name]
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def _environment(name: str, folder: pathlib.Path) -> dict[str, str]:
 def _start(
     arguments: tuple[str, ...], environment: str, folder: pathlib.Path, *shell: str, **streams: Any
 ) -> "subprocess.Popen[str]":
-    """Starts an entry point in an environment and a folder, by a command of a shell if given."""
+    """Starts an entry point in an environment and a folder, through a shell command if given."""
     entry, *flags = arguments
     return subprocess.Popen(
         [*shell, sys.executable, "-m", f"pipeline.{entry}", *flags],
@@ -104,13 +104,13 @@ def _start(
 
 
 def _end(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    """The exit code, and what was written to the pipes that were not lost."""
+    """The exit code, and the output of the pipes that were not lost."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out or "", err or ""
 
 
 def _without_reader(stream: str, arguments: tuple[str, ...], folder: pathlib.Path) -> Any:
-    """The end of a process whose output leads nowhere; a full disk has that of stdout only."""
+    """The end of a process whose output is lost; on a full disk only stdout is lost."""
     folder.mkdir(exist_ok=True)
     if stream == "closed":
         close = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
@@ -127,13 +127,13 @@ def _without_reader(stream: str, arguments: tuple[str, ...], folder: pathlib.Pat
 
 
 def _results(logdir: pathlib.Path) -> dict[str, bytes]:
-    """The pictures and tables, and the values in the checkpoints, weights and exports."""
+    """The plots and tables, and the values in the checkpoints, weights and exports."""
     found = (path for kind in ("*.png", "*.csv", "*.h5", "*.data-*") for path in logdir.rglob(kind))
     return {str(path.relative_to(logdir)): _content(path) for path in found}
 
 
 def _content(path: pathlib.Path) -> bytes:
-    """What is in a file, but for the time and what depends on it, as how often it was recorded."""
+    """The content of a file without times and other time-dependent values."""
     if not path.name.startswith("ckpt-"):
         return path.read_bytes()
     reader = tf.train.load_checkpoint(str(path.with_suffix("")))
@@ -156,7 +156,7 @@ def _curve(process: "subprocess.Popen[str]") -> Any:
 
 
 def _visit(environment: str, folder: pathlib.Path) -> dict[str, Any]:
-    """What a user gets from each entry point in an environment."""
+    """The results of each entry point in an environment."""
     outcome: dict[str, Any] = {}
     for arguments in (_TRAIN, _PREDICT):
         outcome[arguments[0]] = _end(_start(arguments, environment, folder))
@@ -174,7 +174,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def outcomes(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """What each environment gives; two at a time, as many as there are cores in CI."""
+    """The results in each environment; two run at a time, as CI has two cores."""
     folders = [folder / str(i) for i, _ in enumerate(_ENVIRONMENTS)]
     for each in folders:
         each.mkdir()
@@ -184,7 +184,7 @@ def outcomes(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_the_environment_changes_nothing(outcomes: dict[str, dict[str, Any]]) -> None:
-    """The same numbers, pictures, curves and exit codes, and not a word on stderr."""
+    """Numbers, plots, curves and exit codes are the same, and stderr is empty."""
     clean = outcomes["clean"]
     for entry in ("train", "predict"):
         code, out, err = clean[entry]
@@ -202,7 +202,7 @@ def test_the_environment_changes_nothing(outcomes: dict[str, dict[str, Any]]) ->
 def test_work_needs_nobody_who_reads(
     folder: pathlib.Path, outcomes: dict[str, dict[str, Any]], tmp_path: pathlib.Path
 ) -> None:
-    """The exit code is that of the work, and no file gets what was meant for a stream."""
+    """The exit code is right, and no file gets the output of a stream."""
     predict = (*_PREDICT, f"--export_dir={folder}/0/logs/run/export")
     full = "stdout: No space left on device"
     expected: dict[tuple[str, tuple[str, ...]], tuple[int, str, str]] = {
@@ -236,7 +236,7 @@ def test_help_needs_nobody_who_reads(entry: str, tmp_path: pathlib.Path) -> None
 def test_help_needs_no_docstrings(
     entry: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with `python -OO`."""
+    """This tests `python -OO`, which removes them."""
     monkeypatch.setenv("PYTHONOPTIMIZE", "2")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     code, out, err = _end(_start((entry, "--help"), "clean", tmp_path))
@@ -246,7 +246,7 @@ def test_help_needs_no_docstrings(
 
 @pytest.mark.slow
 def test_tensorflow_is_heard_where_it_matters(tmp_path: pathlib.Path) -> None:
-    """Where the user asks for its notes, and where it ends the process while it starts."""
+    """Its output is shown if the user asks for it, and if it ends the process at its start."""
     command = [sys.executable, "-c", "from pipeline import tf_runtime as t; t.import_tensorflow()"]
     for name, value, code, words in (
         ("TF_CPP_MIN_LOG_LEVEL", "0", 0, "This TensorFlow binary is optimized"),
@@ -262,7 +262,7 @@ def test_tensorflow_is_heard_where_it_matters(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("name", ["名前", "नमस्ते", "שלום", "😀", "a\tb", "long" * 100, "名" * 100])
 def test_a_picture_of_any_name_gives_no_warning(name: str) -> None:
-    """Where the font lacks a character, or the name does not fit."""
+    """The font may lack a character, or the name may not fit."""
     x = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     examples = batch_lib.Batch(x, x.sum(axis=1))
     sample = plots.Sample.of(datasets_lib.Datasets(examples, None, (name, "b"), name))

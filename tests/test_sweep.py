@@ -1,4 +1,4 @@
-"""What `python -m pipeline.sweep` leaves and says, judged from outside."""
+"""Tests of the files and output of `python -m pipeline.sweep`."""
 
 import csv
 import pathlib
@@ -28,7 +28,7 @@ def _table(out: str) -> list[tuple[str, str]]:
 
 
 def _exports(directory: pathlib.Path) -> dict[str, int]:
-    """When each export below a directory was written."""
+    """The time when each export below a directory was written."""
     files = directory.rglob("saved_model.pb")
     return {str(path.relative_to(directory)): path.stat().st_mtime_ns for path in files}
 
@@ -39,7 +39,7 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
     assert (first.returncode, first.stderr) == (0, "")
     names = [name for name, _ in _table(first.stdout)]
     assert names == [
-        "lr=0.1,batch=0",  # of all examples: it gets to the minimum
+        "lr=0.1,batch=0",  # a full batch reaches the minimum
         "lr=0.1,batch=50",
         "lr=0.9,batch=50",
         "lr=0.9,batch=0",
@@ -68,7 +68,7 @@ def test_a_repeated_sweep_prints_its_table_without_training(tmp_path: pathlib.Pa
     assert [row["outcome"] for row in rows] == ["trained"] * 2 + [r[10:] for r in reports[2:]]
     assert float(rows[0]["loss"]) == pytest.approx(loss)
     assert rows[0]["validation_loss"]
-    # All have the same examples: the longest, of most batches, has the lines for all.
+    # All have the same examples; the run with most steps has the lines for all.
     lines = {path.parent.name for path in directory.glob("*/truth")}
     assert lines == {"lr=0.9,batch=50"}
     written = _exports(directory)
@@ -114,7 +114,7 @@ def test_a_mistake_costs_one_line_before_any_training(
 
 @pytest.mark.slow
 def test_a_stopped_sweep_is_finished_by_the_command_it_names(tmp_path: pathlib.Path) -> None:
-    """Though the signal comes between the trainings, and so ends it at once."""
+    """The signal comes between two trainings, so it ends the sweep at once."""
     flags = ("--learning_rate=0.1,0.2", "--epochs=10000", "--num_examples=100000")
     process = helpers.start("sweep", *flags, cwd=tmp_path)
     end = time.monotonic() + 60
@@ -161,7 +161,7 @@ print(*[config.run_name for config in sweep.combinations()])
 def test_outcomes_are_ordered_by_the_validation_loss(
     validation: dict[str, float], expected: float
 ) -> None:
-    """Or else by the training loss, as the best epoch of a run is chosen."""
+    """Without it the training loss counts, as for a run's best epoch."""
     result = finish.Result(evaluate.Evaluation({"loss": 1.0}, validation), "")
     assert sweep.Outcome(config_lib.Config(), result).loss == expected
 
@@ -169,7 +169,7 @@ def test_outcomes_are_ordered_by_the_validation_loss(
 def test_the_same_examples_are_read_once(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the steps are checked for each config."""
+    """The steps are checked for each config."""
     (tmp_path / "t.csv").write_text("x,y\n1,2\n2,3\n4,5\n")
     calls: list[config_lib.Config] = []
     load = datasets_lib.load

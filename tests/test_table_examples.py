@@ -1,4 +1,4 @@
-"""Tests of what becomes of a table: its files, its columns, its rows, its units."""
+"""Tests of examples from tables: files, columns, rows and units."""
 
 import datetime
 import gzip
@@ -54,7 +54,7 @@ def _write(path: pathlib.Path, content: str) -> pathlib.Path:
 
 
 def _sources(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
-    """The same table in different forms: what --data says, by a name."""
+    """Yields the same table in different forms: a name and the value of --data."""
     header, *rows = _NUMBERS.splitlines(keepends=True)
     _write(folder / "part-1.csv", header + "".join(rows[:2]))
     _write(folder / "part-2.csv", header + "".join(rows[2:]))
@@ -79,7 +79,7 @@ def _sources(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
 def test_all_sources_and_blocks_give_the_same_examples(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """In blocks of any number of rows, also with validation rows that are chosen by the seed."""
+    """Blocks may have any number of rows, and the seed may choose validation rows."""
     monkeypatch.setattr(tables, "ROWS", rows)
     monkeypatch.setattr(text_tables, "PIECE", 8 * rows)
     for settings in ({}, {"validation_examples": 2}, {"validation_fraction": 0.4}):
@@ -96,7 +96,7 @@ def test_all_sources_and_blocks_give_the_same_examples(
 
 
 def test_columns_have_mean_0_and_deviation_1() -> None:
-    """Of the training rows; the validation rows are measured by the same rule."""
+    """The training rows do; the validation rows use the same mean and deviation."""
     table = shown_tables.california_like()
     data = _load_columns(table, validation_fraction=0.25)
     assert data.validation is not None
@@ -111,7 +111,7 @@ def test_columns_have_mean_0_and_deviation_1() -> None:
 
 
 def _load_columns(columns: dict[str, Any], **settings: Any) -> datasets_lib.Datasets:
-    """The datasets of a table, by way of a CSV file."""
+    """The datasets of a table, written to a CSV file."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "table.csv")
         shown_tables.write({name: np.asarray(c) for name, c in columns.items()}, path)
@@ -135,7 +135,7 @@ _HARD: dict[str, dict[str, Any]] = {
 def test_no_digit_is_lost_that_the_standardized_problem_needs(
     monkeypatch: pytest.MonkeyPatch, name: str, rows: int
 ) -> None:
-    """Numbers of float64 that float32 can't tell apart, or not hold; sorted, too."""
+    """The float64 numbers exceed float32's precision or range, and may be sorted."""
     monkeypatch.setattr(text_tables, "PIECE", 40 * rows)
     x, y = (np.asarray(column, np.longdouble) for column in _HARD[name].values())
     data = _load_columns(_HARD[name])
@@ -145,7 +145,7 @@ def test_no_digit_is_lost_that_the_standardized_problem_needs(
 
 
 def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
-    """A constant one has W = 0; of two equal ones each has half."""
+    """A constant column has W = 0; two equal columns have half of W each."""
     data = _load_columns({"x": _NORMAL, "c": np.full(200, 7.3), "x2": _NORMAL, "y": 2 * _NORMAL})
     assert not data.train.x[:, 1].any()
     solved = data.least_squares
@@ -158,7 +158,7 @@ def test_columns_that_say_nothing_or_the_same_are_handled() -> None:
 def test_reading_shows_that_it_is_alive(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Here as if every block took long; compressed files tell how much of them has been read."""
+    """Every block seems slow here; compressed files also know the fraction read."""
     monkeypatch.setattr(console.LiveLine, "is_due", lambda _: True)
     monkeypatch.setattr(tables, "ROWS", 3)
     monkeypatch.setattr(text_tables, "PIECE", 10)
@@ -187,9 +187,9 @@ def test_texts_become_indicators(tmp_path: pathlib.Path) -> None:
 
 
 def test_which_rows_are_held_out_does_not_depend_on_later_ones(tmp_path: pathlib.Path) -> None:
-    """With --validation_fraction; by the seed, and about as many as it says.
+    """With --validation_fraction the seed chooses about that fraction.
 
-    All rows are in one of the parts, x with its y, in the order of the file.
+    Each row is in one of the parts, x with its y, in the order of the file.
     """
     rows = [f"{i},{i}" for i in range(1000)]
 
@@ -305,7 +305,7 @@ print(peak(path, **eval(sys.argv[2])) - before)
 def test_a_table_takes_three_times_its_float32_size(
     tmp_path: pathlib.Path, settings: dict[str, str]
 ) -> None:
-    """At most, while it is read; also where some columns are left out."""
+    """This is the peak while it is read, also if some columns are left out."""
     rows = "".join(f"{i},{i % 7},0.123456789,1e-3,5.5,{i % 3},7,{i % 11}\n" for i in range(1000))
     path = _write(tmp_path / "t.csv", "a,b,c,d,e,f,g,y\n" + rows * 1500)
     command = [sys.executable, "-c", _MEMORY, str(path), repr(settings)]

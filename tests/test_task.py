@@ -27,7 +27,7 @@ def _task(model: Any, y: Any = _Y, x: Any = _X, **more: Any) -> task.Task:
 
 @pytest.mark.parametrize("kind", list(_KINDS))
 def test_the_guides_task_is_that_of_the_config(kind: str) -> None:
-    """Its predictions are x·W + 0.5, its loss the mean of the squared errors of a batch."""
+    """Its predictions are x·W + 0.5, and its loss is the mean squared error of a batch."""
     made = helpers.linear(("a", "b"), model=kind, initial_w=2, initial_b=0.5)
     assert type(made.model) is _KINDS[kind]
     assert made.variables.watched == ("W/a", "W/b", "b")
@@ -43,7 +43,7 @@ def test_the_guides_task_is_that_of_the_config(kind: str) -> None:
 
 
 class _Outputs(tf.Module):
-    """A model of a function."""
+    """A model that calls a function."""
 
     def __init__(self, function: Any):
         super().__init__()
@@ -97,14 +97,14 @@ def test_dropout_and_penalties_of_keras_count_where_they_should() -> None:
 
 
 class _Trained(tf.Module):
-    """A model that tells whether it is called in training."""
+    """A model whose output shows whether it is called in training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.w = tf.Variable(1.0)
 
     def __call__(self, x: tf.Tensor, training: bool = True) -> tf.Tensor:
-        """Predicts 1 in training, else 0."""
+        """Predicts 1 in training and 0 otherwise."""
         return x[:, 0] * 0 + self.w * float(training)
 
 

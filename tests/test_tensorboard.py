@@ -1,4 +1,4 @@
-"""What a real TensorBoard answers for every dashboard, and what a real browser draws."""
+"""Tests of a real TensorBoard's answers for every dashboard, and a real browser's plots."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def logdir(runs: helpers.Runs, tmp_path_factory: pytest.TempPathFactory) -> path
 
 @pytest.fixture(scope="module", params=["true", "false"], ids=["fast", "slow"])
 def board(request: pytest.FixtureRequest, logdir: pathlib.Path) -> Iterator[helpers.TensorBoard]:
-    """TensorBoard over these runs, with either of its readers."""
+    """A TensorBoard of these runs, with each of its two readers."""
     with helpers.tensorboard(logdir, f"--load_fast={request.param}") as server:
         for name in helpers.SOLUTIONS:
             server.scalars(f"{name}/final", "final/loss")
@@ -66,7 +66,7 @@ def test_scalars_have_descriptions_and_each_step_once(
     board: helpers.TensorBoard, name: str
 ) -> None:
     tags = board.get("plugin/scalars/tags")
-    # In training for some milliseconds there is no speed to measure, unless the machine is busy.
+    # Training takes some milliseconds, so there is no speed to measure unless the machine is busy.
     found = {tag for tag in tags[f"{name}/train"] if not tag.startswith("speed/")}
     assert found == set(OF_EACH_STEP)
     assert set(tags[f"{name}/validation"]) == {"loss", "evaluation/loss"}
@@ -120,7 +120,7 @@ def test_hparams_compares_the_runs(board: helpers.TensorBoard) -> None:
     infos = experiment["hparamInfos"]
     names = [info["name"] for info in infos]
     assert {"learning_rate", "batch_size", "optimizer", "loss", "schedule"} <= set(names)
-    # One of them was extended, but what HParams has read of its epochs stays.
+    # One of them was extended, but HParams keeps the first number of epochs that it has read.
     assert [info["name"] for info in infos if info["differs"]] == names[:2] == ["loop", "model"]
     assert sorted(infos[0]["domainDiscrete"]) == ["custom", "fit"]
     assert "domainInterval" in infos[names.index("learning_rate")]

@@ -76,7 +76,7 @@ def test_columns_are_read(
 
 
 def test_numbers_are_the_nearest_float64(tmp_path: pathlib.Path) -> None:
-    """As Python reads them, from a file that Python wrote."""
+    """Python wrote the file, and Python reads the same numbers from it."""
     numbers = np.random.default_rng(0).normal(size=(50, 3))
     numbers[0] = np.finfo(np.float64).max, np.finfo(np.float64).tiny, -0.0
     path = tmp_path / "data.csv"
@@ -94,7 +94,7 @@ _GOOD = "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"
 
 
 def _bad_files() -> Iterator[Any]:
-    """Files that cannot be read, and the words that must be in the message."""
+    """Yields files that can't be read, and the expected words of the message."""
     yield pytest.param(None, ["No such file"], id="missing")
     yield pytest.param("", ["empty"], id="empty")
     yield pytest.param("\n\n", ["empty"], id="empty lines")
@@ -156,7 +156,7 @@ def test_bad_file_costs_one_line_that_says_where(
     assert len(message) < len(path) + 400
     assert message.startswith(path)
     assert [word for word in words if word not in message] == []
-    if "cells" in message:  # where the last column is left out, too
+    if "cells" in message:  # also without the last column
         with pytest.raises(errors.InputError, match=" cells, separated by "):
             _read(path, text_tables.open_file(path).header[:1])
 
@@ -179,7 +179,7 @@ def test_columns_that_do_not_fit_the_header_are_named(
 
 
 def test_the_check_of_many_columns_takes_no_time(tmp_path: pathlib.Path) -> None:
-    """It takes milliseconds; a message made for each column, and not needed, would take seconds."""
+    """It takes milliseconds; making an unneeded message for each column would take seconds."""
     header = [f"column {i}" for i in range(10_000)]
     table = text_tables.open_file(_file(tmp_path, ",".join(header)))
     started = time.monotonic()

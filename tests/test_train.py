@@ -1,4 +1,4 @@
-"""What `python -m pipeline.train` leaves and says, judged from outside."""
+"""Tests of the files and output of `python -m pipeline.train`."""
 
 import pathlib
 import re
@@ -103,7 +103,7 @@ def test_the_export_predicts_with_the_trained_variables(runs: helpers.Runs, name
 
 @pytest.mark.slow
 def test_the_printed_commands_work(runs: helpers.Runs) -> None:
-    """Predict with this export, and repeat this run from its flags with the same bits."""
+    """They predict with this export, and repeat this run from its flags with equal results."""
     out = runs.results["module-custom"].stdout
     commands = dict(re.findall(r"(?m)^(\w+): +.+? -m pipeline\.(.*)$", out))
     module, *arguments = commands["Predict"].split()
@@ -145,9 +145,9 @@ def test_an_unwritable_file_system_costs_one_line(tmp_path: pathlib.Path) -> Non
 def test_the_loop_compiles_to_one_piece_of_machine_code(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user's flags ask XLA for what it compiled; there, the loop is a single call.
+    """The user's flags make XLA dump its compiled code, in which the loop is a single call.
 
-    Another setting in the user's environment, the backend of Keras, does not matter.
+    The Keras backend in the user's environment does not matter.
     """
     dump = tmp_path / "dump"
     monkeypatch.setenv("XLA_FLAGS", f"--xla_dump_to={dump} --xla_dump_hlo_as_text")

@@ -43,7 +43,7 @@ def _batch(x: Any, y: Any, weight: Any = None) -> batch_lib.Batch:
 def test_update_is_by_the_gradient_of_the_batch(
     kind: str, loop: str, num_features: int, count: int, has_weight: bool, is_traced: bool
 ) -> None:
-    """And the row is of the state before it; weights multiply the losses of examples."""
+    """The row has the state before the update; weights multiply the examples' losses."""
     x, y = _RANDOM.normal(size=(count, num_features)), _RANDOM.normal(size=count)
     W = _RANDOM.normal(size=num_features).astype(np.float32)
     weight = _RANDOM.uniform(size=count) if has_weight else np.ones(count)
@@ -84,7 +84,7 @@ def test_only_trainable_variables_are_updated(kind: str, loop: str) -> None:
 
 @pytest.mark.parametrize(("kind", "loop"), _SOLUTIONS)
 def test_the_loss_must_depend_on_all_variables(kind: str, loop: str) -> None:
-    """Keras itself would train on with a warning."""
+    """Keras itself would only warn and continue."""
     trained = _task(kind, 1)
     trained.loss_of = lambda batch, _: tf.reduce_sum(trained.model.b * batch.y)
     with pytest.raises(errors.InputError, match="the loss does not depend on W: use it"):
@@ -92,7 +92,7 @@ def test_the_loss_must_depend_on_all_variables(kind: str, loop: str) -> None:
 
 
 def test_the_step_of_keras_leaves_the_model_as_it_was() -> None:
-    """What notes its loss and its gradients is there while it runs alone."""
+    """The methods that record its loss and gradients are replaced only while it runs."""
     trained = _task("keras", 1)
     step = _step(trained, "fit")
     names = "_compute_loss", "apply"
@@ -108,7 +108,7 @@ def _parts(trained: task.Task) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("loop", ["custom", "fit"])
 def test_losses_scaled_for_16_bits_are_recorded_as_they_are(loop: str) -> None:
-    """A loss scale of 2¹⁵, which keeps small gradients of float16 apart from 0."""
+    """The loss scale is 2¹⁵, which keeps small float16 gradients from becoming 0."""
     model = models.keras(1)
     optimizer = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.SGD(0.1))
     model.compile(optimizer, loss="mse")
@@ -122,7 +122,7 @@ def test_losses_scaled_for_16_bits_are_recorded_as_they_are(loop: str) -> None:
 
 @pytest.mark.parametrize("share", [0.25, 0.75])
 def test_the_terms_of_workers_add_up_to_the_gradient(share: float) -> None:
-    """Of the loss and of each trainable number; an update by their sum is that of the batch."""
+    """They add up for the loss and each trainable number; the update equals the batch's."""
     x, y = _RANDOM.normal(size=(8, 2)), _RANDOM.normal(size=8)
     alone, together = _task("module", 2), _task("module", 2)
     row = _step(alone)(_batch(x, y))
@@ -163,7 +163,7 @@ def test_graph_has_the_inputs_and_the_scopes_of_a_step(
 
     graph = tf.Graph()
     with graph.as_default():
-        tf.import_graph_def(definition, name="")  # which checks that it is whole
+        tf.import_graph_def(definition, name="")  # checks that the graph is complete
     placeholders = [op for op in graph.get_operations() if op.type == "Placeholder"]
     inputs = [op.outputs[0] for op in placeholders if op.outputs[0].dtype != tf.resource]
     assert {tensor.name: tensor.shape.as_list() for tensor in inputs} == {

@@ -1,4 +1,4 @@
-"""Functions that --model, --loss and --data name: how they are found, and who is blamed."""
+"""Tests of finding the functions of --model, --loss and --data, and of errors in them."""
 
 import pathlib
 import re
@@ -24,7 +24,7 @@ def _write(path: pathlib.Path, text: str) -> pathlib.Path:
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
-    """The current directory, from which Python finds modules; forgotten at the end."""
+    """The current directory, where Python finds modules; they are forgotten at the end."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     modules = set(sys.modules)
@@ -33,7 +33,7 @@ def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def _forget(modules: set[str]) -> None:
-    """Lets Python forget what it has imported beside some modules, and where it looked."""
+    """Makes Python forget its imports, except some modules, and its path caches."""
     for name in set(sys.modules) - modules:
         del sys.modules[name]
     sys.path_importer_cache.clear()
@@ -68,7 +68,7 @@ def test_a_plain_name_is_a_function_of_this_package(name: str) -> None:
 def test_a_function_of_ones_own_is_found_without_running_it(
     file: str, value: str, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And `portable` names the same from any other directory, for good."""
+    """`portable` names the same function from any other directory."""
     path = _write(folder / file, "raise SystemExit\ndef make(num_features): ...\n")
     modules = set(sys.modules)
     function = _find(value)
@@ -85,7 +85,7 @@ def test_a_function_of_ones_own_is_found_without_running_it(
 
 
 def test_a_module_of_a_package_keeps_its_name(folder: pathlib.Path) -> None:
-    """So that relative imports work; and a module that is imported already is not run again."""
+    """Relative imports work, and an already imported module is not run again."""
     _write(folder / "package" / "__init__.py", "")
     _write(folder / "package" / "beside.py", "DOUBLE = 2\n")
     text = "from . import beside\ndef make(n):\n    return n * beside.DOUBLE\n"
@@ -104,7 +104,7 @@ def test_a_file_may_import_what_lies_beside_it(folder: pathlib.Path) -> None:
 
 
 def test_files_are_modules_of_their_own(folder: pathlib.Path) -> None:
-    """Two files of one name are two; a file with two functions is run once."""
+    """Two files with one name are two modules; a file with two functions is run once."""
     for name in ("a", "b"):
         _write(folder / name / "mine.py", f"def {name}():\n    return '{name}'\n")
     assert _find("a/mine.py:a").load()() + _find("b/mine.py:b", "loss").load()() == "ab"
@@ -113,7 +113,7 @@ def test_files_are_modules_of_their_own(folder: pathlib.Path) -> None:
 
 
 def test_a_config_names_a_model_and_perhaps_more(folder: pathlib.Path) -> None:
-    """The name of a loss of Keras is no function of the user's, and neither is a table."""
+    """The name of a Keras loss is not a user's function, and neither is a table."""
     path = _write(folder / "mine.py", "def make(n): ...\ndef loss(y, p): ...\ndef rows(): ...\n")
     _write(folder / "a:b", "x,y\n")
     for values, flags in (
@@ -127,7 +127,7 @@ def test_a_config_names_a_model_and_perhaps_more(folder: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("autograph", [True, False])
 def test_a_file_is_read_once(folder: pathlib.Path, autograph: bool) -> None:
-    """An edit between finding and tracing counts for nothing: what is kept is what ran."""
+    """An edit between finding and tracing is ignored: the kept code is the code that ran."""
     path = _write(folder / "mine.py", "def loss(x):\n    return x + 1 if x > 0 else x\n")
     function = _find("mine.py:loss", "loss")
     path.write_text("import no_such_thing\ndef loss(x):\n    return x + 100 if x > 0 else x\n")
@@ -177,7 +177,7 @@ def test_a_wrong_name_is_one_line(value: str, words: str, folder: pathlib.Path) 
     assert words.format(folder=folder) in message.replace(f"--model={value}: ", "", 1)
 
 
-# What the user's code raises.
+# Errors of the user's code.
 
 _CALLS = """
 import keras
@@ -224,7 +224,7 @@ compiled = tf.function(gather)
 def test_an_error_shows_the_users_part(
     name: str, value: Any, line: str, reason: str, folder: pathlib.Path
 ) -> None:
-    """Then comes one line, without the box that Keras draws around a message, and its colours."""
+    """One line follows, without Keras' box around the message and its colours."""
     path = _write(folder / "mine.py", _CALLS)
     function = _find(f"mine.py:{name}")
     call, argument = function.load(), tf.constant(value) if "ed" in name + "as" else value
@@ -283,7 +283,7 @@ def test_the_function_that_raised_is_named(folder: pathlib.Path) -> None:
 
 
 def test_other_errors_are_not_the_users(folder: pathlib.Path) -> None:
-    """Those of shipped functions, those of other code in the block, and those of the run."""
+    """Errors of shipped functions, of other code in the block, and of the run are not changed."""
     _write(folder / "mine.py", "def make(n): ...\n")
     shipped, own = _find("mlp"), _find("mine:make")
     for function, error, beside_ours in (
@@ -312,7 +312,7 @@ def test_other_errors_are_not_the_users(folder: pathlib.Path) -> None:
     assert not isinstance(caught.value, errors.UserCodeError)
 
 
-# What user code does to the process.
+# Effects of user code on the process.
 
 _HOSTILE = """
 import os, sys, warnings
@@ -356,7 +356,7 @@ _ACTIONS = {
 
 
 def test_user_code_can_neither_end_nor_change_the_process(tmp_path: pathlib.Path) -> None:
-    """Wherever it tries: one line and exit code 2; a new directory is left again."""
+    """Every attempt gives one line and exit code 2; a change of directory is undone."""
     commands = []
     for number, (what, place) in enumerate(
         [("pass", "")] + [(w, p) for w in _WHAT for p in _ACTIONS]
@@ -390,7 +390,7 @@ def make(num_features):
 def test_what_tensorflow_refuses_in_later_rows_is_not_the_disk(
     loop: str, tmp_path: pathlib.Path
 ) -> None:
-    """An index beyond an Embedding, after the rows on which the model is tried."""
+    """An index exceeds an Embedding, after the rows that test the model."""
     _write(tmp_path / "mine.py", _EMBEDDING)
     table = ["kind,y", *(f"{i % 5},{i}" for i in range(200)), "5,1", "0,1"]
     _write(tmp_path / "late.csv", "\n".join(table))

@@ -24,7 +24,7 @@ class _Scaled(tf.Module):
 
 
 class _Same(tf.Module):
-    """Two variables of one name."""
+    """Two variables with one name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def _scaled() -> variables_lib.Variables:
 
 
 def _layers(*units: int, use_bias: bool = True) -> variables_lib.Variables:
-    """Those of a Keras model of two features with some dense layers, whose kernels are ones."""
+    """The variables of a Keras model of two features with dense layers, whose kernels are ones."""
     layers = (
         tf.keras.layers.Dense(
             count, kernel_initializer="ones", name=f"layer{i}", use_bias=use_bias or i == 0
@@ -63,7 +63,7 @@ _NAMES: dict[str, tuple[Callable[[], variables_lib.Variables], str, str]] = {
         " ".join([*(f"W/{letter}" for letter in "abcdefghijkl"), "b"]),
     ),
     "sixteen": (lambda: _linear("keras", *"abcdefghijklmnop"), "W b", "norm/W norm/b"),
-    # Elements that belong to no feature are numbered; what is not trained is not watched.
+    # Elements without a feature are numbered; non-trainable variables are not watched.
     "matrices": (_scaled, "V W scale", "V/0 V/1 V/2 W/0 W/1 W/2 W/3 W/4 W/5"),
     # The kernel of a layer with one unit is [D, 1]: each element belongs to a feature.
     "a layer": (lambda: _layers(1), "kernel bias", "kernel/a kernel/b bias"),
@@ -94,7 +94,7 @@ _NAMES: dict[str, tuple[Callable[[], variables_lib.Variables], str, str]] = {
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_names_tell_variables_and_watched_values_apart(name: str) -> None:
-    """Up to 16 numbers are watched one by one, of more the norm of each variable."""
+    """Up to 16 numbers are watched one by one; with more, the norm of each variable."""
     make, names, watched = _NAMES[name]
     made = make()
     assert list(made.by_name) == names.split()
@@ -108,7 +108,7 @@ def test_names_tell_variables_and_watched_values_apart(name: str) -> None:
 
 @pytest.mark.parametrize("name", _NAMES)
 def test_the_values_at_other_numbers_are_those_of_such_a_model(name: str) -> None:
-    """Whether the numbers themselves are watched or their norms."""
+    """This holds for watched numbers and for watched norms."""
     made = _NAMES[name][0]()
     before = made.numbers().numpy()
     numbers = np.arange(made.num_trainable) - 2.5
@@ -144,7 +144,7 @@ def test_numbers_become_the_nearest_float32_that_is_finite() -> None:
 
 @pytest.mark.parametrize("kind", list(_KINDS))
 def test_variables_are_those_of_the_model(kind: str) -> None:
-    """Variables of TensorFlow, also where the model has those of Keras around them."""
+    """They are TensorFlow variables, also inside Keras variables."""
     model: Any = _KINDS[kind](2)
     made = variables_lib.Variables(model, ("a", "b"))
     assert all(isinstance(variable, tf.Variable) for variable in made.by_name.values())
@@ -164,7 +164,7 @@ def test_assign_sets_any_variable_from_an_array_of_its_size() -> None:
 
 @pytest.mark.parametrize("kind", list(_KINDS))
 def test_unchanged_gives_all_variables_their_values_back(kind: str) -> None:
-    """To the bit, after an error too."""
+    """The values are exactly the same, also after an error."""
     made = _linear(kind, "a", "b")
     own = np.array([0.1, -1 / 3, 1e-30], np.float32)
     made.assign(made.split(own))

@@ -1,4 +1,4 @@
-"""The page of `python -m pipeline.watch`: what it shows to those who have set nothing."""
+"""Tests of the page of `python -m pipeline.watch` with its defaults."""
 
 import io
 import pathlib
@@ -60,7 +60,7 @@ def test_only_the_script_of_the_page_is_changed() -> None:
 
 @pytest.mark.parametrize("name", ["index.js", "main.js"])
 def test_a_page_that_is_not_known_stays_as_it_is(name: str) -> None:
-    """One with another script, and one without a script of that name."""
+    """One page has another script, and one lacks a script with that name."""
     page = io.BytesIO()
     with zipfile.ZipFile(page, "w") as files:
         files.writestr(name, "let maxNamesToEnableByDefault=40, scalarSmoothing:.6")
@@ -70,7 +70,7 @@ def test_a_page_that_is_not_known_stays_as_it_is(name: str) -> None:
 
 @pytest.mark.slow
 def test_it_is_served_where_the_person_says(tmp_path: pathlib.Path) -> None:
-    """The link opens: on this machine only, on all of its addresses, or on the given one."""
+    """The link opens on this machine only, on all of its addresses, or on the given one."""
     hosts = {(): "localhost", ("--bind_all",): None, ("--host=127.0.0.1",): "127.0.0.1"}
     started = {
         flags: helpers.start("watch", tmp_path, "--port=0", *flags, cwd=tmp_path) for flags in hosts
@@ -95,7 +95,7 @@ def test_it_is_served_where_the_person_says(tmp_path: pathlib.Path) -> None:
 def test_a_line_comes_before_the_seconds_of_the_start(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is there even where the import of TensorFlow ends the process."""
+    """It is printed even if the import of TensorFlow ends the process."""
     monkeypatch.setenv("TF_XLA_FLAGS", "--no_such_flag")
     result = helpers.call("watch", tmp_path, cwd=tmp_path)
     assert result.returncode == 1
@@ -113,7 +113,7 @@ def _link(server: helpers.TensorBoard) -> str:
 
 
 def _open(page: screenshot.Browser, link: str) -> None:
-    """Opens a page that has W, b and loss anew, even where it is open already."""
+    """Opens or reloads a page that has W, b and loss."""
     page.open("about:blank")
     page.open(link)
     _wait_for(lambda: set(page.charts()) >= _PINNED)
@@ -132,7 +132,7 @@ def _wait_for(is_there: Callable[[], object], seconds: float = 20) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[screenshot.Browser]:
-    """One browser for all, with what it remembers of each address."""
+    """One browser for all tests, with its storage for each address."""
     with screenshot.browser() as page:
         yield page
 
@@ -154,7 +154,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.slow
 @needs_a_browser
 def test_scalars_opens_with_all_curves_as_they_are(browser: screenshot.Browser, link: str) -> None:
-    """None is left out, smoothed (that bends the flat part) or cut off at its outlier."""
+    """No curve is left out, smoothed (which would bend its flat part) or cut off at its outlier."""
     _open(browser, link)
     browser.script("localStorage._ignoreYOutliers = true")  # as a page of TensorBoard's leaves it
     browser.show("scalars")
@@ -169,7 +169,7 @@ def test_scalars_opens_with_all_curves_as_they_are(browser: screenshot.Browser, 
 @pytest.mark.slow
 @needs_a_browser
 def test_settings_count_where_they_make_sense(browser: screenshot.Browser, link: str) -> None:
-    """Malformed ones leave the page as it is; those of a person replace our defaults."""
+    """Malformed settings leave the page unchanged; a user's settings replace our defaults."""
     _open(browser, link)
     for settings, is_smoothed in (
         ("no JSON", False),

@@ -1,4 +1,4 @@
-"""Tests of pipeline.distributed.workers, and of what a worker gets of the data. No messages."""
+"""Tests of pipeline.distributed.workers and each worker's data, without messages."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def _config(cluster: Any, kind: Any = "worker", index: Any = 0) -> str:
 def test_tf_config_says_who_a_process_is(
     monkeypatch: pytest.MonkeyPatch, text: str, expected: workers.Worker
 ) -> None:
-    """The chief, where there is one, comes before the workers."""
+    """The chief, if there is one, comes before the workers."""
     monkeypatch.setenv("TF_CONFIG", text)
     assert workers.from_environment() == expected
 
@@ -101,7 +101,7 @@ def _table(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_workers_read_only_the_rows_they_need(
     tmp_path: pathlib.Path, count: int, settings: dict[str, Any]
 ) -> None:
-    """Of one full batch each its part, of mini-batches all; of validation rows each its part."""
+    """Each reads its part of a full batch and of validation rows; all read all mini-batch rows."""
     path = _table(tmp_path)
     for batch_size in (0, 8):
         config = config_lib.Config(
@@ -132,7 +132,7 @@ def test_more_workers_than_examples_are_refused() -> None:
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("batch_size", [0, 64, 200])
 def test_parts_of_each_batch_are_the_whole(count: int, batch_size: int) -> None:
-    """In the same order, and also of the short last batch of an epoch."""
+    """The order is kept, also in the short last batch of an epoch."""
     config = config_lib.Config(batch_size=batch_size, seed=5)
     whole = datasets_lib.load(config)
     expected = batches_lib.Batches(whole.train, config)
@@ -163,7 +163,7 @@ _NOT_SHARED = (
 
 
 def test_workers_that_differ_in_any_setting_are_told_so(tmp_path: pathlib.Path) -> None:
-    """But for what only the first one does; of --data, the examples are compared."""
+    """Settings of the first worker's tasks may differ; for --data, the examples are compared."""
     (tmp_path / "mine.py").write_text("def a(*args): ...\n")
     mine = f"{tmp_path}/mine.py:a"
     of_table = {"data": "t.csv", "learning_rate": 0.2}
@@ -212,7 +212,7 @@ def test_workers_that_differ_are_told_so(
     other: dict[str, Any],
     differing: list[str],
 ) -> None:
-    """What must be the same has one number each, whichever the file's place is."""
+    """Everything that must be the same has a number, which does not depend on file paths."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "copies").mkdir()
     for name in ("mine.py", "copies/mine.py"):

@@ -66,7 +66,7 @@ def main(folder: pathlib.Path, names: list[str]) -> None:
     made: list[Any] = []
     original = make_task.make_task
     make_task.make_task = lambda *args: made.append(original(*args)) or made[-1]
-    # All but the first are to leave nothing: they have a place of their own for that.
+    # Only the first worker may leave files, so the others have their own directory to check.
     logdir = folder / ("logs" if worker.is_chief else "nothing")
     for name, run_name in (pair.split("=") for pair in names):
         settings = config(name, logdir, run_name)

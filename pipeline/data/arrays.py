@@ -1,4 +1,4 @@
-"""What a user's function returns: columns of a table, or examples as arrays. numpy alone."""
+"""Checks the table or arrays that a user's function returns. Imports numpy only."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _MOST_NAMED = 8  # arrays in a message
 
 
 def returned_by(function: user_code.UserFunction) -> Any:
-    """What a user's function returns; its file may import TensorFlow, as for a model beside it."""
+    """Calls a user's function; its file may import TensorFlow, for example to define a model."""
     with tf_runtime.importing(), user_code.user_errors("making the data", function):
         return function.load()()
 
@@ -39,9 +39,9 @@ def table(made: Any, function: user_code.UserFunction) -> tables.Table:
 
 
 def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
-    """Checks what a function returned, and makes a batch of all examples of it.
+    """Checks what a function returned, and makes one batch of all examples.
 
-    As in Keras, floats become float32, and all arrays have the examples as first dimension.
+    As in Keras, floats become float32, and the first dimension of all arrays is the examples.
 
     Args:
       made: (x, y) or (x, y, weight), each an array or a nest (dict, tuple) of arrays.
@@ -71,7 +71,7 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
 
 
 def _array(values: Any, name: str) -> npt.NDArray[Any]:
-    """One array in a dtype that TensorFlow takes."""
+    """Converts values to an array with a dtype that TensorFlow supports."""
     array = np.asarray(values)
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel()):
         array = array.astype(np.str_)

@@ -1,4 +1,4 @@
-"""A batch of examples: what flows from the data to the loss. Without TensorFlow."""
+"""A batch of examples: inputs, labels and weights. Does not import TensorFlow."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 
     x: Any
     y: Any
-    weight: Any = None  # None where all examples count the same
+    weight: Any = None  # None if all examples count the same
 
     def map(self, function: Callable[[Any], Any]) -> "Batch":
         """Applies a function to each array."""
@@ -51,11 +51,11 @@ class Batch(NamedTuple):
         return self.map(lambda array: array[index])
 
     def piece_size(self, size: int = 0) -> int:
-        """The number of examples in a piece, by default as many as is fast."""
+        """The number of examples in a piece; the default is chosen for speed."""
         return size or max(1, _FAST // max(1, self.numbers))
 
     def pieces(self, size: int = 0) -> Iterator["Batch"]:
-        """All examples in their order, `size` at a time, by default as many as is fast."""
+        """Yields all examples in order, `size` at a time; the default is chosen for speed."""
         size = self.piece_size(size)
         for first in range(0, self.num_examples, size):
             yield self.rows(slice(first, first + size))

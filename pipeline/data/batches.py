@@ -9,16 +9,16 @@ from pipeline.data import batch as batch_lib
 from pipeline.data import shuffle
 from pipeline.distributed import workers
 
-# One call trains on a block of batches: enough work to hide what a call costs, yet done in
-# milliseconds. The size of a block does not depend on the length of the run, so that a longer
-# run repeats the steps of a shorter one.
+# One call trains on a block of batches. A block hides the overhead of a call, yet takes only
+# milliseconds. Its size does not depend on the length of the run, so a longer run repeats the
+# steps of a shorter one.
 _BLOCK_STEPS = 2**16
-_SHARED_BLOCK_STEPS = 2**9  # of steps that wait for other workers: a fraction of a second
+_SHARED_BLOCK_STEPS = 2**9  # steps that wait for other workers: a fraction of a second
 _EAGER_BLOCK_STEPS = 2**4
 _FULL_BATCH_NUMBERS = 2**24  # elements that the steps of a block read, with one full batch
 _MINI_BATCH_NUMBERS = 2**18  # elements that are gathered into a block of mini-batches
 
-# To optimize the pipeline, tf.data would copy the examples, and it warns if it is interrupted.
+# tf.data would copy the examples to optimize the pipeline, and would warn when it is interrupted.
 _OPTIONS = tf.data.Options()
 _OPTIONS.autotune.enabled = False
 _OPTIONS.experimental_optimization.apply_default_optimizations = False
@@ -38,12 +38,12 @@ class Block(NamedTuple):
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def at(self, step: tf.Tensor, *, is_xla: bool = False) -> tuple[batch_lib.Batch, tf.Tensor]:
-        """The batch of one of the block's steps, and its size."""
+        """Returns the batch of one step of the block, and its size."""
 
         def take(array: tf.Tensor) -> tf.Tensor:
             if self.size.shape[0] == 1:  # known to the compiler, which then need not copy it
                 return array[0]
-            # For an index, XLA would compile the loop anew at every call; a gather copies.
+            # XLA would recompile the loop at every call for an index; a gather copies.
             return tf.gather(array, step) if is_xla else array[step]
 
         return self.batch.map(take), take(self.size)
@@ -52,15 +52,15 @@ class Block(NamedTuple):
 class Batches:
     """Training batches whose content is a pure function of the seed and the step.
 
-    So no iterator has a state to save: training can start at any step, at no cost.
+    No iterator has a state to save, so training can start at any step at no cost.
 
     Attributes:
       spec: The TensorSpecs of a batch, with None for B.
       batch_size: The size of every batch but the last of an epoch, over all workers.
-      steps_per_epoch: Batches that it takes to see every example once.
+      steps_per_epoch: Batches in an epoch.
       short_size: The size of an epoch's last batch, 0 if it is as large as the others.
       block_steps: Steps in a block.
-      worker: Whose part of each batch this is.
+      worker: The worker that takes its part of each batch.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Batches:
         worker: workers.Worker = _ALONE,
         count: int = 0,
     ):
-        """Copies examples to TensorFlow; --batch_size, if more than all or 0, stands for all.
+        """Copies examples to TensorFlow; a --batch_size of 0, or more than all, means all.
 
         With several workers, `count` is the number of all training examples, and the examples are
         all of them or, for one full batch, this worker's part.
         """
-        # tf.constant holds a second copy until the next operation: one array at a time.
+        # tf.constant keeps a second copy until the next operation, so convert one array at a time.
         self._examples = examples.map(lambda array: tf.identity(tf.constant(array)))
         self._seed, self.worker = config.seed, worker
         self._count = count or examples.num_examples
@@ -97,9 +97,9 @@ class Batches:
         self.block_steps = max(1, min(limit // max(1, numbers), most))
 
     def blocks(self, first_step: int, last_step: int) -> "tf.data.Dataset[Block]":
-        """The batches of the updates first_step + 1 to last_step, in blocks.
+        """Yields the batches of the updates first_step + 1 to last_step, in blocks.
 
-        All blocks have one shape, so the last one may go on beyond last_step.
+        All blocks have the same shape, so the last one may extend beyond last_step.
         """
         starts = tf.data.Dataset.range(first_step, last_step, self.block_steps)
         if self.steps_per_epoch == 1:
@@ -116,22 +116,22 @@ class Batches:
         return result
 
     def own_size(self, size: int) -> int:
-        """How many examples of a batch of that size are this worker's."""
+        """The number of this worker's examples in a batch of that size."""
         return (self._own if size == self.batch_size else self._own_short).size
 
     def _block(self, first_step: tf.Tensor) -> Block:
-        """Gathers the batches of `block_steps` steps from first_step on."""
+        """Gathers the batches of `block_steps` steps, starting at first_step."""
         index, size = self._compiled_index(first_step)
         return Block(self._examples.map(lambda tensor: tf.gather(tensor, index)), size)
 
     def _index(self, first_step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The examples [R, B] of the batches from a step on, and the sizes [R] of the batches."""
+        """The example indices [R, B] and the sizes [R] of the batches that start at a step."""
         steps = first_step + tf.range(self.block_steps, dtype=tf.int64)
         starts = tf.cast(steps % self.steps_per_epoch * self.batch_size, tf.int32)
         size = tf.minimum(self._count - starts, self.batch_size)
         first = tf.where(size < self.batch_size, self._own_short.first, self._own.first)
         positions = (starts + first)[:, None] + tf.range(self._own.size)
-        positions = tf.minimum(positions, self._count - 1)  # fills up a short batch
+        positions = tf.minimum(positions, self._count - 1)  # pads a short batch
         epochs = steps // self.steps_per_epoch
         index = shuffle.shuffled(positions, count=self._count, seed=self._seed, epochs=epochs)
         return index, size

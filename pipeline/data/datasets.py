@@ -1,6 +1,6 @@
-"""Datasets of training and validation examples, synthetic or from a table. numpy alone.
+"""Datasets of training and validation examples, synthetic or from a table.
 
-So that a mistake in a table is reported before TensorFlow is imported.
+Imports numpy only, so a mistake in a table is reported before TensorFlow is imported.
 """
 
 import zlib
@@ -19,7 +19,7 @@ from pipeline.distributed import workers
 Batch = batch_lib.Batch
 
 _SYNTHETIC_VALIDATION_EXAMPLES = 201
-# Streams of random numbers that one seed gives.
+# Independent streams of random numbers from one seed.
 _TRAINING_NOISE, _VALIDATION_NOISE = range(2)
 _ALONE = workers.Worker()
 Solved = least_squares.LeastSquares
@@ -33,7 +33,7 @@ class Truth(NamedTuple):
     is_line: bool = True
 
     def at(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The y at x: w*x + b, or w*sin(pi*x) + b."""
+        """Returns y at x: w*x + b, or w*sin(pi*x) + b."""
         return self.w * (x if self.is_line else np.sin(np.pi * x)) + self.b
 
 
@@ -52,14 +52,14 @@ class Datasets(NamedTuple):
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
     preprocessing: preprocessing_lib.Preprocessing | None = None  # of a table
-    # Of the training examples of all workers; None where there is no use for it.
+    # Least squares over the training examples of all workers; None if it is not needed.
     least_squares: Solved | None = None
-    dropped: int = 0  # rows of a table that were left out, as values were missing
-    label_variances: tuple[float, float] | None = None  # of a table, None if they are classes
+    dropped: int = 0  # rows of a table that were left out because of missing values
+    label_variances: tuple[float, float] | None = None  # of a table; None for class labels
 
     @property
     def units(self) -> preprocessing_lib.Preprocessing | None:
-        """The preprocessing; None if it leaves all numbers as they are."""
+        """The preprocessing; None if it changes no numbers."""
         is_used = self.preprocessing is not None and self.preprocessing.standardizes
         return self.preprocessing if is_used else None
 
@@ -97,11 +97,10 @@ class Datasets(NamedTuple):
 
 
 def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets:
-    """Makes or reads the examples that the config asks for, as far as a worker needs them.
+    """Makes or reads the examples of a config that this worker needs.
 
     Raises:
-      errors.InputError: the examples can't be used as they are, or a setting doesn't fit their
-        number.
+      errors.InputError: the examples can't be used, or a setting doesn't fit their number.
     """
     if config.is_synthetic:
         datasets = _load_synthetic(config, worker)
@@ -113,7 +112,7 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
             datasets = _load_table(arrays.table(made, function), config, worker)
     else:
         datasets = _load_table(text_tables.open_table(config.data), config, worker)
-    config.last_step(datasets.num_train)  # raises where they do not fit
+    config.last_step(datasets.num_train)  # raises if they do not fit
     errors.require(
         datasets.num_train >= worker.count,
         f"{worker.count} workers need as many examples; received {datasets.num_train}",
@@ -162,7 +161,7 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Batch:
 def _load_arrays(
     made: tuple[Any, ...], name: str, config: config_lib.Config, worker: workers.Worker
 ) -> Datasets:
-    """Splits the arrays that a function returned; they are trained on as they are."""
+    """Splits the arrays that a function returned, without preprocessing."""
     for flag in ("label", "features", "categorical", "missing", "standardize"):
         value, default = getattr(config, flag), getattr(config_lib.Config, flag)
         errors.require(
@@ -183,7 +182,7 @@ def _load_arrays(
 def _in_memory(
     train: Batch, validation: Batch, config: config_lib.Config, worker: workers.Worker
 ) -> Datasets:
-    """The parts of a worker, which needs the same one of a full batch each time."""
+    """This worker's datasets; it holds all training examples unless they are one full batch."""
 
     def part(examples: Batch) -> Batch:
         return examples.map(lambda array: np.ascontiguousarray(worker.part(array)))
@@ -199,7 +198,7 @@ def _in_memory(
 
 
 def solved(train: Batch) -> Solved | None:
-    """Least squares of training examples; None if they are no table, or too many."""
+    """Solves least squares of training examples; None if they are no table, or too many."""
     is_numeric = train.is_table and all(array.dtype.kind in "biuf" for array in train.arrays)
     if not is_numeric or train.weight is not None or not least_squares.is_cheap(*train.x.shape):
         return None

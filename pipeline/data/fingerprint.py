@@ -1,4 +1,4 @@
-"""Fingerprints of examples, and the random numbers of rows. numpy alone."""
+"""Fingerprints of examples, and random numbers for rows. Imports numpy only."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ _WORD = np.uint64
 def of(examples: batch_lib.Batch, worker: workers.Worker) -> int:
     """This worker's term of an order-sensitive checksum of the examples.
 
-    The bits of each row are mixed with its place among the rows of all workers. The sum of the
+    The bits of each row are mixed with its position among the rows of all workers. The sum of the
     terms, modulo 2**48, is the same for any number of workers.
     """
     width = sum(_bits(array[:1]).shape[1] for array in examples.arrays)
@@ -32,7 +32,7 @@ def of(examples: batch_lib.Batch, worker: workers.Worker) -> int:
 
 
 def _bits(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
-    """The bits of each row of an array [N, ...], as [N, W] words of 32 bits."""
+    """Returns the bits of each row of an array [N, ...], as [N, W] words of 32 bits."""
     content = np.ascontiguousarray(array).reshape(len(array), -1)
     content = content.view(np.uint8).reshape(len(array), -1)
     padded = np.pad(content, ((0, 0), (0, -content.shape[1] % 4)))
@@ -40,7 +40,7 @@ def _bits(array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint32]:
 
 
 def random_words(seed: int, first: int, count: int) -> npt.NDArray[np.uint64]:
-    """A random number of 64 bits for each of some rows, a function of the seed and the row."""
+    """Returns a 64-bit random number for each row, a function of the seed and the row."""
     rows = np.arange(first, first + count, dtype=_WORD)
     return mixed(rows ^ mixed(np.array([seed], _WORD) + _WORD(1)))
 

@@ -1,7 +1,7 @@
-"""Linear least squares in closed form, and W and b in the units of the data. numpy alone.
+"""Linear least squares in closed form, and W and b in data units. Imports numpy only.
 
 With standardized columns, y = mean_y + stddev_y * ((x - mean) / stddev · W + b). Below, `values`
-are K states [K, D + 1], each of them W and then b.
+are K states [K, D + 1]; each is W followed by b.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from pipeline.data import batch, preprocessing
 Float64 = npt.NDArray[np.float64]
 
 _MOST_WORK = 1e10  # multiplications that a solution may cost: one or two seconds
-_ROUNDING = 1e-13  # relative; what is less stands for 0
-# Singular values of standardized columns below this part of the largest stand for 0: columns that
-# are sums of others, with the digits of float32, have values of 1e-8, and W of millions otherwise.
+_ROUNDING = 1e-13  # relative; smaller values count as 0
+# Singular values of standardized columns below this fraction of the largest count as 0. In float32,
+# columns that are sums of others have singular values of 1e-8, which would make W millions.
 _RANK = 1e-6
 
 
@@ -27,12 +27,12 @@ class LeastSquares(NamedTuple):
 
       loss(W, b) = minimum + |R (W - W*, b - b*)|²
 
-    with R from the QR decomposition of the rows (x, 1) divided by the root of their number
-    (Golub and Van Loan, Matrix Computations, section 5.3). So the loss of any W and b costs no
+    R comes from the QR decomposition of the rows (x, 1) divided by the square root of their number
+    (Golub and Van Loan, Matrix Computations, section 5.3). So the loss of any W and b needs no
     pass over the examples.
     """
 
-    solution: Float64  # [D + 1], W* and b*; where others are as good, the one of the shortest W
+    solution: Float64  # [D + 1], W* and b*; with the shortest W if it is not unique
     minimum: float  # the loss there
     root: Float64  # [D + 1 or less, D + 1], R
 
@@ -55,11 +55,11 @@ class LeastSquares(NamedTuple):
 
     @property
     def condition_number(self) -> float:
-        """How much the columns of x and of ones nearly depend on each other.
+        """The condition number of the columns of x and of ones, each scaled to length 1.
 
-        Columns are scaled to length 1; above 30 they are nearly collinear (Belsley, Kuh and Welsch,
-        Regression Diagnostics, 1980, section 3.2). What depends exactly, as the indicators of all
-        texts of a column do, is left out: it does no harm.
+        Above 30 they are nearly collinear (Belsley, Kuh and Welsch, Regression Diagnostics, 1980,
+        section 3.2). Exactly dependent columns, such as the indicators of all texts of a column,
+        are left out: they do no harm.
         """
         lengths = np.linalg.norm(self.root, axis=0)
         columns = self.root[:, lengths > 0] / lengths[lengths > 0]
@@ -67,7 +67,7 @@ class LeastSquares(NamedTuple):
         return float(values[0] / values[values > _RANK * values[0]][-1])
 
     def penalized(self, l2: float) -> "LeastSquares":
-        """The same loss plus l2 * |W|²: ridge regression, as more rows to be fitted."""
+        """The loss plus l2 * |W|² (ridge regression), as additional rows of the problem."""
         if not l2:
             return self
         num_values = len(self.solution)
@@ -79,7 +79,7 @@ class LeastSquares(NamedTuple):
         return LeastSquares(solution, self.minimum + float(rest @ rest), root)
 
     def largest_stable_learning_rate(self) -> float:
-        """Above this, full-batch gradient descent moves away from the minimum.
+        """The learning rate above which full-batch gradient descent diverges.
 
         It is 2 over the largest eigenvalue of the Hessian, 2 RᵀR (Goodfellow, Bengio and
         Courville, Deep Learning, section 4.3.1).
@@ -95,25 +95,25 @@ class LeastSquares(NamedTuple):
 
 
 class StreamingQR:
-    """The QR decomposition of rows (1, x, y) that come in parts; only the triangle is kept."""
+    """QR decomposition of rows (1, x, y) that arrive in parts; keeps only the triangle R."""
 
     def __init__(self) -> None:
         self._count = 0
         self._triangle: Float64 = np.zeros((0, 0))
 
     def add(self, rows: Float64) -> None:
-        """Takes more rows [N, D + 1] of features and, last, the label."""
+        """Adds rows [N, D + 1]: the features, then the label."""
         self._count += len(rows)
         parts = [np.column_stack([np.ones(len(rows)), rows])]
         parts += [self._triangle] if self._triangle.size else []
         self._triangle = np.asarray(np.linalg.qr(np.vstack(parts), mode="r"))
 
     def solve(self, mean: Float64 | float = 0.0, stddev: Float64 | float = 1.0) -> LeastSquares:
-        """Least squares of (rows - mean) / stddev, for the rows so far.
+        """Solves least squares of (rows - mean) / stddev, for the rows so far.
 
-        The first row of the triangle holds the means, the others what x and y are beside them.
-        Columns may differ in scale by orders of magnitude, so they are brought to one. Directions
-        in which they hardly vary then are left out, of the solution and of the loss.
+        The first row of the triangle holds the means, the others the deviations of x and y.
+        Columns may differ in scale by orders of magnitude, so they are rescaled. The solution and
+        the loss leave out directions in which the rescaled columns hardly vary.
         """
         count, rest = self._triangle[0, 0], self._triangle[1:, 1:] / stddev
         means = (self._triangle[0, 1:] - count * mean) / stddev
@@ -132,13 +132,13 @@ class StreamingQR:
 
 
 def is_cheap(count: int, num_features: int) -> bool:
-    """Whether so many examples can be solved for in a second or two."""
+    """Whether least squares of `count` examples takes at most a second or two."""
     # The decomposition takes about N * D * D multiplications, the solution some D * D * D.
     return num_features**2 * (count + 5 * num_features) <= _MOST_WORK
 
 
 def in_data_units(values: npt.ArrayLike, units: preprocessing.Preprocessing) -> Float64:
-    """W and b of standardized data in the units of the data."""
+    """Converts W and b of standardized data to the units of the data."""
     result = np.asarray(values, np.float64) * _slopes(units)
     result[:, -1] += units.mean[-1] - result[:, :-1] @ units.mean[:-1]
     return result

@@ -1,4 +1,4 @@
-"""What was learned from the training rows of a table, and how it is applied. numpy alone."""
+"""The preprocessing that is learned from a table's training rows. Imports numpy only."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,27 +10,27 @@ import numpy.typing as npt
 Float64 = npt.NDArray[np.float64]
 Columns = Mapping[str, npt.NDArray[Any]]  # [N] each, numbers or texts
 
-_COARSE = 1e-3  # of a standard deviation: rounding that is too coarse
+_COARSE = 1e-3  # rounding that is too coarse, in standard deviations
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """Turns the columns of a table into examples, and predictions back into its units.
 
-    Each text of a column of texts becomes a feature, such as city=Paris, that is 1 where the column
-    holds that text and else 0. Features and label are standardized by (column - mean) / stddev;
-    columns that are not, or that are constant, have the stddev 1.
+    Each text of a text column becomes a one-hot feature, such as city=Paris. Features and label are
+    standardized by (column - mean) / stddev; columns that are constant or not standardized have
+    the stddev 1.
     """
 
     columns: Mapping[str, tuple[str, ...] | None]  # in order: texts sorted, None for numbers
     label: str
     mean: Float64  # [D + 1], of the features and, last, of the label
     stddev: Float64  # [D + 1]
-    is_regression: bool = True  # else the labels stand for classes, and stay as they are
+    is_regression: bool = True  # False for class labels, which are not standardized
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The D names."""
+        """The names of the D features."""
         names: list[str] = []
         for name, texts in self.columns.items():
             names += [name] if texts is None else [f"{name}={text}" for text in texts]
@@ -38,24 +38,24 @@ class Preprocessing:
 
     @property
     def has_texts(self) -> bool:
-        """Whether a column holds texts."""
+        """Whether any column holds texts."""
         return any(texts is not None for texts in self.columns.values())
 
     @property
     def standardizes(self) -> bool:
-        """Whether any column changes."""
+        """Whether any column is standardized."""
         return bool(self.mean.any() or (self.stddev != 1).any())
 
     @property
     def needs_float64(self) -> bool:
-        """Whether float32 is too coarse, or too small, for numbers in the units of the data."""
+        """Whether float32 lacks the precision or the range for numbers in data units."""
         float32 = np.finfo(np.float32)
         largest = np.abs(self.mean) + 100 * self.stddev
         is_coarse = largest * float32.eps > _COARSE * self.stddev
         return bool((is_coarse | (largest > float32.max) | (self.stddev < float32.tiny)).any())
 
     def encode(self, columns: Columns) -> Float64:
-        """The features [N, D] of columns, in the units of the data; texts are known ones."""
+        """Converts columns to features [N, D] in the units of the data; all texts must be known."""
         found: list[npt.NDArray[Any]] = []
         for name, texts in self.columns.items():
             column = columns[name]
@@ -65,7 +65,7 @@ class Preprocessing:
         return np.vstack(found, dtype=np.float64).T
 
     def decode(self, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        """The columns of features [N, D] in the units of the data."""
+        """Converts features [N, D] in the units of the data back to columns."""
         found: dict[str, npt.NDArray[Any]] = {}
         first = 0
         for name, texts in self.columns.items():
@@ -75,25 +75,25 @@ class Preprocessing:
         return found
 
     def standardized_x(self, x: npt.NDArray[Any]) -> Float64:
-        """Features [N, D] in units of their standard deviations."""
+        """Standardizes features [N, D]."""
         return np.asarray((x - self.mean[:-1]) / self.stddev[:-1])
 
     def in_data_units(self, predictions: npt.NDArray[Any]) -> Float64:
-        """Predictions or standardized labels, of any shape, in the units of the label."""
+        """Converts predictions or standardized labels, of any shape, to the units of the label."""
         return np.asarray(predictions * self.stddev[-1] + self.mean[-1])
 
     def x_in_data_units(self, x: npt.NDArray[Any]) -> Float64:
-        """Standardized features [N, D] in the units of the data."""
+        """Converts standardized features [N, D] to the units of the data."""
         return np.asarray(x * self.stddev[:-1] + self.mean[:-1])
 
     def short_input(self, x: npt.NDArray[Any]) -> list[str]:
-        """Standardized features [D] in the units of the data, with a few digits each."""
+        """Formats standardized features [D] in the units of the data, with a few digits each."""
         digits = 2 - np.floor(np.log10(self.stddev[:-1]))
         columns = zip(self.x_in_data_units(x).tolist(), digits.tolist(), strict=True)
         return [f"{round(number, int(count)) + 0.0:.15g}" for number, count in columns]
 
     def state(self) -> dict[str, Any]:
-        """Everything as JSON holds it."""
+        """The state as JSON values."""
         arrays = {"mean": self.mean.tolist(), "stddev": self.stddev.tolist()}
         return {**dataclasses.asdict(self), "columns": list(self.columns.items()), **arrays}
 
@@ -106,6 +106,6 @@ class Preprocessing:
 
 
 def unchanged(columns: Mapping[str, tuple[str, ...] | None], label: str) -> Preprocessing:
-    """The preprocessing that standardizes nothing."""
+    """A preprocessing that standardizes nothing."""
     count = 1 + sum(1 if texts is None else len(texts) for texts in columns.values())
     return Preprocessing(columns, label, np.zeros(count), np.ones(count))

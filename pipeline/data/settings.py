@@ -35,7 +35,7 @@ class Synthetic:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Examples that are read."""
+    """Examples that are read from a table or a function."""
 
     data: str = fields.not_swept(
         "",
@@ -79,7 +79,7 @@ class Table:
 
     @property
     def is_standardized(self) -> bool:
-        """Whether training is on standardized data."""
+        """Whether the model is trained on standardized data."""
         return not self.is_synthetic if self.standardize is None else self.standardize
 
 

@@ -1,4 +1,4 @@
-"""Shuffles examples so that any position of the order can be computed by itself."""
+"""Shuffles examples; each position of the order can be computed on its own."""
 
 import math
 
@@ -8,18 +8,18 @@ _ROUNDS = 6
 
 
 def shuffled(positions: tf.Tensor, *, count: int, seed: int, epochs: tf.Tensor) -> tf.Tensor:
-    """Gives the examples at some positions of the random order of each epoch.
+    """Returns the examples at given positions of each epoch's random order.
 
     A Feistel cipher on the numbers 0 ... count - 1, written as two digits of about equal
     base, with keys from the seed and the epoch. A result of `count` or more is enciphered again
     until it is less: J. Black and P. Rogaway, Ciphers with Arbitrary Finite Domains
-    (CT-RSA 2002), section 5 and 4. Whole numbers only, so the same on every machine.
+    (CT-RSA 2002), sections 5 and 4. It uses integers only, so every machine gives the same order.
 
     tf.random.experimental.index_shuffle does the same with another cipher, but XLA has no kernel
     for it, and outside XLA it is seven times slower.
 
-    From positions [K, B] int32, less than the count (itself less than 2**31), a seed less than
-    2**32 and epochs [K] int64, returns [K, B] int32; for one epoch a permutation of the positions.
+    positions is [K, B] int32, less than count (itself less than 2**31), seed is less than 2**32,
+    and epochs is [K] int64. Returns [K, B] int32: a permutation of the positions in each epoch.
     """
     bases = math.isqrt(count - 1) + 1, -(-count // (math.isqrt(count - 1) + 1))
     words = tf.constant([_word(round_) for round_ in range(_ROUNDS)], tf.uint32)[:, None, None]
@@ -45,7 +45,7 @@ def shuffled(positions: tf.Tensor, *, count: int, seed: int, epochs: tf.Tensor) 
 
 
 def _word(number: int) -> int:
-    """A well mixed constant for a small number: a multiple of 2**32 over the golden ratio."""
+    """Returns a multiple of 2**32 over the golden ratio: a well mixed constant."""
     return (number + 1) * 0x9E3779B9 % 2**32
 
 
@@ -58,6 +58,6 @@ def _mixed(words: tf.Tensor) -> tf.Tensor:
 
 
 def _scaled(words: tf.Tensor, base: int) -> tf.Tensor:
-    """Words of 32 bits as numbers below base, int32."""
+    """Scales words of 32 bits to numbers below base, int32."""
     product = tf.cast(words, tf.uint64) * tf.constant(base, tf.uint64)
     return tf.cast(tf.bitwise.right_shift(product, tf.constant(32, tf.uint64)), tf.int32)

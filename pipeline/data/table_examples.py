@@ -1,6 +1,6 @@
-"""Examples from a table: splits its rows, encodes texts, measures and standardizes the columns.
+"""Examples from a table: splits the rows, encodes texts and standardizes the columns.
 
-Every worker looks at all rows, so that all of them measure the same, and keeps only its own.
+Every worker reads all rows, so all compute the same statistics, and keeps only its own rows.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from pipeline.distributed import workers
 Float64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_MOST_LEVELS = 1000  # different values of a column of texts
+_MOST_LEVELS = 1000  # distinct values of a text column
 _MOST_CLASSES = 20
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -26,7 +26,7 @@ def load(
 ) -> tuple[preprocessing.Preprocessing, "Part", "Part"]:
     """Learns from the training rows, and makes training and validation examples.
 
-    Rows are brought near to mean 0 and deviation 1 at once, in float64, and are kept in float32.
+    Rows are scaled to about mean 0 and deviation 1 in float64, then kept in float32.
 
     Raises:
       errors.InputError: the table can't be used as it is.
@@ -71,7 +71,7 @@ def load(
 
 
 def _around(rows: Float64, standardized: Bools) -> tuple[Float64, Float64]:
-    """The first row and the deviations from it, so that constant columns become 0."""
+    """Returns the first row and the deviations from it, which are 0 in constant columns."""
     with np.errstate(over="ignore"):  # the caller checks for that
         moved = rows - rows[0]
     largest = np.abs(moved).max(axis=0)
@@ -82,11 +82,11 @@ def _around(rows: Float64, standardized: Bools) -> tuple[Float64, Float64]:
 
 
 class _Reader:
-    """The columns of a table that are used, as rows of features and, last, the label.
+    """Reads the columns of a table as rows of features, then the label.
 
     Attributes:
-      columns: The features: the texts of a column, once they are known, or None for numbers.
-      texts: The names of the columns of texts.
+      columns: The feature columns: the known texts of a text column, or None for numbers.
+      texts: The names of the text columns.
     """
 
     def __init__(self, table: tables.Table, config: config_lib.Config):
@@ -114,11 +114,11 @@ class _Reader:
 
     @property
     def encoder(self) -> preprocessing.Preprocessing:
-        """What makes rows of the features and, last, the label."""
+        """The preprocessing that encodes columns as rows of features, then the label."""
         return preprocessing.unchanged({**self.columns, self.label: None}, self.label)
 
     def look_ahead(self) -> int:
-        """Finds the texts, and returns the number of rows."""
+        """Reads the table once to find the texts; returns the number of rows."""
         count, found = 0, {name: set[str]() for name in self.texts}
         for columns in self._read():
             count += len(columns[self.label])
@@ -133,11 +133,11 @@ class _Reader:
         return count
 
     def rows(self) -> Iterator[Float64]:
-        """All rows [N, D + 1], some at a time."""
+        """Yields all rows [N, D + 1], block by block."""
         return map(self.encoder.encode, self._read())
 
     def checked(self, rows: Float64) -> Float64:
-        """The rows; raises errors.InputError where one is too large for float32."""
+        """Returns the rows; raises errors.InputError if a number is too large for float32."""
         if max(rows.max(), -rows.min()) > _FLOAT32_MAX:
             column = int(np.argmax((np.abs(rows) > _FLOAT32_MAX).any(axis=0)))
             raise errors.InputError(
@@ -147,7 +147,7 @@ class _Reader:
         return rows
 
     def _read(self) -> Iterator[tables.Columns]:
-        """Reads the columns, and shows that this goes on."""
+        """Reads the columns, and shows the progress."""
         live = console.LiveLine()
         numbers = [name for name in (*self.columns, self.label) if name not in self.texts]
         for columns in self._table.rows(numbers, self.texts, drops_missing=self._drops_missing):
@@ -163,13 +163,13 @@ def _names(flag: str) -> list[str]:
 
 
 class Split:
-    """Which rows are validation examples: a function of the seed, the row, and of their number.
+    """Chooses the validation rows by the seed and the row number.
 
-    With --validation_fraction, not of their number.
+    With --validation_examples the choice also depends on the number of rows.
     """
 
     def __init__(self, config: config_lib.Config, count: int):
-        """Prepares to choose among `count` rows, if that is known."""
+        """Prepares to choose among `count` rows, which --validation_fraction does not need."""
         self._seed, wanted = config.seed, config.validation_examples
         self._limit = int(config.validation_fraction * 2**64)
         if wanted:
@@ -182,22 +182,22 @@ class Split:
             self._limit = int(np.partition(words, wanted)[wanted])
 
     def held_out(self, first: int, count: int) -> Bools:
-        """Which rows from the first on are not trained on."""
+        """Returns which of the `count` rows from `first` on are validation examples."""
         words = fingerprint.random_words(self._seed, first, count)
         return np.asarray(words < np.uint64(self._limit))
 
 
 class Part:
-    """The training or the validation examples: measures all rows, and keeps a worker's.
+    """The training or validation examples: computes statistics of all rows, keeps a worker's rows.
 
-    Means and variances are updated as by Chan, Golub and LeVeque (Algorithms for computing the
-    sample variance, 1983).
+    Means and variances are updated with the algorithm of Chan, Golub and LeVeque (Algorithms for
+    computing the sample variance, 1983).
 
     Attributes:
       count: The number of all rows.
-      x, y: The rows [N, D] and labels [N] that the worker needs, once they are finished.
-      least_squares: That of all rows; None if there is no use for it, or it is too expensive.
-      label_variance: That of the labels of all rows, in units of the model's labels.
+      x, y: The worker's features [N, D] and labels [N], after `finish`.
+      least_squares: Least squares over all rows; None if it is not needed or too expensive.
+      label_variance: The variance of all labels, in units of the model's labels.
     """
 
     def __init__(self, width: int, worker: workers.Worker, *, solves: bool = False):
@@ -207,7 +207,7 @@ class Part:
         self._qr = least_squares.StreamingQR() if solves else None
 
     def add(self, rows: Float64) -> None:
-        """Takes the next rows."""
+        """Adds the next rows."""
         if not len(rows):
             return
         first = -(self.count - self._worker.index) % self._worker.count
@@ -230,11 +230,11 @@ class Part:
         return np.where(standardized, self._mean, 0.0), scale
 
     def finish(self, mean: Float64, stddev: Float64) -> None:
-        """Standardizes the examples by the units of the training rows."""
+        """Standardizes the examples with the mean and stddev of the training rows."""
         count, width = sum(map(len, self._kept)), len(mean)
         self.x, self.y = np.empty((count, width - 1), np.float32), np.empty(count, np.float32)
         first = 0
-        while self._kept:  # one after the other, so that there is never a second copy
+        while self._kept:  # one block at a time, so there is never a second copy
             rows = (self._kept.pop(0) - mean) / stddev
             self.x[first : first + len(rows)] = rows[:, :-1]
             self.y[first : first + len(rows)] = rows[:, -1]

@@ -1,6 +1,6 @@
-"""Tables: named columns of files, or of what a user's function returns, block by block.
+"""Tables: named columns of a file, or of a user's function, read block by block.
 
-What counts as a number, and what as missing, is decided here. polars reads tables, and is imported
+This module decides what counts as a number or as missing. polars reads the tables, and is imported
 when one is opened.
 """
 
@@ -31,13 +31,13 @@ short.maxlist, short.maxstring = 20, 200
 class Block(NamedTuple):
     """Consecutive rows of a table."""
 
-    frame: Any  # a polars.DataFrame, whose columns hold texts, numbers or nulls
-    place: Callable[[int], str]  # says where a row is, such as "x.csv: line 7"
-    wrong: Mapping[int, str] = {}  # what is wrong with rows as such, by their number
-    is_plain: bool = False  # as CSV, no cell needs quotes
+    frame: Any  # a polars.DataFrame; its columns hold texts, numbers or nulls
+    place: Callable[[int], str]  # returns the place of a row, such as "x.csv: line 7"
+    wrong: Mapping[int, str] = {}  # the problems of malformed rows, by row number
+    is_plain: bool = False  # no cell needs quotes in CSV
 
     def numbers(self, names: Sequence[str]) -> Columns:
-        """Columns [N]: NaN stands for a missing value, infinity for what is no number."""
+        """Returns numeric columns [N]: NaN for a missing value, infinity for other texts."""
         import polars
 
         for name in names:
@@ -46,7 +46,7 @@ class Block(NamedTuple):
         return {name: self._filled(name, frame[name]).to_numpy() for name in names}
 
     def _filled(self, name: str, numbers: Any) -> Any:
-        """A column of numbers, perhaps with nulls for cells that are no plain numbers."""
+        """Fills the nulls of numbers: NaN for a missing value, infinity for other texts."""
         import polars
 
         if not numbers.null_count():
@@ -57,7 +57,7 @@ class Block(NamedTuple):
         return numbers.fill_null(polars.Series(np.where(texts == "", np.nan, np.inf)))
 
     def texts(self, name: str) -> Column:
-        """A column as texts [N] without blanks around them; '' stands for a missing value."""
+        """Returns a column as stripped texts [N]; '' stands for a missing value."""
         self._check_type(name)
         return np.array(self._stripped(name).to_list(), np.str_)
 
@@ -78,7 +78,7 @@ class Block(NamedTuple):
 
 
 def not_finite(column: str, cell: str) -> str:
-    """Says that a cell of a row is no finite number."""
+    """The message for a cell that is not a finite number."""
     return f", column {column!r}: expected a finite number; received {cell}"
 
 
@@ -87,11 +87,11 @@ class Table(abc.ABC):
 
     Attributes:
       name: The file or function, for messages.
-      header: The names of the columns, each of them once.
-      part_read: The part that has been read, from 0 to 1.
+      header: The unique names of the columns.
+      part_read: The fraction that has been read, from 0 to 1.
       is_on_disk: Whether it can be read more than once.
-      separator: What is between the cells of a CSV file, and a comma in other tables.
-      dropped: Rows that the last call of `rows` left out because of missing values.
+      separator: The separator of a CSV file; a comma in other tables.
+      dropped: The number of rows that the last call of `rows` left out for missing values.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Table(abc.ABC):
 
     @abc.abstractmethod
     def blocks(self, names: Sequence[str]) -> Iterator[Block]:
-        """Reads some columns; a block may hold others, too.
+        """Reads some columns; a block may hold other columns too.
 
         Raises:
           errors.InputError: the table can't be read.
@@ -112,11 +112,11 @@ class Table(abc.ABC):
     def rows(
         self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
     ) -> Iterator[Columns]:
-        """Reads some columns of numbers and some of texts, many rows at a time.
+        """Reads some numeric columns and some text columns, many rows at a time.
 
         Raises:
-          errors.InputError: a value is not finite, or is a text; or it is missing, and
-            `drops_missing` does not ask to leave out its row.
+          errors.InputError: a number is a text or not finite, or a value is missing and
+            `drops_missing` is False.
         """
         names = [*numbers, *texts]
         self.check_columns(names)
@@ -145,7 +145,7 @@ class Table(abc.ABC):
         )
 
     def _check_numbers(self, block: Block, columns: Columns, *, is_first: bool) -> None:
-        """Raises errors.InputError for columns of texts, and for a number that is not finite."""
+        """Raises errors.InputError for a text column, and for a number that is not finite."""
         bad = {n: np.flatnonzero(np.isinf(c)) for n, c in columns.items() if np.isinf(c).any()}
         if not bad:
             return
@@ -183,7 +183,7 @@ class Table(abc.ABC):
 
 
 class Files(Table):
-    """Several tables with the same columns, one below the other."""
+    """Several tables with the same columns, concatenated."""
 
     def __init__(self, tables: list[Table]):
         """Checks the headers; the first one gives the order of the columns."""
@@ -208,7 +208,7 @@ class Files(Table):
 
 
 def _typed_blocks(table: Table, frames: Iterable[Any], count: int) -> Iterator[Block]:
-    """Frames of consecutive rows, which have numbers but no lines, as blocks."""
+    """Yields frames of consecutive rows as blocks; places are row numbers, not lines."""
 
     def place(first: int, row: int) -> str:
         return f"{table.name}: row {first + row + 1}"
@@ -221,7 +221,7 @@ def _typed_blocks(table: Table, frames: Iterable[Any], count: int) -> Iterator[B
 
 
 class Parquet(Table):
-    """A Parquet file, without the index that pandas may have added."""
+    """A Parquet file; an index column of pandas is ignored."""
 
     def __init__(self, path: str):
         """Reads the names of the columns; raises errors.InputError if the file is damaged."""
@@ -245,7 +245,7 @@ class Parquet(Table):
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turns what polars raises into one line."""
+        """Re-raises errors of polars as one line."""
         import polars
 
         try:
@@ -260,12 +260,12 @@ class Arrays(Table):
     """Columns in memory."""
 
     def __init__(self, name: str, columns: Mapping[str, Column]):
-        """Takes columns [N] by their names."""
+        """Keeps the columns [N], by name."""
         self.name, self._columns, self.header = name, columns, list(columns)
         self._count = len(next(iter(columns.values())))
 
     def blocks(self, names: Sequence[str]) -> Iterator[Block]:
-        """Takes some columns."""
+        """Yields some columns."""
         import polars
 
         pieces = (slice(first, first + ROWS) for first in range(0, self._count, ROWS))
@@ -273,7 +273,7 @@ class Arrays(Table):
         return _typed_blocks(self, frames, self._count)
 
     def _values(self, name: str, rows: slice) -> Any:
-        """Some values of a column, in a form that polars has a type for."""
+        """Returns some values of a column, in a form that polars supports."""
         column = self._columns[name][rows]
         kind = column.dtype.kind
         errors.require(

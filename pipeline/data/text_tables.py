@@ -1,8 +1,8 @@
-"""Text files of records: CSV and JSON lines, perhaps compressed by gzip.
+"""Reads CSV and JSON lines, perhaps compressed by gzip.
 
-They are read in pieces of whole records, each of which polars parses at once. So a pipe is read as
-a file is, and what polars fills in or refuses without saying where (rows with a cell too few or too
-many, a quote inside a cell) costs a second, slow look at one piece only.
+Files and pipes are read in pieces of whole records, and polars parses each piece at once. If polars
+rejects or pads a record without saying where (too few or too many cells, a quote inside a cell),
+only that piece is parsed again, slowly and record by record.
 """
 
 import collections
@@ -35,12 +35,12 @@ csv.field_size_limit(_LONGEST)
 
 
 def open_table(data: str) -> tables.Table:
-    """Opens the table of files, by their paths or patterns, separated by commas; '-' is stdin.
+    """Opens files as one table, by comma-separated paths or patterns; '-' is stdin.
 
     Raises:
-      errors.InputError: there is none, it can't be read, or its first line is no header.
+      errors.InputError: no file matches, one can't be read, or its first line is not a header.
     """
-    if os.path.exists(data) or data == STDIN:  # a comma or a star may be in a name
+    if os.path.exists(data) or data == STDIN:  # a file name may contain a comma or a star
         return open_file(data)
     paths: list[str] = []
     for path in data.split(","):
@@ -52,7 +52,7 @@ def open_table(data: str) -> tables.Table:
 
 
 def open_file(path: str) -> tables.Table:
-    """Opens a file, a pipe, or stdin for '-'; its first bytes say what kind it is."""
+    """Opens a file, a pipe, or stdin for '-'; the first bytes determine the format."""
     name = "stdin" if path == STDIN else path
     with contextlib.ExitStack() as stack, _readable(name):
         place: int | str = 0 if path == STDIN else path
@@ -69,17 +69,17 @@ def open_file(path: str) -> tables.Table:
 
 
 def _unpacked(file: Any) -> Any:
-    """What an open file holds, if it is compressed by gzip."""
+    """Decompresses an open file if it is a gzip file."""
     return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
 
 
 class Csv(tables.Table):
-    """A CSV file; its header tells what separates the cells."""
+    """A CSV file; the header determines the separator."""
 
-    _separators = ""  # before a quote behind which a record may go on in the next line
+    _separators = ""  # a quote after one of these may open a cell of several lines
 
     def __init__(self, path: str, name: str, file: IO[bytes], stream: IO[bytes]):
-        """Reads the header from the stream of an open file, to go on with if it is not on disk."""
+        """Reads the header from the open stream, which is read on if the file is not on disk."""
         self.name, self._path, self._start = name, path, b""
         self._file, self._stream = file, stream
         self._line = self._read_header(self._stream)  # of the first record
@@ -100,7 +100,7 @@ class Csv(tables.Table):
                     yield block
 
     def _pieces(self, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-        """Many whole records at a time, each with the number of their first line."""
+        """Yields pieces of many whole records, each with the number of its first line."""
         line, start = self._line, self._start
         while piece := start + file.read(PIECE):
             start, piece = b"", piece + file.readline()
@@ -114,7 +114,7 @@ class Csv(tables.Table):
             line += piece.count(b"\n")
 
     def _block(self, line: int, piece: bytes, names: Sequence[str]) -> tables.Block:
-        """The records of a piece, parsed at once or, where that won't do, one by one."""
+        """Parses the records of a piece at once or, if that fails, one by one."""
         import polars
 
         def place(row: int) -> str:
@@ -131,7 +131,7 @@ class Csv(tables.Table):
         return tables.Block(frame, place, wrong)
 
     def _read_header(self, file: IO[bytes]) -> int:
-        """Reads the header, and returns the number of the line of the first record."""
+        """Reads the header; returns the line number of the first record."""
         line, count = _first_line(file)
         while _last_opening(line, _SEPARATORS) >= 0:
             more = file.readline()
@@ -148,10 +148,10 @@ class Csv(tables.Table):
         return count + 1
 
     def _parse(self, piece: bytes, names: Sequence[str]) -> Any:
-        """The records as a polars.DataFrame; None, or PolarsError, if they need a slow look.
+        """Returns a polars.DataFrame; None, or PolarsError, if records must be parsed one by one.
 
         A row that is too long raises PolarsError, if all columns are read and the last row ends in
-        a line break. One that is too short has no last cell.
+        a line break. In a row that is too short, the last cell is null.
         """
         import polars
 
@@ -171,7 +171,7 @@ class Csv(tables.Table):
         return frame if is_whole else None
 
     def _records(self, line: int, text: str) -> Iterator[tuple[int, list[str | None], str]]:
-        """Each record: its line, its cells, and what is wrong with it, or ''."""
+        """Yields the line, the cells and the problem, or '', of each record."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator)
         width, number = len(self.header), line
         for cells in reader:
@@ -186,7 +186,7 @@ class Csv(tables.Table):
 
 
 class JsonLines(Csv):
-    """A JSON object in each line; those of the first one name the columns."""
+    """A JSON object in each line; the keys of the first one name the columns."""
 
     def _read_header(self, file: IO[bytes]) -> int:
         line, count = _first_line(file)
@@ -195,7 +195,7 @@ class JsonLines(Csv):
         except ValueError as error:
             raise errors.InputError(f"{self.name}: line {count}: {_NO_OBJECT}") from error
         _check_header(self.name, self.header, self.separator)
-        self._start = line  # which is a record, too
+        self._start = line  # the first line is a record too
         return count
 
     def _parse(self, piece: bytes, names: Sequence[str]) -> Any:
@@ -219,7 +219,7 @@ class JsonLines(Csv):
 
 
 def _first_line(file: IO[bytes]) -> tuple[bytes, int]:
-    """The first line that is not empty, and its number."""
+    """Returns the first line that is not empty, and its number."""
     line, count = b"", 0
     while not line.strip(b"\r\n") and (more := file.readline()):
         line, count = more.removeprefix(_BOM), count + 1
@@ -227,9 +227,9 @@ def _first_line(file: IO[bytes]) -> tuple[bytes, int]:
 
 
 def _last_opening(piece: bytes, separators: str) -> int:
-    """The place where the last cell in quotes begins; -1 if there is none, or it is closed.
+    """Returns where an unclosed quoted cell begins at the end of a piece; -1 if there is none.
 
-    Quotes count only at the beginning of a cell, and two of them in it stand for one.
+    Quotes count only at the beginning of a cell; two quotes inside it stand for one.
     """
     if not separators or b'"' not in piece:
         return -1
@@ -255,7 +255,7 @@ def _check_header(file: str, names: list[str], separator: str) -> None:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a text is a finite number, as polars reads them."""
+    """Whether polars reads a text as a finite number."""
     if "_" in cell or not cell.isascii():
         return False
     try:
@@ -266,7 +266,7 @@ def is_number(cell: str) -> bool:
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Turns what reading a file raises into one line."""
+    """Re-raises errors of reading a file as one line."""
     try:
         yield
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:

@@ -1,1 +1,1 @@
-"""Several processes that train one model: who they are, and how they agree."""
+"""Several processes that train one model together."""

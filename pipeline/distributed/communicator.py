@@ -1,4 +1,4 @@
-"""Sums over all workers, on TensorFlow's collectives."""
+"""Sums over all workers, with TensorFlow's collectives."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from tensorflow.python.eager import context
 from pipeline import console, errors
 from pipeline.distributed import workers
 
-# What TensorFlow raises where another worker is gone, does not answer, or never came.
+# TensorFlow's errors when another worker is gone, does not answer, or never joined.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -29,20 +29,20 @@ _LOST = (
 
 
 class Communicator:
-    """Adds up numbers of all workers. Each of them calls the same methods in the same order.
+    """Adds up the numbers of all workers, which call the same methods in the same order.
 
-    All get the same bits, since each part of a sum is computed by one worker.
+    One worker computes each part of a sum, so all workers get exactly the same result.
 
     Attributes:
-      worker: This process among them.
+      worker: This process.
     """
 
     def __init__(self, worker: workers.Worker, *, timeout_secs: int):
-        """Meets the others; to be called before anything else of TensorFlow.
+        """Connects the workers; call it before anything else of TensorFlow.
 
         Raises:
           errors.InputError: a worker sees several GPUs.
-          errors.LostWorkerError: one does not come in time, or this one's port is taken.
+          errors.LostWorkerError: a worker does not join in time, or this worker's port is taken.
         """
         self.worker, self._timeout_secs = worker, timeout_secs
         service = context.context().configure_coordination_service
@@ -77,26 +77,26 @@ class Communicator:
         }
 
     def total(self, numbers: tf.Tensor) -> tf.Tensor:
-        """The sum [N] over all workers' numbers [N], as an operation."""
+        """Returns the sum [N] over all workers' numbers [N], as an operation."""
         if tf.executing_eagerly():
             return self._sums[numbers.dtype](numbers)
 
         def add(own: tf.Tensor) -> tf.Tensor:
-            # Of a tensor that bears no device (the result of a compiled function) all_reduce says
-            # that its destinations are empty; tf.identity gives it this worker's.
+            # all_reduce rejects a tensor without a device (the result of a compiled function):
+            # its destinations are empty. tf.identity places it on this worker's device.
             context_ = tf.distribute.get_replica_context()
             return context_.all_reduce("SUM", tf.identity(own))
 
         return self._strategy.run(add, [numbers])
 
     def sum(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The sum over all workers of an array of int64, float64 or float32.
+        """Sums an array of int64, float64 or float32 over all workers.
 
         Raises:
           errors.LostWorkerError: another worker can't be reached.
         """
         own = np.asarray(numbers)
-        if not own.size:  # of which TensorFlow's ring makes a segmentation fault
+        if not own.size:  # TensorFlow's ring crashes on an empty tensor
             return own
         with self.reported(), self._limited():
             total = self._sums[tf.as_dtype(own.dtype)](tf.constant(own.ravel())).numpy()
@@ -104,7 +104,7 @@ class Communicator:
 
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
-        """Turns what TensorFlow says of a lost worker into an errors.LostWorkerError."""
+        """Re-raises TensorFlow's errors about a lost worker as errors.LostWorkerError."""
         try:
             yield
         except _LOST as error:
@@ -115,10 +115,10 @@ class Communicator:
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[None]:
-        """Ends the process if another worker, alive or not, keeps it waiting for too long.
+        """Ends the process if it waits too long for another worker.
 
-        Nothing can interrupt TensorFlow, so another thread ends the process; nothing is lost but
-        the steps since the last checkpoint.
+        Nothing can interrupt TensorFlow, so another thread ends the process. Only the steps since
+        the last checkpoint are lost.
         """
         timer = threading.Timer(self._timeout_secs, self._give_up)
         timer.daemon = True
@@ -138,12 +138,12 @@ class Communicator:
         os._exit(errors.LostWorkerError.exit_code)
 
     def of_chief(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The chief's array, for all."""
+        """Broadcasts the chief's array to all workers."""
         own = np.asarray(numbers)
         return self.sum(own if self.worker.is_chief else np.zeros_like(own))
 
     def wait_for_all(self) -> None:
-        """Waits until all workers have come here, however long that takes.
+        """Waits without a time limit until all workers reach this call.
 
         Raises:
           errors.LostWorkerError: another worker can't be reached.
@@ -152,14 +152,14 @@ class Communicator:
             self._sums[tf.int64](tf.constant([0], tf.int64)).numpy()
 
     def bytes_of_chief(self, content: bytes) -> bytes:
-        """The chief's bytes, for all."""
+        """Broadcasts the chief's bytes to all workers."""
         (size,) = self.of_chief([len(content)]).tolist()
         own = content if self.worker.is_chief else bytes(size)
         numbers = np.frombuffer(own + bytes(-size % 8), np.int64)
         return self.of_chief(numbers).tobytes()[:size]
 
     def from_chief(self, variables: Iterable[tf.Variable]) -> None:
-        """Gives all workers the chief's values of variables, bit for bit."""
+        """Broadcasts the chief's variables to all workers, bit for bit."""
         held = list(variables)
         arrays = [variable.numpy() for variable in held]
         content = self.bytes_of_chief(b"".join(array.tobytes() for array in arrays))
@@ -180,7 +180,7 @@ class Communicator:
         )
 
     def _others(self, error: tf.errors.OpError) -> str:
-        """The workers that an error of TensorFlow names."""
+        """The workers that a TensorFlow error names."""
         sizes = dict(self.worker.jobs)
         found = {
             int(task) + (sizes.get("chief", 0) if job == "worker" else 0)

@@ -1,4 +1,4 @@
-"""How a process among several imports and starts TensorFlow."""
+"""Imports and starts TensorFlow in one of several processes."""
 
 import os
 from typing import Any
@@ -8,13 +8,13 @@ from pipeline.distributed import workers
 
 
 def import_tensorflow(worker: workers.Worker, *, timeout_secs: int) -> Any:
-    """Imports and starts TensorFlow, and meets the other workers, if there are any.
+    """Imports and starts TensorFlow, and connects to the other workers, if there are any.
 
-    It notices a lost worker at once instead of in a minute; what it logs of that at length, the
-    communicator says in a line.
+    TensorFlow is set to notice a lost worker at once instead of after a minute. Its long log about
+    that is suppressed, as the communicator reports it in one line.
 
     Returns:
-      Their communicator, None for one worker.
+      The communicator; None for one worker.
     """
     if worker.count == 1:
         tf_runtime.import_tensorflow()

@@ -1,6 +1,6 @@
-"""The workers that train together, as TF_CONFIG names them.
+"""The workers that train together, as listed in TF_CONFIG.
 
-TF_CONFIG is what Kubernetes operators, Ray Train and cloud trainers set, and tf.distribute reads:
+Kubernetes operators, Ray Train and cloud trainers set TF_CONFIG, and tf.distribute reads it:
 
   {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}
 """
@@ -34,11 +34,11 @@ def alone(numbers: Floats) -> Floats:
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """A process among those that train together; by default the only one."""
+    """One of the processes that train together; by default the only one."""
 
     index: int = 0  # 0 is the chief
     count: int = 1
-    jobs: tuple[tuple[str, int], ...] = ()  # the names in TF_CONFIG, the chief's first, and sizes
+    jobs: tuple[tuple[str, int], ...] = ()  # names and sizes of TF_CONFIG's jobs, the chief's first
 
     @property
     def is_chief(self) -> bool:
@@ -46,12 +46,12 @@ class Worker:
         return self.index == 0
 
     def share(self, size: int) -> "Share":
-        """This worker's of so many positions; any two workers' sizes differ by one at most."""
+        """This worker's share of `size` positions; the workers' shares differ by at most one."""
         each, rest = divmod(size, self.count)
         return Share(self.index * each + min(self.index, rest), each + (self.index < rest))
 
     def part(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """This worker's of some rows [N], spread evenly over all of them."""
+        """This worker's share of rows [N], spread evenly over all of them."""
         return rows[self.index :: self.count]
 
 
@@ -63,23 +63,23 @@ class Share(NamedTuple):
 
 
 def from_environment() -> Worker:
-    """This process's place in TF_CONFIG.
+    """Returns the worker that TF_CONFIG says this process is.
 
     Raises:
-      errors.InputError: TF_CONFIG is not what tf.distribute reads.
+      errors.InputError: TF_CONFIG is malformed.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     return _parsed(text) if text else Worker()
 
 
 def environment(addresses: list[str], index: int) -> dict[str, str]:
-    """What makes a process one of the workers at these addresses."""
+    """The environment variables of one of the workers at these addresses."""
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     return {"TF_CONFIG": json.dumps(config)}
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses of this machine whose ports are free now."""
+    """Returns addresses of this machine with ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -1,1 +1,1 @@
-"""Evaluation: the model's loss and metrics, what they decide, and what could be reached at best."""
+"""Evaluation: loss and metrics, early stopping, and least squares as a reference."""

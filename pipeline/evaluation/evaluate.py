@@ -16,19 +16,19 @@ from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.training import task as task_lib
 
-_SAMPLE = 100  # examples on which it is tried whether the loss is a mean over examples
+_SAMPLE = 100  # examples that test whether the loss is a mean over examples
 _TOLERANCE = 1e-3
 
 
 class Evaluation(NamedTuple):
-    """The loss, as 'loss', and the metrics by name."""
+    """The loss, named 'loss', and the metrics by name."""
 
     train: Mapping[str, float]
     validation: Mapping[str, float]  # empty without validation examples
 
     @property
     def named(self) -> dict[str, float]:
-        """All numbers in one, those over the validation examples as validation_loss, ..."""
+        """All numbers in one mapping; validation numbers are named validation_loss, ..."""
         return {**self.train, **{f"validation_{name}": v for name, v in self.validation.items()}}
 
     @property
@@ -43,11 +43,11 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Computes the loss and the metrics of a task's model as it is now.
+    """Computes the loss and the metrics of a task's current model.
 
-    The loss is that of what the model is trained on, metrics are in the units of the data. The
-    examples are processed in pieces as large as is fast; where the loss is no mean over examples
-    (a model adds losses of a whole batch, say), in batches of --batch_size, as in training.
+    The loss is computed on standardized labels, as in training; metrics are in data units. The
+    examples are processed in large pieces for speed. If the loss is not a mean over examples (a
+    model may add losses of a whole batch), they are processed in batches of --batch_size.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Evaluator:
         """Prepares the metrics; `total` adds up the numbers of all workers.
 
         Raises:
-          errors.InputError: a metric is not for this model, or one of its own fails.
+          errors.InputError: a metric does not fit this model, or the model's own metric fails.
         """
         self.task, self._total = task, total
         units = datasets.units
@@ -81,12 +81,12 @@ class Evaluator:
         with user_code.user_errors("computing the loss and the metrics", *functions):
             if not config.run_eagerly:
                 traced = tf.function(self._add_up, input_signature=leaves, autograph=False)
-                self._run = traced.get_concrete_function()  # called in half the time
-            if task.is_compiled:  # its metrics have their names when they have seen a batch
+                self._run = traced.get_concrete_function()  # a call takes half the time
+            if task.is_compiled:  # its metrics get their names with the first batch
                 self._run(*sample.arrays)
 
     def evaluate(self) -> Evaluation:
-        """Evaluates the model over this worker's part of the examples, and adds up all parts."""
+        """Evaluates the model on this worker's examples, and adds up the results of all workers."""
         train, validation = self._evaluated
         return Evaluation(self._over(train), self._over(validation) if validation else {})
 
@@ -105,7 +105,7 @@ class Evaluator:
         return result | self._compiled_metrics()
 
     def _pieces(self, examples: batch_lib.Batch) -> Iterable[list[tf.Tensor]]:
-        """The tensors of each piece; an only piece is kept from one evaluation to the next."""
+        """Yields the tensors of each piece; a single piece is kept for the next evaluation."""
         pieces = examples.pieces(self._piece_size)
         if examples.num_examples > examples.piece_size(self._piece_size):
             return (list(map(tf.constant, piece.arrays)) for piece in pieces)
@@ -114,7 +114,7 @@ class Evaluator:
         return self._kept[id(examples)]
 
     def _compiled_metrics(self) -> dict[str, float]:
-        """The metrics that a model was compiled with, and its own."""
+        """The results of a compiled model's metrics."""
         if not self.task.is_compiled:
             return {}
         for metric in self.task.model.metrics:
@@ -142,7 +142,7 @@ class Evaluator:
         return y * self._stddev + self._mean
 
     def _add_up_workers(self, metric: Any) -> None:
-        """Makes the state of a metric of Keras, which consists of sums, that of all workers."""
+        """Adds up a Keras metric's state, which consists of sums, over all workers."""
         if self._total is not workers.alone:
             for variable in metric.variables:
                 own = variable.numpy().astype(np.float64)
@@ -150,7 +150,7 @@ class Evaluator:
 
 
 def _is_mean_over_examples(task: task_lib.Task, sample: batch_lib.Batch) -> bool:
-    """Whether the loss of a batch is the mean of the losses of its parts."""
+    """Whether the loss of a batch is the mean of its parts' losses."""
     count = sample.num_examples
     parts = sample.rows(slice(count // 2)), sample.rows(slice(count // 2, count))
     whole, *halves = (float(task.loss(each)) for each in (sample, *parts))
@@ -159,7 +159,7 @@ def _is_mean_over_examples(task: task_lib.Task, sample: batch_lib.Batch) -> bool
 
 
 def _metric(name: str, task: task_lib.Task, sample: batch_lib.Batch) -> Any:
-    """A metric of Keras, tried once; 'accuracy' is the one for the model's outputs."""
+    """Makes a Keras metric and tries it once; 'accuracy' depends on the model's outputs."""
     prediction = task.predict(sample.x)
     if name in ("accuracy", "acc"):
         has_classes = prediction.shape.rank > getattr(sample.y, "shape", prediction.shape).rank
@@ -170,7 +170,7 @@ def _metric(name: str, task: task_lib.Task, sample: batch_lib.Batch) -> Any:
         metric = tf.keras.metrics.get(found)
         _update(metric, sample.y, prediction)
         _number(metric)
-    except Exception as error:  # each metric has its own for shapes that it is not for
+    except Exception as error:  # each metric raises its own type for wrong shapes
         raise errors.InputError(
             f"--metrics={name}: tf.keras.metrics.get gives no metric of that name that takes one "
             f"label and predictions {list(prediction.shape[1:]) or 'of one number'} for each "
@@ -180,7 +180,7 @@ def _metric(name: str, task: task_lib.Task, sample: batch_lib.Batch) -> Any:
 
 
 def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:
-    """Updates a metric of Keras, which wants columns."""
+    """Updates a Keras metric, which requires columns."""
     y, prediction = (a[:, None] if a.shape.rank == 1 else a for a in (y, prediction))
     metric.update_state(y, prediction)
 

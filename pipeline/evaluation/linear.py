@@ -1,4 +1,4 @@
-"""What is known of a linear model alone: W and b in the units of the data, and least squares."""
+"""Linear models: W and b in the units of the data, and least squares as a reference."""
 
 import dataclasses
 import math
@@ -16,26 +16,26 @@ from pipeline.training import variables as variables_lib
 
 Float64 = npt.NDArray[np.float64]
 
-_SAMPLE = 100  # random examples on which it is tried whether the model is a line
-_TOLERANCE = 1e-3  # relative, of float32
-_ROUNDING = 1e-6  # of a number in float32
+_SAMPLE = 100  # random examples that test whether the model is linear
+_TOLERANCE = 1e-3  # relative error of float32 results
+_ROUNDING = 1e-6  # relative rounding error of a float32 number
 
 _OTHER_TASK = "this model with this loss is not linear regression"
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """A model that predicts x·W + b, and what it could reach at best.
+    """A model that predicts x·W + b, with its least-squares solution.
 
     Attributes:
-      variables: Its variables, W and b of standardized data where these are standardized.
-      features: D names.
-      units: How the data are standardized, if they are.
-      standardized: The squared error of the training examples as a function of W and b, and so
-        least squares, as the model is trained; None where there is no use for it.
-      reference: The same as a function of the watched values, if these are W and b.
-      truth: W and b that the examples were drawn with, if they were drawn from a line.
-      why_not: Why there is no reference for linear regression, in words.
+      variables: The variables W and b, for standardized data if the data are standardized.
+      features: The D names.
+      units: The preprocessing that standardizes the data, or None.
+      standardized: The training loss (squared error) as a function of the model's W and b; None
+        if it is not needed.
+      reference: The same loss as a function of the watched values, if these are W and b.
+      truth: The true W and b of synthetic examples on a line.
+      why_not: The reason, in words, why linear regression has no reference.
     """
 
     variables: variables_lib.Variables
@@ -50,7 +50,7 @@ class Linear:
     def of(
         cls, task: task_lib.Task, datasets: datasets_lib.Datasets, config: config_lib.Config
     ) -> "Linear | None":
-        """What is known of the model of a task; None if it is no linear model."""
+        """Analyzes a task's model; returns None if it is not linear."""
         if not (config.is_linear and datasets.train.is_table and _is_line(task)):
             return None
         reference, why_not = None, ""
@@ -79,19 +79,19 @@ class Linear:
 
     @property
     def solution(self) -> Float64 | None:
-        """W and b [D + 1] of least squares, as the model is trained."""
+        """The least-squares W and b [D + 1], in the model's units."""
         return None if self.standardized is None else self.standardized.solution
 
     @property
     def largest_stable_rate(self) -> float:
-        """The largest learning rate with which gradient descent is stable; infinite if unknown."""
+        """The largest stable learning rate of gradient descent; infinite if unknown."""
         if self.standardized is None:
             return math.inf
         return self.standardized.largest_stable_learning_rate()
 
     @property
     def importance(self) -> dict[str, float]:
-        """|W| of standardized features, the largest first; nothing if they are not standardized."""
+        """|W| of standardized features, largest first; empty if they are not standardized."""
         if self.units is None:
             return {}
         sizes = np.abs(self.variables.numbers().numpy()[:-1]).tolist()
@@ -99,7 +99,7 @@ class Linear:
         return dict(sorted(pairs, key=lambda pair: -pair[1]))
 
     def in_data_units(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """W and b [K, D + 1] of the model in the units of the data."""
+        """Converts the model's W and b [K, D + 1] to the units of the data."""
         if self.units is not None:
             numbers = least_squares.in_data_units(numbers, self.units)
         return variables_lib.as_float32(numbers)
@@ -111,11 +111,11 @@ class Linear:
         return variables_lib.as_float32(numbers)
 
     def watched_in_data_units(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Watched values [K, M] in the units of the data; norms stay as they are."""
+        """Converts watched values [K, M] to the units of the data; norms are not converted."""
         return self.in_data_units(values) if self.variables.watches_all else values
 
     def flat_lines(self) -> dict[str, dict[str, float]]:
-        """What training could reach: the watched values and the loss of reference solutions."""
+        """The watched values and the loss of reference solutions, drawn as flat lines."""
         if self.standardized is None:
             return {}
         squares = self.reference or self.standardized
@@ -131,7 +131,7 @@ class Linear:
 
 
 def _is_line(task: task_lib.Task) -> bool:
-    """Whether the model predicts x·W + b, tried at random x, W and b."""
+    """Whether the model predicts x·W + b, tested with random x, W and b."""
     num_features = task.spec.x.shape[1]
     if task.variables.num_trainable != num_features + 1:
         return False
@@ -147,7 +147,7 @@ def _is_line(task: task_lib.Task) -> bool:
 
 
 def _is_squared_error(task: task_lib.Task) -> bool:
-    """Whether the loss is the squared error, plus what --l2 adds, tried at random numbers."""
+    """Whether the loss is the squared error plus the --l2 penalty, tested with random numbers."""
     x, (y, predictions) = _random(_SAMPLE, task.spec.x.shape[1]), _random(2, _SAMPLE)
     batch = batch_lib.Batch(tf.constant(x), tf.constant(y))
     loss, penalty = (float(task.loss_of(batch, tf.constant(each))) for each in (predictions, y))

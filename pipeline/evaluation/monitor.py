@@ -1,4 +1,4 @@
-"""Watches the evaluations of a run: the best one, patience, and divergence."""
+"""Monitors the evaluations of a run: the best one, early stopping, and divergence."""
 
 import math
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from pipeline.evaluation import evaluate
 from pipeline.training import hooks, step_metrics
 from pipeline.training import variables as variables_lib
 
-_MOST_PAUSES = 1000  # epochs of a run at whose ends the model is evaluated
-# A pause takes as long as some thousand short steps, so there are fewer in runs of many steps.
+_MOST_PAUSES = 1000  # evaluations of a run, at ends of epochs
+# A pause takes as long as several thousand short steps, so long runs have fewer of them.
 _MANY_STEPS, _FEW_PAUSES = 200_000, 200
 _RISEN = 1e6
-_MOST_LABELS = 10_000  # of which the loss of predicting 0 is taken
+_MOST_LABELS = 10_000  # labels that the loss of predicting 0 is computed on
 
 
 class Best(NamedTuple):
@@ -34,24 +34,24 @@ class EpochEvaluation(NamedTuple):
     step: int
     values: npt.NDArray[np.float32]  # [M], the watched values
     evaluation: evaluate.Evaluation
-    best: Best  # up to this one
+    best: Best  # including this evaluation
 
 
 class Monitor(hooks.Hook):
-    """Evaluates at evenly chosen ends of epochs, and decides when training ends.
+    """Evaluates at evenly spaced ends of epochs, and decides when training ends.
 
     It evaluates up to 1,000 times, and up to 200 times in a run of more than 200,000 steps.
 
-    Training ends when patience has run out, or when it has diverged: when the loss has become NaN
-    or infinite, or a million times larger than at the start.
+    Training ends when patience has run out, or when it diverges: the loss becomes NaN or infinite,
+    or a million times larger than at the start.
 
     Attributes:
       steps_per_epoch: Steps between the ends of epochs.
       every: Steps between evaluations.
       best: The best evaluation so far.
-      best_variables: The variables of the model then, None if an earlier process saved them.
+      best_variables: The model's variables at `best`; None if an earlier process saved them.
       start_loss: The training loss before training.
-      monitored: What the monitored loss is, in words.
+      monitored: The name of the monitored loss, in words.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Monitor(hooks.Hook):
         datasets: datasets_lib.Datasets,
         config: config_lib.Config,
     ):
-        """Prepares to evaluate in the run of a config."""
+        """Prepares to evaluate during the run of a config."""
         self._evaluator, self._task, self._train = evaluator, evaluator.task, datasets.train
         self.steps_per_epoch = config.steps_per_epoch(datasets.num_train)
         is_long = config.last_step(datasets.num_train) > _MANY_STEPS
@@ -73,7 +73,7 @@ class Monitor(hooks.Hook):
         self.best_variables: variables_lib.Arrays | None = None
 
     def next_pause(self, step: int) -> float:
-        """The next step to be evaluated at."""
+        """The next step with an evaluation."""
         return (step // self.every + 1) * self.every
 
     def pause(self, step: int) -> EpochEvaluation | None:
@@ -85,13 +85,13 @@ class Monitor(hooks.Hook):
         """
         evaluation = self.checked(step)
         if self.is_exhausted(step, evaluation):
-            raise hooks.EndOfTraining(step)  # the last evaluation comes after its checkpoint
+            raise hooks.EndOfTraining(step)  # the last evaluation follows its checkpoint
         if not evaluation.is_finite:
-            return None  # the next step ends training
+            return None  # the next step is the last one
         return self.noted(step, evaluation)
 
     def checked(self, step: int) -> evaluate.Evaluation:
-        """Evaluates the model; raises hooks.Divergence if its loss has risen too far."""
+        """Evaluates the model; raises hooks.Divergence if the loss has risen too far."""
         evaluation = self._evaluator.evaluate()
         loss = evaluation.train["loss"]
         if self._has_risen(np.array([loss]))[0]:
@@ -99,7 +99,7 @@ class Monitor(hooks.Hook):
         return evaluation
 
     def noted(self, step: int, evaluation: evaluate.Evaluation) -> EpochEvaluation:
-        """Takes an evaluation of the model as it is now as the next one of the run."""
+        """Records an evaluation of the current model as the run's next one."""
         if step == 0:
             self.start_loss = evaluation.train["loss"]
         if evaluation.monitored < self.best.loss:
@@ -109,36 +109,36 @@ class Monitor(hooks.Hook):
         return EpochEvaluation(step, values, evaluation, self.best)
 
     def is_exhausted(self, step: int, evaluation: evaluate.Evaluation) -> bool:
-        """Whether patience has run out, a function of the losses up to the step.
+        """Whether patience has run out.
 
-        So it is the same after a resume.
+        It depends only on the losses up to the step, so a resumed run stops at the same step.
         """
         if not self._patience or step % self.every or evaluation.monitored < self.best.loss:
             return False
         return step - self.best.step >= self._patience * self.every
 
     def is_good(self, rows: step_metrics.StepMetrics) -> npt.NDArray[np.bool_]:
-        """[K] whether training has not diverged at a row."""
+        """Returns [K]: whether training has not diverged at a row."""
         good = rows.is_finite
-        if self.steps_per_epoch == 1:  # else the loss is only that of a batch
+        if self.steps_per_epoch == 1:  # otherwise the loss is of one batch only
             good &= ~self._has_risen(rows.loss)
         return good
 
     def _has_risen(self, losses: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether training losses [K] are a million times larger than at the start.
 
-        The start may be close to an optimum of 0. So they must also be a million times larger than
-        the loss of predicting 0, which no optimum exceeds.
+        The start may be close to an optimum of 0. So the losses must also be a million times larger
+        than the loss of predicting 0, which no optimum exceeds.
         """
         losses = np.asarray(losses, np.float64)
         risen = losses > _RISEN * abs(self.start_loss)
-        if not risen.any():  # or the start is not known yet
+        if not risen.any():  # the start may be unknown yet
             return np.asarray(risen)
         limit = _RISEN * max(abs(self.start_loss), self._loss_of_zero())
         return np.asarray((losses > limit) & (limit > 0))
 
     def _loss_of_zero(self) -> float:
-        """The mean loss of a model that predicts 0, infinite where that is not finite."""
+        """The mean loss of a model that predicts 0; infinite if it is not finite."""
         some = self._train.rows(slice(None, None, -(-self._train.num_examples // _MOST_LABELS)))
         batch = some.map(tf.constant)
         zeros = optree.tree_map(tf.zeros_like, self._task.outputs(batch.x))

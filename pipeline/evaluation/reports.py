@@ -1,4 +1,4 @@
-"""What is said of a trained model at the end: how well its predictions fit the labels."""
+"""Reports how well the trained model's predictions fit the labels."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ class RegressionReport(NamedTuple):
     r2: float  # 1 - the mean squared error / the variance of the labels; NaN if that is 0
 
 
-# By who predicts ('model', 'least squares') and part of the examples ('training', 'validation').
+# By predictor ('model', 'least squares') and by dataset ('training', 'validation').
 Reports = Mapping[str, Mapping[str, RegressionReport]]
 
 
@@ -36,9 +36,9 @@ def regression(
     line: linear.Linear | None,
     total: workers.Total = workers.alone,
 ) -> Reports:
-    """Reports on a table with a numeric label and a model with one output; else on nothing.
+    """Reports on a model with one output and a table with a numeric label; otherwise empty.
 
-    `total` adds up over all workers.
+    `total` adds up the numbers of all workers.
     """
     spec = task.predict(datasets.train.rows(slice(2)).map(tf.constant).x)
     is_one = isinstance(spec, tf.Tensor) and spec.shape.rank == 1
@@ -74,7 +74,7 @@ def _report(
 def _sums(
     predict: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], part: batch_lib.Batch
 ) -> npt.NDArray[np.float64]:
-    """The sum of squared and of absolute residuals, and their number."""
+    """Returns the sums of squared and absolute residuals, and the number of residuals."""
     sums = np.zeros(3)
     for piece in part.pieces():
         residuals = piece.y.astype(np.float64) - predict(piece.x)
@@ -83,7 +83,7 @@ def _sums(
 
 
 def table(reports: Reports, label: str) -> Iterator[str]:
-    """Lines with RMSE, MAE and R² of the model and of least squares, by part."""
+    """Yields lines with RMSE, MAE and R² of the model and of least squares, by dataset."""
     found = [
         (f"  {part}, {who}", parts[part])
         for part in _PARTS

@@ -1,1 +1,1 @@
-"""What a run shows: TensorBoard's dashboards, plots and the progress on the terminal."""
+"""Reporting: TensorBoard's dashboards, plots and the progress on the terminal."""

@@ -22,25 +22,25 @@ _SECONDS_BETWEEN_FLUSHES = 1.0
 
 
 def file_name(number: int) -> str:
-    """The name of the event files of a run's process; TensorBoard reads files by their names."""
+    """The name of a process's event files; TensorBoard reads files in the order of their names."""
     return f"events.out.tfevents.{number:010d}.pipeline"
 
 
 def number_of(path: pathlib.Path) -> int:
-    """The number in a name that `file_name` gave, or 0 for any other file."""
+    """The number in a name made by `file_name`; 0 for any other file."""
     found = re.fullmatch(r"events\.out\.tfevents\.(\d{10})\.pipeline", path.name)
     return int(found[1]) if found else 0
 
 
 def cut_back(path: pathlib.Path, size: int) -> bool:
-    """Cuts a file back to the size in bytes that it had once.
+    """Truncates a file to an earlier size in bytes.
 
-    Returns False where something else has left less than that; then it ends with a whole record,
-    as TensorBoard does not read on from a part of one.
+    Returns False if the file is already shorter. Then it is truncated after its last whole record,
+    because TensorBoard stops at a partial one.
     """
     is_all_there = path.stat().st_size >= size
     if not is_all_there:
-        content, size, frame = path.read_bytes(), 0, 16  # of a record: length and two checksums
+        content, size, frame = path.read_bytes(), 0, 16  # frame: length and two checksums
         while size + frame <= len(content):
             end = size + frame + struct.unpack_from("<Q", content, size)[0]
             if end > len(content):
@@ -63,8 +63,8 @@ class EventFile:
     ):
         """Opens a new file, and makes its directory if needed; `describe` explains a tag.
 
-        Its first event says that training starts at first_step: a TensorBoard that has
-        already read later steps from an earlier file drops them.
+        The first event says that training starts at first_step, so TensorBoard drops later steps
+        that it has read from an earlier file.
         """
         self._path = path
         with files.writing(path):
@@ -87,7 +87,7 @@ class EventFile:
         """
         steps = np.asarray(steps, np.int64)
         times = np.asarray(times, np.float64)
-        with np.errstate(over="ignore"):  # what is beyond float32 is infinite
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite
             numbers = {tag: np.asarray(array, np.float32) for tag, array in values.items()}
         for tag, array in numbers.items():
             if array.shape != steps.shape:
@@ -110,18 +110,18 @@ class EventFile:
             self.flush()
 
     def write(self, *, wall_time: float | None = None, **fields: Any) -> None:
-        """Appends one event_pb2.Event with these fields, and the time or now."""
+        """Appends one event_pb2.Event with these fields; wall_time is now by default."""
         event = event_pb2.Event(wall_time=wall_time or self._clock.now(), **fields)
         with files.writing(self._path):
             self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
-        """Makes what was written visible to TensorBoard."""
+        """Flushes the file, so TensorBoard can read all events."""
         with files.writing(self._path):
             self._file.flush()
         self._flushing.done()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         with files.writing(self._path):
             self._file.close()

@@ -25,9 +25,9 @@ _DRAWN = 4 ** np.arange(31, dtype=np.int64)  # steps
 class ImageLogger(hooks.Hook):
     """Draws the plots of one run.
 
-    If the examples are a table (x [N, D], y [N]) and the predictions numbers, training pauses at
-    the steps 1, 4, 16, 64, ... to draw them, and at up to 16 even steps for the distribution of the
-    residuals. Pictures take long, so they wait for some seconds, or until a checkpoint is saved.
+    If the examples are a table (x [N, D], y [N]) and the predictions are numbers, training pauses
+    at steps 1, 4, 16, 64, ... to plot predictions, and at up to 16 evenly spaced steps for residual
+    histograms. Plots are slow, so they are drawn every few seconds, or when a checkpoint is saved.
     """
 
     task: task_lib.Task
@@ -38,48 +38,48 @@ class ImageLogger(hooks.Hook):
     last_step: int
 
     def __post_init__(self) -> None:
-        """Chooses what is drawn, and when."""
+        """Chooses the plots and their steps."""
         train, self._sample = self.datasets.train, None
         if self.datasets.features and train.is_table and train.weight is None:
             prediction = self.task.predict(tf.constant(train.x[:2]))
             if isinstance(prediction, tf.Tensor) and prediction.shape.rank in (1, 2):
                 self._sample = plots.Sample.of(self.datasets)
         self._drawing = hooks.Every(seconds=_SECONDS_BETWEEN_DRAWINGS)
-        # What waits, by step.
+        # Pending figures and residuals, by step.
         self._figures: dict[int, Figure] = {}
         self._residuals: dict[int, npt.NDArray[np.floating]] = {}
         stride = step_metrics.power_of_two_stride(self.last_step, _MOST_HISTOGRAMS)
         self._counting = hooks.Every(steps=stride)
 
     def next_pause(self, step: int) -> float:
-        """The next step to be drawn, or with a histogram."""
+        """The next step with a plot or a histogram."""
         if self._sample is None:
             return float("inf")
         drawn = float(_DRAWN[np.searchsorted(_DRAWN, step, side="right")])
         return min(drawn, self._counting.next_pause(step))
 
     def pause(self, step: int) -> None:
-        """Predicts what is to be drawn, or whose residuals are to be counted."""
+        """Predicts for the plot or the histogram of this step."""
         if self._sample and step in _DRAWN:
             self._figures[step] = self._predictions(self._sample, f"Step {step:,}")
         if self._sample and self._counting.next_pause(step - 1) == step:
             self._keep_residuals(self._sample, step)
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Draws what waits when some seconds have passed."""
+        """Draws the pending plots every few seconds."""
         del rows
         if self._drawing.is_due():
             self.flush()
 
     def start(self) -> None:
-        """Draws the data, and the predictions of the untrained model."""
+        """Plots the data and the predictions of the untrained model."""
         if self._sample:
             self._save("data", 0, plots.data(self._sample))
             figure = self._predictions(self._sample, "Before training")
             self._save("before_training", 0, figure, tag="fit")
 
     def finish(self, rows: step_metrics.StepMetrics, title: str = "After training") -> None:
-        """Draws the model as it is and how it came to be, from some rows with the last."""
+        """Plots the current model and its training, from a selection of rows with the last one."""
         names, last_step = self.task.variables.watched, int(rows.step[-1])
         # A run that diverged may have stopped at the last good step or after it.
         for waiting in (self._figures, self._residuals):
@@ -101,7 +101,7 @@ class ImageLogger(hooks.Hook):
             self._save("importance", last_step, plots.importance(importance))
 
     def flush(self) -> None:
-        """Draws the predictions, and counts the residuals, that wait."""
+        """Draws the pending plots and histograms."""
         for step, figure in self._figures.items():
             self.writer.image(step, "fit", plots.png(figure))
         for step, residuals in self._residuals.items():
@@ -111,21 +111,21 @@ class ImageLogger(hooks.Hook):
         self._drawing.done()
 
     def _predictions(self, sample: plots.Sample, title: str) -> Figure:
-        """The plot of the predictions of the model as it is."""
+        """Plots the predictions of the current model."""
         examples = batch_lib.Batch(tf.constant(sample.x), tf.constant(sample.y))
         predicted = self.task.predict(tf.constant(sample.inputs)).numpy()
         loss = float(self.task.loss(examples))
         return plots.predictions(sample, sample.in_units(predicted), loss=loss, title=title)
 
     def _keep_residuals(self, sample: plots.Sample, step: int) -> None:
-        """Keeps the residuals to be counted, if the model has one output."""
-        y = sample.y.astype(np.float64)  # or the difference of large numbers would overflow
+        """Keeps the residuals for a histogram, if the model has one output."""
+        y = sample.y.astype(np.float64)  # the difference of large float32 numbers may overflow
         predictions = self.task.predict(tf.constant(sample.x)).numpy()
         if predictions.ndim == 1:
             self._residuals[step] = sample.in_units(y) - sample.in_units(predictions)
 
     def _save(self, name: str, step: int, figure: Figure, *, tag: str = "") -> None:
-        """Leaves a figure as a file and in TensorBoard, whose Images begin with the predictions."""
+        """Saves a figure as a PNG file and in TensorBoard, where the predictions come first."""
         png = plots.png(figure)
         path = self.directory / f"{name}.png"
         with files.writing(path):

@@ -1,4 +1,4 @@
-"""The plots of the guide, drawn with matplotlib."""
+"""The guide's plots, drawn with matplotlib."""
 
 import io
 import warnings
@@ -17,22 +17,22 @@ from pipeline.data import least_squares, preprocessing
 from pipeline.reporting import progress
 from pipeline.training import step_metrics
 
-matplotlib.rcdefaults()  # whatever a matplotlibrc in the current directory says
+matplotlib.rcdefaults()  # ignores a matplotlibrc in the current directory
 _STYLES = rcsetup.cycler("linestyle", ["-", ":"])
 matplotlib.rcParams.update(
     {
-        "axes.formatter.limits": (-4, 5),  # beyond them an axis has a power of ten
+        "axes.formatter.limits": (-4, 5),  # outside these, an axis shows a power of ten
         "axes.titlesize": "medium",
         "axes.prop_cycle": _STYLES * matplotlib.rcParams["axes.prop_cycle"],
-        # 640 x 480 pixels, with letters that can be read at half the size, as in TensorBoard.
+        # 640 x 480 pixels; the text is readable at half the size, as in TensorBoard.
         "figure.figsize": (4.8, 3.6),
         "figure.dpi": 400 / 3,
         "figure.titlesize": "medium",
         "text.parse_math": False,  # a $ in a column's name is a $
     }
 )
-# Room for ticks of eight characters beside one pair of axes. Matplotlib takes as long to arrange a
-# picture by its content as to draw it.
+# Leaves room for tick labels of eight characters beside one pair of axes. Matplotlib's automatic
+# layout would take as long as the drawing.
 _MARGINS = {"left": 0.2, "right": 0.97, "bottom": 0.14, "top": 0.88}
 
 _MOST_DOTS = 2000
@@ -40,31 +40,31 @@ _FEW_DOTS = 300
 _MOST_ELEMENTS = 10  # of a variable
 _MOST_VARIABLES = 4
 _MOST_BARS = 15
-_MOST_CHARACTERS = 20  # of a name, or nothing else has room
+_MOST_CHARACTERS = 20  # of a name, to leave room for the rest
 _MOST_FEATURES = 4
-_MOST_LINES = 4  # with a legend among them, or it would cover them
+_MOST_LINES = 4  # with a legend inside the plot; it would cover more lines
 _GRID = 60
-_CURVE = 201  # inputs that a curve is drawn through
+_CURVE = 201  # points of a curve
 
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[Any]
 
 
 class Sample(NamedTuple):
-    """The examples that plots show, as the model gets them; plots are in the units of the data."""
+    """The plotted examples, as the model's inputs and labels; plots show the units of the data."""
 
     x: Array  # [N, D], up to 2,000 training examples
     y: Array  # [N]
-    inputs: Array  # [P, D], drawn: evenly spaced for one feature, x for several
+    inputs: Array  # [P, D], to predict for: evenly spaced for one feature, x for several
     features: tuple[str, ...]  # D names
     label: str  # the name of y
-    truth: datasets_lib.Truth | None  # that the examples were drawn from
-    is_whole: bool  # whether these are all training examples
-    units: preprocessing.Preprocessing | None = None  # None where nothing is standardized
+    truth: datasets_lib.Truth | None  # the true curve of synthetic examples
+    is_whole: bool  # whether x has all training examples
+    units: preprocessing.Preprocessing | None = None  # None if nothing is standardized
 
     @classmethod
     def of(cls, datasets: datasets_lib.Datasets) -> "Sample":
-        """Chooses examples at random, always the same."""
+        """Chooses random examples, the same ones each time."""
         count = len(datasets.train.y)
         chosen = np.random.default_rng(0).choice(count, min(count, _MOST_DOTS), replace=False)
         chosen.sort()
@@ -78,27 +78,27 @@ class Sample(NamedTuple):
         return cls(x, y, inputs, *about, is_whole, datasets.units)
 
     def in_units(self, y: Values) -> Values:
-        """Labels or predictions in the units of the data."""
+        """Converts labels or predictions to the units of the data."""
         return self.units.in_data_units(y) if self.units else y
 
     def column(self, i: int, x: Array) -> Values:
-        """A feature of inputs [N, D] in the units of the data."""
+        """Returns feature i of inputs [N, D] in the units of the data."""
         return self.units.x_in_data_units(x)[:, i] if self.units else x[:, i]
 
 
 def png(figure: Figure) -> bytes:
-    """The content of a PNG file."""
+    """Renders a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A box stands for a character that the font lacks.
+        # A character that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph|Matplotlib currently does not support")
-        # Figure.savefig would lay it out twice.
+        # Figure.savefig would run the layout twice.
         FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()
 
 
 def data(sample: Sample) -> Figure:
-    """The examples: y against each of the first features, two in a row."""
+    """Plots the examples: y against each of the first features, two plots in a row."""
     shown = min(sample.x.shape[1], _MOST_FEATURES)
     figure = Figure(layout="constrained")
     shape = (shown + 1) // 2, min(shown, 2)
@@ -115,9 +115,9 @@ def data(sample: Sample) -> Figure:
 
 
 def predictions(sample: Sample, drawn: Array, *, loss: float, title: str) -> Figure:
-    """Data, true curve and model over x; with several features, predicted against actual y.
+    """Plots data, true curve and model over x; with several features, predicted against actual y.
 
-    `drawn`, [P] or [P, C], are the predictions of sample.inputs in the units of the data.
+    `drawn`, [P] or [P, C], are the predictions for sample.inputs in the units of the data.
     """
     of_some = "" if sample.is_whole else f" of {len(sample.y):,} examples"
     figure, axes = _axes(f"{title}, loss{of_some}={progress.number(loss)}")
@@ -147,8 +147,8 @@ def predictions(sample: Sample, drawn: Array, *, loss: float, title: str) -> Fig
 def values(
     rows: step_metrics.StepMetrics, names: tuple[str, ...], *, truth: Values | None
 ) -> Figure:
-    """The first watched values over the steps; `truth` [M] are their true values, if known."""
-    elements: dict[str, list[int]] = {}  # by their variable
+    """Plots the first watched values over the steps; `truth` [M] are the true values, if known."""
+    elements: dict[str, list[int]] = {}  # by variable
     for i, name in enumerate(names):
         elements.setdefault(name.partition("/")[0], []).append(i)
     what = " and ".join(map(_short, elements)) if len(elements) <= 2 else "Variables"
@@ -164,7 +164,7 @@ def values(
 
 
 def importance(sizes: Mapping[str, float]) -> Figure:
-    """Bars of the sizes of the first features."""
+    """Plots bars with the importance of the first features."""
     figure, axes = _axes("|W| of standardized features")
     figure.set_layout_engine("constrained")
     names = list(sizes)[:_MOST_BARS]
@@ -181,14 +181,14 @@ def loss_surface(
     *,
     truth: Values | None,
 ) -> Figure:
-    """The optimization path on the loss surface of two values; `truth` [2] are their true ones."""
+    """Plots the training path on the loss surface of two values; `truth` [2] are the true ones."""
     figure, axes = _axes(f"Path of ({', '.join(names)}) on the loss surface")
     optimum = reference.solution
     grid = np.meshgrid(*map(_around, np.vstack([rows.values, optimum]).T))
     losses = reference.loss(np.column_stack([axis.ravel() for axis in grid]))
     surface = losses.reshape(grid[0].shape)
     levels = np.geomspace(max(surface.min(), 1e-12), max(surface.max(), 2e-12), 15)
-    if (np.diff(levels) > 0).all():  # else the loss is the same wherever training went
+    if (np.diff(levels) > 0).all():  # else the loss is constant along the path
         lines = axes.contour(*grid, surface, levels=levels, cmap="viridis", linewidths=0.8)
         axes.clabel(lines, fmt="%.3g", fontsize=7)
     axes.plot(*rows.values.T, ".-", color="C3", markersize=4, label="training")
@@ -202,7 +202,7 @@ def loss_surface(
 
 
 def _around(values: Values) -> Values:
-    """[M] even steps through the range of some values and a quarter beyond."""
+    """Returns [M] evenly spaced numbers over the range of values, extended by a quarter."""
     low, high = values.min(), values.max()
     margin = 0.25 * (high - low) or 1.0
     return np.linspace(low - margin, high + margin, _GRID)
@@ -211,12 +211,12 @@ def _around(values: Values) -> Values:
 def _axes(title: str) -> tuple[Figure, Any]:
     figure = Figure()
     axes = figure.subplots(gridspec_kw=_MARGINS)
-    axes.set_title(title, y=1.06)  # above the power of ten that the axis of y may have
+    axes.set_title(title, y=1.06)  # above the power of ten of the y axis, if any
     return figure, axes
 
 
 def _legend(axes: Any) -> None:
-    """Explains the lines, beside the plot where there are many."""
+    """Adds a legend, beside the plot if there are many lines."""
     if len(axes.lines) > _MOST_LINES:
         axes.figure.set_layout_engine("constrained")
         axes.figure.legend(loc="outside right upper", fontsize="small")
@@ -225,11 +225,11 @@ def _legend(axes: Any) -> None:
 
 
 def _short(name: str) -> str:
-    """A name, of a long one the beginning and the end."""
+    """Shortens a long name to its beginning and end."""
     half = _MOST_CHARACTERS // 2
     return name if len(name) <= _MOST_CHARACTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def _size(sample: Sample) -> float:
-    """The size of a dot in points, smaller where there are many."""
+    """The size of a dot in points; smaller if there are many dots."""
     return 6.0 if len(sample.y) <= _FEW_DOTS else 3.0

@@ -1,4 +1,4 @@
-"""Profiles some steps of training, for TensorBoard's Profile dashboard."""
+"""Profiles some training steps for TensorBoard's Profile dashboard."""
 
 import contextlib
 import math
@@ -13,15 +13,15 @@ from pipeline.training import hooks, step_metrics
 class Profiler(hooks.Hook):
     """Starts TensorFlow's profiler at one step and stops it at another.
 
-    A step of the Profile dashboard's overview is a call, which trains up to the next pause of a
-    hook or the end of a block. The dashboard passes over it where TensorFlow's own kernels run
-    the loop in the call (without XLA, and in Keras' fit), and says that no step was observed.
+    A step in the dashboard's overview is one call, which trains up to the next pause of a hook or
+    the end of a block. If TensorFlow's own kernels run the loop in the call (without XLA, and in
+    Keras' fit), the dashboard ignores the call and reports that no step was observed.
     """
 
     def __init__(self, steps: tuple[int, int] | None, directory: pathlib.Path, *, first_step: int):
-        """Prepares to profile from the first to the last of two steps, if they are given.
+        """Prepares to profile from the first to the last of `steps`, if given.
 
-        A run that is resumed between them, at first_step, profiles the rest.
+        A run that resumes between them, at first_step, profiles the rest.
         """
         first, self._last = map(float, steps or (math.inf, math.inf))
         self._first = max(first, first_step) if first_step < self._last else math.inf
@@ -29,7 +29,7 @@ class Profiler(hooks.Hook):
         self._call = contextlib.ExitStack()
 
     def next_pause(self, step: int) -> float:
-        """The next step after this one where the profiler starts or stops."""
+        """The next step after `step` at which the profiler starts or stops."""
         return min((s for s in (self._first, self._last) if s > step), default=math.inf)
 
     def pause(self, step: int) -> None:
@@ -53,7 +53,7 @@ class Profiler(hooks.Hook):
         self._call.enter_context(marker)
 
     def close(self) -> None:
-        """Stops the profiler, if it is running, and writes the profile."""
+        """Stops the profiler if it is running, and writes the profile."""
         if self._is_running:
             self._is_running = False
             self._call.close()

@@ -1,4 +1,4 @@
-"""Training progress on the terminal: a table of epochs, and a line between its rows."""
+"""Training progress on the terminal: a table of epochs and a live progress line."""
 
 import time
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ def report(
     train: Mapping[str, float],
     validation: Mapping[str, float] | None = None,
 ) -> str:
-    """One state of the model in the words of the guide, such as 'W = 5.00, b = 0.00, loss=...'.
+    """Formats a state of the model as in the guide, such as 'W = 5.00, b = 0.00, loss=...'.
 
-    The names of a variable's elements begin with its name and a slash.
+    The name of a variable's element begins with the variable's name and a slash.
     """
     variables: dict[str, list[str]] = {}
     for name, value in zip(names, np.asarray(values), strict=True):
@@ -40,24 +40,24 @@ def report(
 
 
 def number(value: float) -> str:
-    """A loss or a metric: with five decimals as in the guide, unless they were all zero."""
+    """Formats a loss or a metric with five decimals as in the guide, unless all would be zero."""
     return f"{value:.5e}" if 0 < abs(value) < 5e-6 else _fixed(value, 5)
 
 
 def _fixed(value: float, decimals: int) -> str:
-    """A number with so many decimals as in the guide, unless it would fill the line."""
+    """Formats a number with a fixed number of decimals, unless it would be too long."""
     return f"{value:.{decimals}{'f' if abs(value) < 1e7 else 'e'}}"
 
 
 def _duration(seconds: float) -> str:
-    """A time such as 0:07, 12:34 or 1:02:03."""
+    """Formats a time such as 0:07, 12:34 or 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Progress(hooks.Hook):
-    """Prints about twenty epochs, and between them that training is alive."""
+    """Prints about twenty epochs, and a live progress line between them."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Progress(hooks.Hook):
         line: linear.Linear | None = None,
         out: TextIO | None = None,
     ):
-        """Prepares to print watched values; `line` brings them into the units of the data."""
+        """Prepares to print watched values; `line` converts them to the units of the data."""
         self._names, self._line, self._live = names, line, console.LiveLine(out)
         self._steps_per_epoch, self.last_step = steps_per_epoch, last_step
         epochs = last_step // steps_per_epoch
@@ -77,7 +77,7 @@ class Progress(hooks.Hook):
         self._first: tuple[int, float] | None = None
 
     def after_pause(self, event: Any) -> None:
-        """Prints an evaluation, if it is a row of the table."""
+        """Prints an evaluation if it belongs in the table."""
         if not isinstance(event, monitor.EpochEvaluation):
             return
         epoch = event.step // self._steps_per_epoch
@@ -90,15 +90,15 @@ class Progress(hooks.Hook):
             self._printed = epoch
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Shows that training is alive, if nothing else has for a while."""
+        """Updates the progress line if nothing was printed for a while."""
         now = time.monotonic()
-        if self._first is None:  # what went before was compilation
+        if self._first is None:  # the time before was compilation
             self._first = rows.next_step, now
         first_step, started = self._first
         if not self._live.is_due() or now == started:
             return
         step, last = rows.next_step, self.last_step
-        speed = (step - first_step) / (now - started)  # with all else that takes time
+        speed = (step - first_step) / (now - started)  # including pauses
         left = _duration((last - step) / speed)
         self._live.show(
             f"  step {step:,} of {last:,} ({100 * step // last}%), "
@@ -106,7 +106,7 @@ class Progress(hooks.Hook):
         )
 
     def line(self, text: str) -> None:
-        """Prints a line of its own."""
+        """Prints a permanent line."""
         self._live.add(text)
 
     def close(self) -> None:

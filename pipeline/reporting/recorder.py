@@ -17,33 +17,33 @@ from pipeline.training import clock as clock_lib
 from pipeline.training import hooks, step_metrics
 from pipeline.training import task as task_lib
 
-_MOST_RECORDED = 10_000  # steps of a run
+_MOST_RECORDED = 10_000  # recorded steps of a run
 _SECONDS_BETWEEN_RATES = 1.0
-_LEAST_SECONDS_OF_RATE = 0.1  # of a shorter run
+_LEAST_SECONDS_OF_RATE = 0.1  # in a shorter run
 _MOST_HISTOGRAMS = 100  # of a variable
 _SECONDS_BETWEEN_WRITES = 0.5
-_MANY_ROWS = 1024  # that are written at once
+_MANY_ROWS = 1024  # rows that are written at once
 _MOST_REFERENCES = 16  # points of a flat line
 _TABLE = "metrics.csv"
 
 
 @dataclasses.dataclass(eq=False)
 class Recorder(hooks.Hook):
-    """Writes what TensorBoard shows of the training of a task's model."""
+    """Writes the TensorBoard summaries of a task's training."""
 
     config: config_lib.Config
     task: task_lib.Task
     datasets: datasets_lib.Datasets
     line: linear.Linear | None
-    rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]  # learning rates of steps
+    rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]  # of steps [K]
     directory: pathlib.Path  # of the run
-    last_step: int  # at which the run will be complete
-    clock: clock_lib.Clock  # which the loop tells of the steps
-    rows: step_metrics.StepMetrics | None  # what `history.rows()` gave in an earlier process
-    event_files: Mapping[str, int]  # what `flush` gave in an earlier process
+    last_step: int  # the step at which the run is complete
+    clock: clock_lib.Clock  # the loop reports the steps to it
+    rows: step_metrics.StepMetrics | None  # `history.rows()` of an earlier process
+    event_files: Mapping[str, int]  # the result of `flush` in an earlier process
 
     def __post_init__(self) -> None:
-        """Prepares to record, in files of this process."""
+        """Prepares to record in new files of this process."""
         self.steps_per_epoch = self.config.steps_per_epoch(self.datasets.num_train)
         stride, epochs = step_metrics.power_of_two_stride, self.config.epochs
         self._every = self.config.summary_every or stride(self.last_step, _MOST_RECORDED)
@@ -51,8 +51,8 @@ class Recorder(hooks.Hook):
         self._between_histograms = stride(epochs, _MOST_HISTOGRAMS) * self.steps_per_epoch
         self._flat_lines = self.line.flat_lines() if self.line and self.config.references else {}
         self._rated = self.clock.steps, self.clock.seconds
-        self._rows: list[step_metrics.StepMetrics] = []  # that wait
-        self._evaluations: list[tuple[monitor.EpochEvaluation, float]] = []  # that wait
+        self._rows: list[step_metrics.StepMetrics] = []  # not written yet
+        self._evaluations: list[tuple[monitor.EpochEvaluation, float]] = []  # not written yet
         self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_WRITES)
         names, earlier = self.task.variables.watched, dict(self.event_files)
         # A selection of the rows so far, in the units of the data.
@@ -65,7 +65,7 @@ class Recorder(hooks.Hook):
         )
 
     def start(self, graph: Any | None, settings: Mapping[str, str]) -> None:
-        """Writes what is known before training; `graph` is the GraphDef of the step, if any."""
+        """Writes the summaries before training; `graph` is the GraphDef of the step, if any."""
         examples = {"num_examples": self.datasets.num_train}
         self.writer.hparams(self.config.compared | examples)
         self.writer.layout()
@@ -74,9 +74,9 @@ class Recorder(hooks.Hook):
             self.writer.graph(graph)
 
     def write_settings(self, settings: Mapping[str, str], *, step: int) -> None:
-        """Writes the settings, the versions and the data as a table in Markdown.
+        """Writes the settings, the versions and the data as a Markdown table.
 
-        Not in HParams: TensorBoard keeps what it has read there first.
+        HParams can't hold them: TensorBoard keeps the first values that it reads there.
         """
         datasets = self.datasets
         rows = {
@@ -93,7 +93,7 @@ class Recorder(hooks.Hook):
         self.writer.text("settings", f"| setting | value |\n|---|---|\n{table}", step=step)
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Records the next rows; few of them wait, as it takes long to write them one by one."""
+        """Records the next rows; small groups are buffered, because single writes are slow."""
         self._rows.append(rows)
         if self._writing.is_due() or len(rows.step) >= _MANY_ROWS:
             self._write()
@@ -131,7 +131,7 @@ class Recorder(hooks.Hook):
         self.writer.text("outcome", message, step=last.next_step)
 
     def flush(self) -> dict[str, int]:
-        """Writes what waits; returns the sizes of the files in bytes."""
+        """Writes everything pending; returns the sizes of the files in bytes."""
         self._write()
         return self.writer.sizes() | {_TABLE: self._table.size()}
 
@@ -141,7 +141,7 @@ class Recorder(hooks.Hook):
         self.writer.close()
 
     def _write(self) -> None:
-        """Writes the rows and the evaluations that wait."""
+        """Writes the pending rows and evaluations."""
         if self._rows:
             rows = step_metrics.concatenate(*self._rows)
             self._rows.clear()
@@ -150,7 +150,7 @@ class Recorder(hooks.Hook):
         self._writing.done()
 
     def _due(self, steps: npt.NDArray[np.int64], every: int) -> Any:
-        """The index of the steps that are recorded: every so many, and always the last."""
+        """The index of the recorded steps: the multiples of `every`, and the last step."""
         return slice(None) if every == 1 else (steps % every == 0) | (steps == self.last_step)
 
     def _write_steps(self, rows: step_metrics.StepMetrics) -> None:
@@ -174,14 +174,14 @@ class Recorder(hooks.Hook):
         self.writer.scalars(some.step, values)
 
     def _end(self, step: npt.ArrayLike, *, final: Mapping[str, float], diverged: int) -> None:
-        """Writes what runs are compared by in HParams."""
+        """Writes the final results that HParams compares."""
         if np.size(step):
             numbers = {name: [number] for name, number in {"diverged": diverged, **final}.items()}
             self.writer.scalars(step, _prefixed("final", numbers), curve="final")
         self.writer.end(is_success=not diverged)
 
     def _write_evaluations(self) -> None:
-        """Writes the losses and metrics over all examples that wait."""
+        """Writes the pending losses and metrics over all examples."""
         if not self._evaluations:
             return
         events, times = zip(*self._evaluations, strict=True)
@@ -200,13 +200,13 @@ class Recorder(hooks.Hook):
         self._evaluations.clear()
 
     def _write_rates(self, step: int) -> None:
-        """Writes the speed of training in about every second of it, or once in a shorter run."""
+        """Writes the training speed about once a second, or once in a shorter run."""
         steps, seconds = self.clock.steps - self._rated[0], self.clock.seconds - self._rated[1]
         is_short = step == self.last_step and self._rated[1] == 0
         if seconds >= (_LEAST_SECONDS_OF_RATE if is_short else _SECONDS_BETWEEN_RATES):
             rate, batch = steps / seconds, self.datasets.num_train / self.steps_per_epoch
             speeds = {"steps_per_second": [rate], "examples_per_second": [rate * batch]}
-            # A run resumed at `step` keeps it.
+            # A run that resumes at `step` keeps this point.
             self.writer.scalars([step - 1], _prefixed("speed", speeds))
             self._rated = self.clock.steps, self.clock.seconds
 
@@ -216,5 +216,5 @@ def _prefixed(group: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Rows with the same names as columns [K]."""
+    """Converts rows with the same names to columns [K]."""
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""All that shows a run while it trains: event files, plots, and the table on the terminal."""
+"""Combines the reporters of a run: event files, plots, and the table on the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ _MOST_LISTED = 10  # features
 
 
 class Reporters:
-    """The hooks that show a run, and what they show at its start and its end.
+    """The hooks that report a run while it trains, at its start and at its end.
 
     Attributes:
-      hooks: To be called while the model trains.
+      hooks: The hooks to call during training.
     """
 
     def __init__(self, recording: recorder.Recorder):
-        """Prepares to show what is recorded."""
+        """Prepares plots and progress for a recorder's run."""
         task, line, last_step = recording.task, recording.line, recording.last_step
         self._recorder, self._task, self._line = recording, task, line
         figures, per_epoch = recording.directory / "figures", recording.steps_per_epoch
@@ -36,16 +36,16 @@ class Reporters:
         return self._recorder.history.rows()
 
     def start(self, graph: Any | None, settings: Mapping[str, str]) -> None:
-        """Shows what is known before training; `graph` is the GraphDef of the step, if any."""
+        """Reports the start of training; `graph` is the GraphDef of the step, if any."""
         self._recorder.start(graph, settings)
         self._images.start()
 
     def extend(self, settings: Mapping[str, str], *, step: int) -> None:
-        """Shows the new settings of a run that goes on, for more epochs, at a step."""
+        """Reports the new settings of a run that continues for more epochs at a step."""
         self._recorder.write_settings(settings, step=step)
 
     def end_early(self, step: int, monitored: str) -> None:
-        """Makes a step the last one of the run, as the monitored loss has not fallen for long."""
+        """Ends the run at a step, because the monitored loss no longer falls."""
         self._recorder.last_step = self._progress.last_step = step
         patience = self._recorder.config.early_stopping_patience
         self._progress.line(
@@ -56,7 +56,7 @@ class Reporters:
     def finish(
         self, last: step_metrics.StepMetrics, final: monitor.EpochEvaluation, found: reports.Reports
     ) -> None:
-        """Shows the trained model: the row of the last step, its evaluation and its reports."""
+        """Reports the trained model: the row of the last step, its evaluation and its reports."""
         for hook in self.hooks:
             hook.after_pause(final)
         self._recorder.finish(last, final.evaluation, found)
@@ -76,7 +76,7 @@ class Reporters:
             self._progress.line(f"{what}: {', '.join(first)}{rest}")
 
     def diverged(self, message: str) -> None:
-        """Shows that the run diverged, and how it came to that."""
+        """Reports that the run diverged, and how."""
         self._recorder.flush()
         rows, variables = self.history, self._task.variables
         if len(rows.step):
@@ -90,11 +90,11 @@ class Reporters:
         self._recorder.diverged(message)
 
     def flush(self) -> dict[str, int]:
-        """Draws and writes what waits; returns the sizes of the files in bytes."""
+        """Draws and writes everything pending; returns the sizes of the files in bytes."""
         self._images.flush()
         return self._recorder.flush()
 
     def close(self) -> None:
-        """Closes the event files, and ends the progress line."""
+        """Closes the event files and ends the progress line."""
         self._recorder.close()
         self._progress.close()

@@ -1,4 +1,4 @@
-"""What a run leaves for programs that have no TensorBoard: metrics.csv and result.json."""
+"""Writes results for programs without TensorBoard: metrics.csv and result.json."""
 
 import csv
 import importlib.metadata
@@ -17,22 +17,22 @@ _PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that decide the numbers."""
+    """The versions of the packages that affect the numbers."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 class MetricsTable:
-    """A CSV file that rows are appended to; it is cut back like an event file."""
+    """A CSV file that rows are appended to; a resumed run truncates it, like an event file."""
 
     def __init__(self, path: pathlib.Path, *, size: int):
-        """Cuts a file that is there back to a size that it had."""
+        """Truncates an existing file to an earlier size."""
         self._path = path
         if path.exists():
             with files.writing(path):
                 os.truncate(path, min(size, path.stat().st_size))
 
     def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Appends K rows, from columns [K] by their names."""
+        """Appends K rows from columns [K] by name."""
         with files.writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             if not file.tell():

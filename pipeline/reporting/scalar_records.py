@@ -1,7 +1,7 @@
 """Encodes the scalars of many steps at once, as records of an event file.
 
-The records of consecutive steps have the same bytes but for the time, the step, the values and
-the checksum. So a block of them is one numpy array, a row each, in which these columns are filled:
+The records of consecutive steps differ only in the time, the step, the values and the checksum.
+So a block of records is one numpy array with a row for each, and only these columns are filled:
 
   bytes     12 (8 + 4)   9           1 + width   2        ...                 4       4
           +------------+-----------+-----------+--------+-------------------+-------+----------+
@@ -10,7 +10,7 @@ the checksum. So a block of them is one numpy array, a row each, in which these 
           +------------+-----------+-----------+--------+-------------------+-------+----------+
                        |<------------------- data: one Event -------------->|
 
-(The frame is that of TensorFlow's record_writer.h; the data are a protocol buffer.) An Event
+(TensorFlow's record_writer.h defines the frame; the data are a protocol buffer.) Creating an Event
 object for each step would take as long as many training steps.
 """
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tensorboard.compat.proto import event_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorboard.summary.writer import record_writer
 
-# Bytes of a record before its data, the length and its checksum, and after, its checksum.
+# Bytes of a record before its data (the length and its checksum) and after it (a checksum).
 _HEADER, _FOOTER = 12, 4
 _MASK = np.uint32(0xA282EAD8)
 
@@ -32,7 +32,7 @@ Values = Mapping[str, npt.NDArray[np.float32]]
 
 
 def tensor(value: float) -> tensor_pb2.TensorProto:
-    """A float32 scalar in the form in which tf.summary.scalar writes it."""
+    """Makes a float32 scalar tensor as tf.summary.scalar writes it."""
     content, shape = np.array(value, "<f4").tobytes(), tensor_shape_pb2.TensorShapeProto()
     return tensor_pb2.TensorProto(
         dtype=types_pb2.DT_FLOAT, tensor_shape=shape, tensor_content=content
@@ -47,7 +47,7 @@ def encode(
     The steps [K] are ascending, at least 0 and less than 2**56; wall_times [K] are in seconds
     since the epoch. Yields the records in parts [k, L], k records of L bytes.
     """
-    # A step takes a byte for each seven bits.
+    # A step takes one byte for each seven bits.
     bounds = np.searchsorted(steps, [0, *(1 << 7 * width for width in range(1, 9))])
     for width, (first, end) in enumerate(itertools.pairwise(bounds), start=1):
         if first < end:
@@ -59,7 +59,7 @@ def _encode_equally_long(
     steps: npt.NDArray[np.int64], width: int, wall_times: npt.NDArray[np.float64], values: Values
 ) -> npt.NDArray[np.uint8]:
     """Encodes records whose steps all take `width` bytes."""
-    # Protobuf leaves a step of 0 out, so the template has another of that width.
+    # Protobuf omits a step of 0, so the template has another step of this width.
     event = event_pb2.Event(wall_time=wall_times[0], step=1 << 7 * (width - 1))
     sizes = [event.summary.value.add(tag=tag, tensor=tensor(0)).ByteSize() for tag in values]
     buffer = io.BytesIO()
@@ -74,14 +74,14 @@ def _encode_equally_long(
 
 
 def _low_bytes(wall_times: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """[K, N] the lower bytes of some times, up to the last that is not the same in all."""
+    """Returns the lower bytes [K, N] of times, up to the highest byte that differs."""
     times = wall_times.astype("<f8")
     changed = int(np.bitwise_or.reduce(times.view("<u8") ^ times.view("<u8")[0]))
     return times.view(np.uint8).reshape(-1, 8)[:, : changed.bit_length() // 8 + 1]
 
 
 def _varint(steps: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint8]:
-    """[K, width] the steps as protocol buffers have them."""
+    """Returns the steps as protocol buffer varints [K, width]."""
     encoded = np.empty((len(steps), width), np.uint8)
     for i in range(width):
         encoded[:, i] = steps >> 7 * i & 0x7F | (0x80 if i < width - 1 else 0)
@@ -91,14 +91,14 @@ def _varint(steps: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint8]:
 def _fill(
     template: npt.NDArray[np.uint8], columns: Mapping[int, npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.uint8]:
-    """Makes K records [K, L] of a template [L] with other bytes [K, N] from positions in its data.
+    """Makes K records [K, L] from a template [L] and the bytes [K, N] at positions in its data.
 
-    A CRC is linear: a changed byte changes it by the CRC of the change alone, which
-    depends on nothing but the byte and its distance from the end. A record holds its CRC rotated
-    by 15 bits plus a constant.
+    A CRC is linear: a changed byte changes it by the CRC of the change alone, which depends only
+    on the byte and its distance from the end. A record stores its CRC rotated by 15 bits, plus a
+    constant.
     """
     count, last = len(next(iter(columns.values()))), len(template) - _FOOTER - 1
-    # Much faster than a copy in numpy's loops, as is the assignment of several bytes as one.
+    # Much faster than numpy's copy loops; so is assigning several bytes as one value.
     records = np.frombuffer(bytearray(template) * count, np.uint8).reshape(count, -1)
     changes = _changes(last - _HEADER + 1)
     rotated = template[-_FOOTER:].copy().view("<u4") - _MASK
@@ -118,7 +118,7 @@ def _fill(
 
 @functools.cache
 def _changes(length: int) -> npt.NDArray[np.uint32]:
-    """[length, 256] by how much a changed byte changes the CRC, by distance from the end."""
+    """Returns CRC changes [length, 256], by distance from the end and change of a byte."""
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = table >> np.uint32(1) ^ (table & np.uint32(1)) * np.uint32(0x82F63B78)

@@ -1,4 +1,4 @@
-"""Settings of what TensorBoard shows. Standard library only."""
+"""Settings of the TensorBoard summaries. Standard library only."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Writes what TensorBoard shows of a run, dashboard by dashboard."""
+"""Writes a run's TensorBoard summaries, for each dashboard."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ from pipeline.reporting import event_file
 from pipeline.training import clock as clock_lib
 from pipeline.training import step_metrics
 
-# One tag has one meaning, whichever the loop, the model and the curve.
+# A tag has the same meaning for every loop, model and curve.
 _DESCRIPTIONS = {
     "W": "The weight of the feature after so many updates.",
     "b": "The bias after so many updates.",
@@ -47,16 +47,16 @@ _REPORTED = {
 
 @dataclasses.dataclass(eq=False)
 class SummaryWriter:
-    """Writes the curves of one run, each in a directory of its own, under the same tags."""
+    """Writes the curves of one run, each in its own directory with the same tags."""
 
     directory: pathlib.Path  # of the run
     names: tuple[str, ...]  # of the watched values
     clock: clock_lib.Clock
     first_step: int
-    earlier: Mapping[str, int]  # what `sizes` gave then; what was written later is cut off
+    earlier: Mapping[str, int]  # the earlier result of `sizes`; later data are cut off
 
     def __post_init__(self) -> None:
-        """Prepares to write from first_step on, beside what earlier processes have written."""
+        """Prepares to write from first_step on, beside the files of earlier processes."""
         written = [path for path in self.directory.glob("*/*") if event_file.number_of(path)]
         last = max(map(event_file.number_of, written), default=0)
         self._file_name = event_file.file_name(last + 1)
@@ -77,7 +77,7 @@ class SummaryWriter:
         curve: str = "train",
         times: npt.ArrayLike | None = None,
     ) -> None:
-        """Writes other values: steps is [K], each of values is [K], by default at their times."""
+        """Writes values [K] at steps [K], by default at the times of the steps."""
         times = self.clock.times(np.asarray(steps)) if times is None else times
         self._file(curve).scalars(steps, values, times)
 
@@ -93,7 +93,7 @@ class SummaryWriter:
             self._write(histogram.histogram_pb(tag, numbers), step=step)
 
     def text(self, tag: str, markdown: str, *, step: int) -> None:
-        """Writes a text in Markdown."""
+        """Writes a Markdown text."""
         self._write(text.text_pb(tag, [markdown]), step=step)
 
     def graph(self, graph: Any) -> None:
@@ -101,7 +101,7 @@ class SummaryWriter:
         self._file("train").write(graph_def=graph.SerializeToString())
 
     def layout(self) -> None:
-        """Writes which curves belong into one custom chart."""
+        """Writes the layout of the custom charts."""
         variables = dict.fromkeys(name.partition("/")[0] for name in self.names)
         titles, line = [*variables, "loss"], layout_pb2.MultilineChartContent
         charts = [
@@ -113,18 +113,18 @@ class SummaryWriter:
         self._write(custom_scalar.pb(layout_pb2.Layout(category=[category])))
 
     def hparams(self, values: Mapping[str, Any]) -> None:
-        """Writes the settings that runs are compared by, by all scalars in the same directory."""
-        # The name of the run first: TensorBoard cuts off the end.
+        """Writes the settings for HParams, which compares runs by all scalars in a directory."""
+        # The run name comes first: TensorBoard cuts off the end.
         trial = f"{self.directory.name} ({self.directory.parent.name})"
         self._write(hparams_api.hparams_pb(dict(values), trial_id=trial), curve="final")
 
     def end(self, *, is_success: bool) -> None:
-        """Writes whether the run came to its end."""
+        """Writes whether the run finished successfully."""
         status = api_pb2.STATUS_SUCCESS if is_success else api_pb2.STATUS_FAILURE
         self._write(hparams.session_end_pb(status), curve="final")
 
     def sizes(self) -> dict[str, int]:
-        """The sizes in bytes of all event files of the run, by their paths in its directory."""
+        """The sizes in bytes of all event files, by their paths in the run's directory."""
         sizes = dict(self._earlier)
         for curve, file in self._files.items():
             file.flush()
@@ -138,7 +138,7 @@ class SummaryWriter:
             file.close()
 
     def _write(self, summary: Any, *, step: int = 0, curve: str = "train") -> None:
-        # Some of TensorBoard's plugins use TensorFlow's protocol buffers, of the same form.
+        # Some of TensorBoard's plugins use TensorFlow's protocol buffers, with the same format.
         own = summary_pb2.Summary.FromString(summary.SerializeToString())
         self._file(curve).write(step=step, summary=own)
 
@@ -152,7 +152,7 @@ class SummaryWriter:
 
 
 def _description(tag: str) -> str:
-    """What a tag shows, beside its charts."""
+    """The description that TensorBoard shows beside a tag's charts."""
     first, _, name = tag.partition("/")
     if found := _DESCRIPTIONS.get(tag) or _DESCRIPTIONS.get(first):
         return found
@@ -168,7 +168,7 @@ def _description(tag: str) -> str:
 def _cut_back(
     directory: pathlib.Path, written: list[pathlib.Path], sizes: Mapping[str, int]
 ) -> dict[str, int]:
-    """Cuts event files back to the sizes that they had, and returns those that they have."""
+    """Truncates event files to their earlier sizes; returns their sizes now."""
     found = {str(path.relative_to(directory)): path for path in written}
     for name in found.keys() - sizes.keys():
         found.pop(name).unlink()

@@ -1,7 +1,7 @@
-"""How processes that train together keep in step: all run the same program with the same hooks.
+"""Keeps processes that train together in step: all run the same program with the same hooks.
 
-They differ in what only the first one has (files to write, a checkpoint to go on from) and in what
-comes to one of them alone (a signal). So they agree on these.
+They agree on what only the first process has (files to write, a checkpoint to resume from) and on
+what only one process receives (a signal).
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from pipeline.training import hooks, step_metrics
 from pipeline.training import task as task_lib
 
 _FOREVER = 2**40  # steps
-_PATHS = ("data", "initialize_from", "model", "loss")  # may lie elsewhere on another machine
+_PATHS = ("data", "initialize_from", "model", "loss")  # paths may differ between machines
 _SHARED = ("epochs", "metrics", "early_stopping_patience", "export")
 
 
 class Hooks(hooks.Hooks):
-    """The hooks of one process, which pause where those of the first one do.
+    """The hooks of one process, which pause at the same steps as the first process.
 
-    Training ends with the rows before it diverges, and where any process has received a signal.
+    Training ends before the first diverged row, or when any process has received a signal.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Hooks(hooks.Hooks):
         communicator: communicator_lib.Communicator | None,
         is_good: Callable[[step_metrics.StepMetrics], npt.NDArray[np.bool_]],
     ):
-        """Prepares to agree by a communicator, unless this process is alone."""
+        """Prepares to agree through a communicator, unless this process is alone."""
         super().__init__(all_hooks)
         self._stop, self._communicator, self._is_good = stop, communicator, is_good
 
     def next_pause(self, step: int) -> float:
-        """The next pause of the first process; all ask at the same steps, before each call."""
+        """The next pause of the first process; all processes ask at the same steps."""
         pause = min(super().next_pause(step), step + _FOREVER)
         if self._communicator is None:
             return pause
@@ -58,7 +58,7 @@ class Hooks(hooks.Hooks):
         return step + int(steps)
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Calls each hook with the rows before divergence; raises hooks.Divergence at its row."""
+        """Calls each hook with the rows before divergence; then raises hooks.Divergence."""
         good = self._is_good(rows)
         if good.all():
             super().after(rows)
@@ -77,11 +77,11 @@ def check(
     *,
     is_mean_over_examples: bool,
 ) -> None:
-    """Checks that the processes can train this together.
+    """Checks that the processes can train the model together.
 
     Raises:
-      errors.InputError: the model is not for several, or (in all processes) one has other flags,
-        files or examples.
+      errors.InputError: several processes can't train this model, or their flags, files or
+        examples differ. All processes raise it.
     """
     if communicator is None:
         return
@@ -99,7 +99,7 @@ def check(
 
 
 def settings(config: config_lib.Config) -> dict[str, int]:
-    """A number for each setting that must be the same for all workers.
+    """Returns a checksum of each setting that must be the same for all workers.
 
     Every config has the same settings, in the same order.
     """
@@ -118,7 +118,7 @@ def settings(config: config_lib.Config) -> dict[str, int]:
 def fingerprint_of_all(
     datasets: datasets_lib.Datasets, communicator: communicator_lib.Communicator | None
 ) -> int:
-    """The fingerprint of the examples of all processes."""
+    """Returns the fingerprint of all processes' examples."""
     own = datasets.fingerprint()
     if communicator is None:
         return own
@@ -128,7 +128,7 @@ def fingerprint_of_all(
 def state_of_first(
     state: run_state.RunState | None, communicator: communicator_lib.Communicator | None
 ) -> run_state.RunState | None:
-    """The state that the first process goes on from, for all; None at a start."""
+    """Broadcasts the state that the first process resumes from; None for a new run."""
     if communicator is None:
         return state
     content = communicator.bytes_of_chief(state.to_bytes() if state else b"")
@@ -137,7 +137,7 @@ def state_of_first(
 
 @contextlib.contextmanager
 def ending_together(communicator: communicator_lib.Communicator | None) -> Iterator[None]:
-    """Waits for the other processes at the end, as the first one still writes."""
+    """Waits for the other processes at the end, because the first one is still writing."""
     try:
         yield
     except (errors.DivergedError, errors.StoppedError):
@@ -167,7 +167,7 @@ def unfit(
     *,
     is_mean_over_examples: bool,
 ) -> str:
-    """Says why several processes can't train a model together, or ''."""
+    """Returns why several processes can't train a model together, or ''."""
     variables = task.variables
     others = sorted(variables.by_name.keys() - variables.trainable.keys())
     if others:

@@ -22,7 +22,7 @@ from pipeline.training import variables as variables_lib
 _KEPT = 3
 _MODEL, _SUFFIX = "model/", "/.ATTRIBUTES/VARIABLE_VALUE"
 _NAME = re.compile(r"(ckpt|best)-(\d+)")
-# What TensorFlow writes to first: a directory, a part of the index, and the data.
+# TensorFlow writes to these first: a directory, a part of the index, and the data.
 _UNFINISHED = re.compile(rf"{_NAME.pattern}(?:_temp|\.index\.tempstate\d+|(\.data-00000-of-00001))")
 
 
@@ -36,7 +36,7 @@ class Checkpoints:
         optimizer: optimizers.Optimizer,
         learned: preprocessing.Preprocessing | None = None,
     ):
-        """Prepares to save and restore; `learned` is what `preprocessing_of` is to find."""
+        """Prepares to save and restore; `preprocessing_of` will return `learned`."""
         self._directory = directory
         self._variables = [*variables.by_name.values(), *optimizer.variables]
         self._state = tf.Variable("", trainable=False)
@@ -49,10 +49,10 @@ class Checkpoints:
         self._saved = -1
 
     def save(self, state: run_state.RunState, best_variables: variables_lib.Arrays | None) -> None:
-        """Saves the model and the optimizer as they are at state.step, with the state.
+        """Saves the state, with the current model and optimizer.
 
-        A model that is not finite, or a step that is saved already, is not saved. best_variables
-        is the model of the best epoch, None if that is saved already.
+        Skips a model that is not finite and a step that is already saved. best_variables is the
+        model of the best epoch; None if it is already saved.
         """
         if state.step <= self._saved or not all(map(_is_finite, self._variables)):
             return
@@ -66,7 +66,7 @@ class Checkpoints:
                 _remove(path)
 
     def save_best(self, step: int, variables: variables_lib.Arrays | None) -> None:
-        """Saves the model of the best epoch so far, unless it is saved, in place of the last."""
+        """Saves the best epoch's model, unless it is saved, and removes the previous one."""
         if variables is None:
             return
         prefix = self._directory / f"best-{step}"
@@ -79,7 +79,7 @@ class Checkpoints:
                     _remove(path)
 
     def best(self, step: int) -> variables_lib.Arrays:
-        """The model of the best epoch, which ended at a step; raises errors.RunError."""
+        """Reads the model of the best epoch, which ended at `step`; raises errors.RunError."""
         try:
             return variables(self._directory / f"best-{step}")
         except errors.InputError as error:
@@ -88,7 +88,7 @@ class Checkpoints:
     def restore(self) -> run_state.RunState:
         """Restores the newest undamaged checkpoint; returns its state, or raises RunError."""
         for path in filter(_read, _newest_first(self._directory)):
-            try:  # it may be of another model, another optimizer or no run
+            try:  # another model, another optimizer or another program may have written it
                 with files.without_pattern(path) as prefix:
                     self._checkpoint.read(str(prefix)).assert_consumed()
             except (AssertionError, ValueError, tf.errors.OpError) as error:
@@ -102,7 +102,7 @@ class Checkpoints:
         )
 
     def remove_unfinished(self) -> None:
-        """Removes what a killed process has not finished saving."""
+        """Removes unfinished checkpoints of killed processes."""
         for path in self._directory.iterdir() if self._directory.is_dir() else ():
             found = _UNFINISHED.fullmatch(path.name)
             if found and path.is_dir():
@@ -113,29 +113,29 @@ class Checkpoints:
 
 @dataclasses.dataclass(eq=False)
 class SaveCheckpoints(hooks.Hook):
-    """Saves checkpoints while the model trains, and ends training when a signal has come."""
+    """Saves checkpoints during training, and ends training after a signal."""
 
-    save: Callable[[int], None]  # saves a step
+    save: Callable[[int], None]  # saves a checkpoint of a step
     every: hooks.Every
     stop: signals.StopRequest
     how_to_resume: str
 
     def next_pause(self, step: int) -> float:
-        """The next step after `step` with a checkpoint."""
+        """The next step after `step` that saves a checkpoint."""
         return self.every.next_pause(step)
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
-        """Saves if it is due; raises errors.StoppedError if a signal has come."""
+        """Saves a checkpoint if it is due; raises errors.StoppedError after a signal."""
         if self.stop or self.every.is_due(rows.next_step):
             self.stop.announce()
             self.save(rows.next_step)
             self.every.done(rows.next_step)
-            # A signal that comes later than the save waits for the next one.
+            # A signal that arrives after this save waits for the next save.
             self.stop.check(self.how_to_resume)
 
 
 def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
-    """The variables of the model, by name, in a checkpoint or the newest one in a directory.
+    """Reads the model's variables by name, from a checkpoint or the newest one in a directory.
 
     Raises:
       errors.InputError: there is no undamaged checkpoint of this pipeline.
@@ -148,7 +148,7 @@ def variables(path: pathlib.Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def preprocessing_of(path: pathlib.Path) -> preprocessing.Preprocessing | None:
-    """The preprocessing in the same checkpoint; None if it is not that of a table."""
+    """Reads the preprocessing of the same checkpoint; None if the data were no table."""
     state = json.loads(bytes(_newest(path).get(f"preprocessing{_SUFFIX}", b"null")))
     return preprocessing.Preprocessing.from_state(state) if state else None
 
@@ -159,8 +159,8 @@ def _is_finite(variable: Any) -> bool:
 
 
 def _newest(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a checkpoint or of the newest one in a directory."""
-    # What the shell completes is the name of a checkpoint's file.
+    """Reads the tensors of a checkpoint or of the newest one in a directory."""
+    # The shell completes the name of a checkpoint's file.
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     is_there = prefix.with_name(f"{prefix.name}.index").exists()
     for candidate in _newest_first(path) if path.is_dir() else [prefix] * is_there:
@@ -171,7 +171,7 @@ def _newest(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
 
 
 def _newest_first(directory: pathlib.Path, kind: str = "ckpt") -> list[pathlib.Path]:
-    """What the names of the files of each checkpoint of a kind begin with."""
+    """Returns the path prefix of each checkpoint of a kind, newest first."""
     indices = [path for path in directory.glob(f"{kind}-*.index") if _NAME.fullmatch(path.stem)]
     return sorted((path.with_suffix("") for path in indices), key=_step, reverse=True)
 
@@ -181,18 +181,18 @@ def _step(path: pathlib.Path) -> int:
 
 
 def _remove(prefix: pathlib.Path) -> None:
-    """Removes the files of a checkpoint, first the one without which it is none."""
+    """Removes the files of a checkpoint, the index first."""
     for suffix in (".index", ".data-00000-of-00001"):
         prefix.with_name(f"{prefix.name}{suffix}").unlink(missing_ok=True)
 
 
 def _read(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
-    """Every tensor of a checkpoint, with its checksum verified; none where it is damaged."""
+    """Reads every tensor of a checkpoint and verifies checksums; empty if it is damaged."""
     try:
         with files.without_pattern(path) as prefix:
             reader = tf.train.load_checkpoint(str(prefix))
             return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except Exception as error:  # depending on the byte, damage shows as almost any type
+    except Exception as error:  # a damaged byte can raise almost any type
         _warn(path, "is damaged", error)
         return {}
 

@@ -1,4 +1,4 @@
-"""Exports the model as a SavedModel, and in other formats beside it."""
+"""Exports the model as a SavedModel, and in other formats."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ from pipeline.reporting import results
 from pipeline.run import export_formats, exported, preprocessing_graph, serving, versions
 from pipeline.training import task as task_lib
 
-_SAMPLE = 100  # examples on which a reloaded model must agree with the live one
+_SAMPLE = 100  # examples that compare the reloaded model with the live one
 _MANY, _LARGE = 1000, 1e4
 _TOLERANCE = 1e-5
 Array = npt.NDArray[np.floating[Any]]
@@ -34,19 +34,19 @@ def publish(
     line: linear.Linear | None = None,
     formats: Sequence[str] = (),
 ) -> None:
-    """Writes a task's model, and the preprocessing of its datasets, as a version of an export.
+    """Writes a task's model and the preprocessing of its datasets as an export version.
 
     Args:
-      task: Its model is exported.
-      datasets: Some of the examples are tried.
+      task: The task whose model is exported.
+      datasets: Its preprocessing is exported, and some examples test the export.
       version: The directory to make.
-      description: What versions.description gives.
-      line: What is known of a linear model, whose W and b are in the units of the data.
-      formats: Names in export_formats.FORMATS, which are written beside the SavedModel.
+      description: The result of versions.description for this export.
+      line: A linear model, whose W and b are exported in the units of the data.
+      formats: Names in export_formats.FORMATS to write beside the SavedModel.
 
     Raises:
-      errors.InputError: the model can't be written in one of the formats.
-      errors.RunError: the reloaded model predicts something else than the live one.
+      errors.InputError: a format can't hold the model.
+      errors.RunError: the reloaded model's predictions differ from the live model's.
     """
     errors.require(
         not formats or datasets.features,
@@ -65,7 +65,7 @@ def publish(
 def try_formats(
     task: task_lib.Task, datasets: datasets_lib.Datasets, formats: Sequence[str]
 ) -> None:
-    """Raises what `publish` would, before there is anything to lose; leaves nothing."""
+    """Raises the errors of `publish` before training starts; leaves no files."""
     with tempfile.TemporaryDirectory() as folder:
         publish(task, datasets, pathlib.Path(folder, "1"), {}, formats=formats)
 
@@ -77,7 +77,7 @@ def _publish_table(
     line: linear.Linear | None,
     formats: Sequence[str],
 ) -> None:
-    """Saves and compares a model of a table, and writes the other formats."""
+    """Saves and tests a table's model, and writes the other formats."""
     numbers = dict.fromkeys(datasets.features)
     learned = datasets.preprocessing or preprocessing.unchanged(numbers, datasets.label)
     errors.require(
@@ -96,7 +96,7 @@ def _publish_table(
 
     saved = exported.Exported(path)
     given = learned.x_in_data_units(datasets.train.x[:_SAMPLE]).astype(saved.dtype)
-    # As a graph, too: the rounding of 16-bit layers depends on that.
+    # The live model runs as a graph too, since the rounding of 16-bit layers depends on it.
     live = _function(task.predict, tf.TensorSpec([None, given.shape[1]], tf.float32))
     expected = live(learned.standardized_x(given).astype(np.float32)).numpy()
     if learned.standardizes:
@@ -114,9 +114,9 @@ def _from_columns(
     learned: preprocessing.Preprocessing,
     graph: preprocessing_graph.PreprocessingGraph,
 ) -> dict[str, Any]:
-    """The functions that predict y from x and, if the table has texts, from its columns.
+    """Makes functions that predict y from x and, if the table has texts, from its columns.
 
-    With one feature x is [None], as W is a scalar then, as in the guide.
+    With one feature, x is [None] and W is a scalar, as in the guide.
     """
 
     def predict(x: tf.Tensor) -> tf.Tensor:
@@ -133,9 +133,9 @@ def _from_columns(
 
 
 def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> None:
-    """Saves and compares a model of arrays or nests of arrays, with their own dtypes.
+    """Saves and tests a model of arrays or nests of arrays, with their own dtypes.
 
-    One array is called x, or y; those of a dict have its keys, those of a tuple x_0, x_1, ...
+    A single array is named x or y; arrays in a dict have its keys, in a tuple x_0, x_1, ...
     """
     structure, specs = optree.tree_structure(task.spec.x), _named(task.spec.x, "x")
 
@@ -152,7 +152,7 @@ def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> Non
 
 
 def _named(nest: Any, default: str) -> dict[str, Any]:
-    """The leaves of a nest by name."""
+    """Returns the leaves of a nest by name."""
     leaves = optree.tree_leaves(nest)
     if len(leaves) == 1 and not isinstance(nest, dict):
         return {default: leaves[0]}
@@ -162,9 +162,9 @@ def _named(nest: Any, default: str) -> dict[str, Any]:
 
 
 def _function(predict: Callable[..., Any], inputs: Any) -> Any:
-    """A function of inputs of these specs.
+    """Makes a tf.function for inputs of these specs.
 
-    A model's own calls are converted by AutoGraph; the rest need not be, which takes a while.
+    AutoGraph converts only the model's own calls: converting the rest would take long.
     """
     return tf.function(predict, input_signature=[inputs], autograph=False)
 
@@ -176,9 +176,9 @@ def _save(
     shown: Mapping[str, tf.Variable],
     **attributes: Any,
 ) -> None:
-    """Saves a module whose signatures return the outputs of functions by name.
+    """Saves a module whose signatures return the functions' outputs by name.
 
-    keras.export.ExportArchive is for Keras models only.
+    keras.export.ExportArchive supports Keras models only.
     """
     served = tf.Module()
     for name, value in attributes.items():
@@ -194,20 +194,20 @@ def _save(
         return _function(lambda given: _named(function(given), "y"), inputs)
 
     def variables() -> dict[str, tf.Tensor]:
-        """Those of a single number as scalars."""
+        """Returns the variables; those with one element are scalars."""
         return {
             name: tf.reshape(variable, [] if variable.shape.num_elements() == 1 else variable.shape)
             for name, variable in served.shown.items()
         }
 
-    # LiteRT's Interpreter without a signature, and the C library, take the first one by name.
+    # Without a signature name, LiteRT's Interpreter and the C library take the first one by name.
     signatures = {name: signature(function) for name, function in functions.items()}
     signatures[exported.VARIABLES] = tf.function(variables, input_signature=[], autograph=False)
     tf.saved_model.save(served, str(path), signatures=signatures)
 
 
 def _unusual(sample: Array) -> Iterator[Array]:
-    """Inputs [N, D] by which the other formats are tried: of all sizes, and of both signs."""
+    """Yields inputs [N, D] of all magnitudes and both signs, to test the other formats."""
     many = np.resize(sample, (_MANY, sample.shape[1]))
     many[1::2] *= -1
     for factor, count in ((1, _MANY), (0, 1), (1, 1), (1, 0), (_LARGE, _MANY)):
@@ -215,7 +215,7 @@ def _unusual(sample: Array) -> Iterator[Array]:
 
 
 def _compare(what: str, predictions: Iterable[tuple[Array, Array]]) -> None:
-    """Raises RunError where predictions differ from the expected ones by more than rounding."""
+    """Raises RunError if predictions differ from the expected ones by more than rounding."""
     size = 0.0
     for found, expected in predictions:
         size = float(np.abs(expected[np.isfinite(expected)]).max(initial=size))

@@ -1,4 +1,4 @@
-"""Other formats of an export, made from its SavedModel: LiteRT (TensorFlow Lite) and ONNX."""
+"""Converts an exported SavedModel to LiteRT (TensorFlow Lite) and ONNX."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.floating[Any]]
 
 
 class Format(NamedTuple):
-    """How a format is written and run."""
+    """Functions that write and run a format."""
 
     file: str  # beside the SavedModel
     write: Callable[[exported.Exported, pathlib.Path], None]
@@ -24,7 +24,7 @@ class Format(NamedTuple):
 
 
 def _write_litert(saved: exported.Exported, target: pathlib.Path) -> None:
-    keys = [saved.name_of_x]  # it has no texts
+    keys = [saved.name_of_x]  # the model has no text columns
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved.path), signature_keys=keys)
     target.write_bytes(converter.convert())
 
@@ -52,7 +52,7 @@ def _write_onnx(saved: exported.Exported, target: pathlib.Path) -> None:
 def _predict_onnx(path: pathlib.Path, x: Array) -> Array:
     from onnx import reference
 
-    with np.errstate(all="ignore"):  # an infinity may be what the model predicts, too
+    with np.errstate(all="ignore"):  # the model itself may predict an infinity
         (y,) = reference.ReferenceEvaluator(str(path)).run(["y"], {"x": x})
     return np.asarray(y)
 
@@ -64,10 +64,10 @@ FORMATS = {
 
 
 def write(name: str, saved: exported.Exported) -> Callable[[Array], Array]:
-    """Writes a format beside a SavedModel; returns what predicts y with it from x [N, D].
+    """Writes a format beside a SavedModel; returns its function that predicts y from x [N, D].
 
     Raises:
-      errors.InputError: a package is missing, or the format has no word for a part of the model.
+      errors.InputError: a package is missing, or the format can't express a part of the model.
     """
     format_ = FORMATS[name]
     target = saved.path / format_.file
@@ -83,7 +83,7 @@ def write(name: str, saved: exported.Exported) -> Callable[[Array], Array]:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns what a converter raises into one line; a disk may still be full."""
+    """Re-raises a converter's errors as one line, except errors of a full disk."""
     try:
         yield
     except OSError:
@@ -93,7 +93,7 @@ def _explained(name: str) -> Iterator[None]:
             f"--export_formats={name} needs a package that is not installed ({error}); install it "
             "with: pip install -e '.[export]'"
         ) from error
-    except Exception as error:  # of any type, depending on the converter
+    except Exception as error:  # the type depends on the converter
         raise errors.InputError(
             f"--export_formats={name}: the model can't be written in this format: "
             f"{errors.one_line(error)[:300]}"

@@ -15,10 +15,10 @@ from pipeline.run import preprocessing_graph, versions
 
 Array = npt.NDArray[np.floating[Any]]
 SERVE = "serving_default"
-# Signatures beside it, which come behind it in every order: x for a model that takes columns, and
-# the variables of the model.
+# Signatures that sort after SERVE: the one with x of a model that takes columns, and the one with
+# the model's variables.
 ENCODED, VARIABLES = "serving_encoded", "variables"
-_VARIABLES_BEFORE = "parameters"  # its name in exports of earlier versions of this package
+_VARIABLES_BEFORE = "parameters"  # VARIABLES in exports of earlier versions of this package
 
 
 class Exported:
@@ -26,18 +26,18 @@ class Exported:
 
     Attributes:
       path: The SavedModel.
-      features, label: Their names, if they were saved.
-      columns: The columns that it takes, with the known texts of those that hold texts.
-      dtype: The type of numbers that it takes.
-      from_x: The signature that takes x; `name_of_x` is its name.
-      shape: That of an input x: (D,), or () if x is [N].
+      features, label: The saved names, if any.
+      columns: The input columns; the value of a text column is its known texts.
+      dtype: The dtype of numeric inputs.
+      from_x: The signature that takes x, whose input is named `name_of_x`.
+      shape: The shape of an input x: (D,), or () if x is [N].
     """
 
     def __init__(self, path: pathlib.Path):
         """Loads the SavedModel at `path`.
 
         Raises:
-          errors.InputError: there is none whose signature serving_default gives y.
+          errors.InputError: there is no SavedModel whose signature serving_default returns y.
         """
         self.path = path
         try:
@@ -50,7 +50,7 @@ class Exported:
             is_from_x_to_y = self.from_x is not None and _maps_x_to_y(self.from_x)
             state = "".join(self._names("preprocessing", 1))
             learned = preprocessing.Preprocessing.from_state(json.loads(state)) if state else None
-        except Exception as error:  # depending on the byte, damage shows as almost any type
+        except Exception as error:  # a damaged byte can raise almost any type
             raise errors.InputError(
                 f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
             ) from error
@@ -68,15 +68,15 @@ class Exported:
         self.columns = dict(learned.columns) if learned else unnamed
 
     def predict(self, x: Array) -> Array:
-        """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError where it can't."""
+        """Predicts y [N] or [N, C] from x [N, D]; raises errors.InputError."""
         return self._call(self.from_x, self._x(x))
 
     def predict_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> Array:
-        """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError where it can't."""
+        """Predicts y [N] or [N, C] from columns [N]; raises errors.InputError."""
         return self._call(self._serve, self.inputs(columns))
 
     def inputs(self, columns: Mapping[str, npt.NDArray[Any]]) -> dict[str, tf.Tensor]:
-        """Columns as serving_default takes them, be it as x."""
+        """Converts columns to the inputs of serving_default: the columns themselves, or x."""
         if self._serve is self.from_x:
             return self._x(np.stack([columns[name] for name in self.columns], axis=1))
         names = preprocessing_graph.input_names(self.columns)
@@ -103,7 +103,7 @@ class Exported:
         return y
 
     def variables(self) -> Mapping[str, Array]:
-        """The variables of the model, such as W and b; raises errors.InputError if not saved."""
+        """The model's variables, such as W and b; raises errors.InputError if not saved."""
         signatures = self._loaded.signatures
         name = VARIABLES if VARIABLES in signatures else _VARIABLES_BEFORE
         try:
@@ -115,7 +115,7 @@ class Exported:
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
     def _names(self, attribute: str, count: int) -> tuple[str, ...]:
-        """The names that are saved with the model, or () if it has none, or something else."""
+        """Reads names that are saved with the model; () if they are missing or malformed."""
         saved: Any = getattr(self._loaded, attribute, None)
         if getattr(saved, "dtype", None) != tf.string or saved.shape.num_elements() != count:
             return ()
@@ -123,9 +123,9 @@ class Exported:
 
 
 def _maps_x_to_y(serve: Any) -> bool:
-    """Whether a signature has x ([None] or [None, D]) and y ([None] or [None, C]) of one type.
+    """Whether a signature maps x ([None] or [None, D]) to y ([None] or [None, C]) of one dtype.
 
-    That is float32, or float64 where float32 can't tell the examples apart.
+    The dtype is float32, or float64 if float32 lacks the precision for the examples.
     """
     inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
     if list(inputs) != ["x"] or "y" not in outputs:
@@ -138,7 +138,7 @@ def _maps_x_to_y(serve: Any) -> bool:
 
 
 def load(path: pathlib.Path) -> Exported:
-    """Loads a version, or the newest of a directory of versions.
+    """Loads a version, or the newest version in a directory.
 
     Raises:
       errors.InputError: there is no SavedModel.

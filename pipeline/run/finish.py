@@ -1,4 +1,4 @@
-"""What a finished run leaves: the export, the weights, result.json, and what to do next."""
+"""Finishes a run: the export, the weights, result.json, and commands to continue with."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from pipeline.reporting import progress, results
 from pipeline.run import checkpoints, export, run_dir, versions
 from pipeline.training import task as task_lib
 
-_MOST_NUMBERS = 20  # in a command that is printed
+_MOST_NUMBERS = 20  # numbers in a printed command
 
 
 class Result(NamedTuple):
-    """The evaluation of a trained model, and a report of it in the words of the guide."""
+    """The evaluation of a trained model, and a report in the style of the guide."""
 
     evaluation: evaluate.Evaluation
     report: str
@@ -26,7 +26,7 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass
 class Outputs:
-    """Writes what a finished run leaves."""
+    """Writes the outputs of a finished run."""
 
     config: config_lib.Config
     datasets: datasets_lib.Datasets
@@ -37,7 +37,7 @@ class Outputs:
     saved: checkpoints.Checkpoints
 
     def result(self, final: evaluate.Evaluation) -> Result:
-        """What a caller gets of a finished run."""
+        """Makes the result of a finished run."""
         values = self.task.variables.values().numpy()[None]
         values = self.line.watched_in_data_units(values) if self.line else values
         return Result(final, progress.report(self.task.variables.watched, values[0], *final))
@@ -45,7 +45,7 @@ class Outputs:
     def export(
         self, last_step: int, final: evaluate.Evaluation, found: reports.Reports, seconds: float
     ) -> None:
-        """Leaves the trained model; the last thing that a run does."""
+        """Exports the trained model; this is the last step of a run."""
         step, model = self._exported_step(last_step), self.task.model
         if step != last_step:
             self.task.variables.assign(self.saved.best(step))
@@ -79,7 +79,7 @@ class Outputs:
         found: reports.Reports,
         seconds: float,
     ) -> None:
-        """Exports a finished run again, unless its newest export is what is wanted."""
+        """Exports a finished run again, unless its newest export is already right."""
         flag = "epochs" if step == last_step else "early_stopping_patience"
         extend = f"raise --{flag} to extend it"
         if not self.config.may_be_extended:
@@ -106,12 +106,12 @@ class Outputs:
         results.write_json(self.run.result, result)
 
     def _remove_old_exports(self) -> None:
-        """Keeps as many versions as --export_versions_to_keep says."""
+        """Keeps only the newest --export_versions_to_keep versions."""
         with files.writing(self.run.export):
             versions.remove_old(self.run.export, keep=self.config.export_versions_to_keep)
 
     def say_what_next(self) -> None:
-        """Prints the commands that go on from here, ready to be copied."""
+        """Prints commands to continue with, ready to copy."""
         path = str(self.run.path)
         console.say(f"\nTrained: {path}\nWatch:   {cli.command('watch', path)}")
         if example := self._example():
@@ -131,11 +131,11 @@ class Outputs:
         return f"--input={self.config.data}" if is_file else ""
 
     def _exported_step(self, last_step: int) -> int:
-        """The step whose model is exported at the end."""
+        """The step whose model is exported."""
         return self.watched.best.step if self.config.export == "best" else last_step
 
     def _description(self, step: int, last_step: int, final: evaluate.Evaluation) -> dict[str, Any]:
-        """What the export says of the model of a step, and of where it came from."""
+        """Describes the exported model of a step and its origin."""
         data = self.datasets
         best = {self.watched.monitored.replace(" ", "_"): self.watched.best.loss}
         return {
@@ -152,12 +152,12 @@ class Outputs:
         }
 
     def _save_weights(self, model: tf.keras.Model) -> None:
-        """Saves the weights of a Keras model; those of a linear one in the units of the data."""
+        """Saves a Keras model's weights; W and b of a linear model are in data units."""
         variables = self.task.variables
         with files.replacing(self.run.weights) as unfinished, variables.unchanged():
             if self.line:
                 (numbers,) = self.line.in_data_units(variables.numbers().numpy()[None])
                 variables.assign(variables.split(numbers))
             size = sum(np.asarray(v).nbytes for v in variables.by_name.values())
-            unfinished.write_bytes(bytes(size + 2**16))  # or HDF5 crashes on a full disk
+            unfinished.write_bytes(bytes(size + 2**16))  # otherwise HDF5 crashes on a full disk
             model.save_weights(unfinished)

@@ -1,4 +1,4 @@
-"""Starts from the variables of another run: --initialize_from."""
+"""Starts with the variables of another run: --initialize_from."""
 
 import pathlib
 import textwrap
@@ -14,13 +14,13 @@ from pipeline.training import variables as variables_lib
 
 
 def initialize(task: task_lib.Task, line: linear.Linear | None, source: str) -> None:
-    """Sets the variables to those of the run's directory, checkpoint or export that is named.
+    """Sets the variables to the values in a run's directory, a checkpoint or an export.
 
-    W and b of a linear model stay the same in the units of the data, however either run was
-    standardized; those of another model are taken as they are.
+    A linear model keeps its W and b in the units of the data, however either run was standardized.
+    Other models take the variables unchanged.
 
     Raises:
-      errors.InputError: there is none, or it has other variables, or some that are not finite.
+      errors.InputError: the source is missing, or its variables differ or are not finite.
     """
     path, its = pathlib.Path(source), None
     if versions.find(path):
@@ -39,7 +39,7 @@ def initialize(task: task_lib.Task, line: linear.Linear | None, source: str) -> 
 
 
 def _check(variables: variables_lib.Variables, source: str, arrays: variables_lib.Arrays) -> None:
-    """Raises errors.InputError if arrays are not what these variables can be."""
+    """Raises errors.InputError if arrays can't be assigned to these variables."""
     has, needs = (
         ", ".join(f"{np.size(array)} {name}" for name, array in sorted(named.items()))
         for named in (arrays, variables.by_name)

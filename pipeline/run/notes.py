@@ -1,4 +1,4 @@
-"""What a person is told of a run: fallbacks and expected problems, and why it diverged."""
+"""Notes for the user: fallbacks, expected problems, and why a run diverged."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def before_training(
     line: linear.Linear | None,
     compiled: compilation.Compilation,
 ) -> Iterator[str]:
-    """Notes on fallbacks and expected problems."""
+    """Yields notes on fallbacks and expected problems."""
     if config.is_linear_regression and (line is None or line.why_not):
         why = line.why_not if line else "this model with this loss is not linear regression"
         yield f"Note: {why}, so the least-squares reference is left out"
@@ -46,7 +46,7 @@ def of_divergence(
     line: linear.Linear | None,
     watched: monitor.Monitor,
 ) -> str:
-    """What happened, what was good, and what to change."""
+    """Describes a divergence, the last good state, and what to change."""
     finite = f"has risen to {end.loss:.3g}" if math.isfinite(end.loss) else "is not finite"
     what = f"the loss {finite} at step {end.step}"
     if end.step == 0 or watched.best.step < 0:

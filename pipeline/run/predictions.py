@@ -1,4 +1,4 @@
-"""The rows of a table with the predictions of an exported model behind them."""
+"""Appends the predictions of an exported model to the rows of a table."""
 
 import io
 import textwrap
@@ -16,15 +16,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Predictions:
-    """What a model predicts of a table, of which it holds a block at a time.
+    """The predictions of a model for a table, which is read block by block.
 
-    A table's only column may have another name than the model's, and so may all if the model has no
-    names.
+    A table's only column may have any name, and so may all columns if the model has no names.
 
     Attributes:
-      rows: How many have been read.
-      skipped: How many of them were left out, as they can't be used.
-      first_skipped: What was wrong with the first of those.
+      rows: The number of rows read.
+      skipped: The number of unusable rows that were left out.
+      first_skipped: The problem of the first skipped row.
     """
 
     def __init__(self, table: tables.Table, model: exported.Exported, *, skips: bool = False):
@@ -35,15 +34,15 @@ class Predictions:
         if may_differ and not set(names) <= set(table.header):
             names = table.header
         table.check_columns(names)
-        self._names = dict(zip(model.columns, names, strict=True))  # of the model, in the table
+        self._names = dict(zip(model.columns, names, strict=True))  # the table's, by the model's
         self.rows, self.skipped, self.first_skipped = 0, 0, ""
 
     def texts(self) -> Iterator[bytes]:
-        """The header, then many rows at a time, each with its cells and y behind them.
+        """Yields the header, then many rows at a time, each with y after its own cells.
 
         Raises:
-          errors.InputError: the file can't be read; or a row can't be used, and none is to be
-            skipped; or the model can't predict.
+          errors.InputError: the file can't be read, a row is unusable and may not be skipped, or
+            the model can't predict.
         """
         import polars
 
@@ -58,15 +57,15 @@ class Predictions:
             if not has_header:
                 yield self._lines(frame[:0], y[:0], include_header=True)
                 has_header = True
-            # To look for cells that need quotes takes longer than to write them.
+            # Searching for cells that need quotes takes longer than writing them.
             yield self._lines(frame, y, quote_style="never" if block.is_plain else "necessary")
-        if not has_header:  # the names are as many as the model has outputs
+        if not has_header:  # the number of names is the model's number of outputs
             empty = polars.DataFrame(schema=dict.fromkeys(self._table.header, polars.String))
             row = {n: np.array(ts[:1] if ts else [0.0]) for n, ts in self._model.columns.items()}
             yield self._lines(empty, self._model.predict_columns(row)[:0], include_header=True)
 
     def _columns(self, block: tables.Block) -> tuple[tables.Columns, Bools]:
-        """The columns of the model, and which rows can be used."""
+        """Returns the model's columns, and which rows are usable."""
         columns, usable = dict[str, npt.NDArray[Any]](), dict[str, Bools]()
         numbers = block.numbers([self._names[n] for n, ts in self._model.columns.items() if not ts])
         for name, texts in self._model.columns.items():
@@ -90,7 +89,7 @@ class Predictions:
         return columns, is_usable
 
     def _problem(self, block: tables.Block, row: int, name: str) -> str:
-        """What is wrong with the value of a column in a row."""
+        """Describes the problem of a column's value in a row."""
         texts, column = self._model.columns[name], self._names[name]
         one = tables.Block(block.frame[row : row + 1], block.place)
         cell = str(one.frame[column][0])
@@ -108,12 +107,12 @@ class Predictions:
     def _lines(
         self, frame: Any, y: npt.NDArray[Any], *, include_header: bool = False, **how: Any
     ) -> bytes:
-        """Rows with the numbers of y [N] or [N, C] behind them, in the fewest digits."""
+        """Formats rows with y [N] or [N, C] after them, in the fewest exact digits."""
         import polars
 
         label = self._model.label or "y"
         names = [label] if y.ndim == 1 else [f"{label}_{i}" for i in range(y.shape[1])]
-        while set(names) & set(frame.columns):  # it may have the true label
+        while set(names) & set(frame.columns):  # the table may have the true label
             names = [f"predicted_{name}" for name in names]
         numbers = polars.DataFrame(dict(zip(names, y.reshape(len(y), len(names)).T, strict=True)))
         digits = numbers.select(polars.all().cast(polars.String).str.strip_suffix(".0"))

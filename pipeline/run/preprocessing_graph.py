@@ -1,4 +1,4 @@
-"""The preprocessing of a table as a part of an exported graph."""
+"""The preprocessing of a table as part of an exported graph."""
 
 import re
 import textwrap
@@ -10,10 +10,10 @@ from pipeline.data import preprocessing
 
 
 class PreprocessingGraph(tf.Module):  # type: ignore[misc]
-    """Does in TensorFlow what a Preprocessing does in numpy.
+    """A Preprocessing in TensorFlow operations.
 
-    The part of each mean that float32 rounds off is subtracted by itself, so the differences are
-    exact to float32. If the numbers themselves are not, it is all in float64.
+    The part of each mean that float32 rounds off is subtracted separately, so differences are exact
+    to float32. If float32 can't hold the numbers themselves, everything is float64.
 
     Attributes:
       x: The TensorSpec of features: [None, D] or, with one feature, [None].
@@ -36,7 +36,7 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
                 self._places[name] = _places(texts)
 
     def encode(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The features [N, D] of columns; an error for a text that is not known."""
+        """Converts columns to features [N, D]; an unknown text is an error."""
         parts = []
         for name, (column, texts) in zip(self.inputs, self._columns, strict=True):
             values = inputs[name]
@@ -52,21 +52,21 @@ class PreprocessingGraph(tf.Module):  # type: ignore[misc]
         return tf.concat(parts, axis=1)
 
     def standardized_x(self, x: tf.Tensor) -> tf.Tensor:
-        """Features [N, D] as the model takes them."""
+        """Standardizes features [N, D] for the model."""
         if not self._is_used:
             return x
         moved = (x - self._near[:-1]) - self._rest[:-1]
         return tf.cast(moved / self._stddev[:-1], tf.float32)
 
     def in_data_units(self, y: tf.Tensor) -> tf.Tensor:
-        """The model's predictions, of any shape, in the units of the data."""
+        """Converts the model's predictions, of any shape, to the units of the data."""
         if not self._is_used:
             return y
         return (tf.cast(y, self._dtype) * self._stddev[-1] + self._rest[-1]) + self._near[-1]
 
 
 def input_names(columns: Iterable[str]) -> list[str]:
-    """Names of columns as TensorFlow allows them for inputs, each of them once."""
+    """Converts column names to unique names that TensorFlow allows for inputs."""
     found: list[str] = []
     for column in columns:
         name = re.sub(r"[^0-9A-Za-z_]", "_", column)
@@ -78,6 +78,6 @@ def input_names(columns: Iterable[str]) -> list[str]:
 
 
 def _places(texts: tuple[str, ...]) -> tf.lookup.StaticHashTable:
-    """A table that finds a text's place among the known ones, or -1."""
+    """Makes a lookup table from a known text to its index; other texts give -1."""
     keys, values = tf.constant(texts), tf.range(len(texts), dtype=tf.int64)
     return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), -1)

@@ -1,4 +1,4 @@
-"""The directory of a run: its layout, and the lock of the process that writes to it."""
+"""The directory of a run: its layout and its lock, held by the process that writes."""
 
 import contextlib
 import fcntl
@@ -17,8 +17,8 @@ from pipeline import errors, files, flagfile, user_code
 class RunDir:
     """The directory of one run, `<logdir>/<run_name>/`, and the paths in it.
 
-    The flagfile is the first thing in it and makes it a run. Nothing else that is found in a
-    directory is ever removed, except under names that only this program gives.
+    The flagfile is written first and marks the directory as a run. Files that pipeline did not
+    write are never deleted.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -34,15 +34,15 @@ class RunDir:
 
     @classmethod
     def of(cls, config: config_lib.Config) -> "RunDir":
-        """The directory that a config names."""
+        """The run directory of a config."""
         return cls(pathlib.Path(config.logdir) / config.run_name)
 
     def check(self, config: config_lib.Config) -> None:
-        """Checks early, before anything is loaded, whether a run can be here.
+        """Checks, before any data is loaded, whether the run can use this directory.
 
         Raises:
-          errors.InputError: there is something else, or a run with other settings.
-          errors.RunError: the directory can't be written to, or another process does.
+          errors.InputError: it holds other files, or a run with other settings.
+          errors.RunError: it can't be written to, or another process is writing to it.
         """
         if not self.path.exists():
             parent = next(each for each in self.path.parents if each.exists())
@@ -64,7 +64,7 @@ class RunDir:
                 pass
 
     def resumes(self, config: config_lib.Config) -> bool:
-        """Whether a run with these settings would resume one that is here."""
+        """Whether a run with these settings would resume an existing run."""
         return self._has_begun() and not config.overwrite
 
     def exports_before(self) -> list[pathlib.Path]:
@@ -103,14 +103,14 @@ class RunDir:
                 raise
 
     def _content(self) -> list[pathlib.Path]:
-        """The content of the directory, without what a process killed at its start leaves."""
+        """The content of the directory, except leftovers of a process killed at its start."""
         found = [path for path in self.path.iterdir() if not files.is_unfinished(path)]
         if self._lock.is_file() and re.fullmatch(rb"\d*", self._lock.read_bytes()):
             found = [path for path in found if path != self._lock]
         return found
 
     def _has_begun(self) -> bool:
-        """Whether training has begun here, so that there should be a checkpoint."""
+        """Whether training has begun, so there should be a checkpoint."""
         beginning = {self.flags, self.checkpoints, self.code}
         return flagfile.is_of_run(self.flags) and (
             any(self.checkpoints.glob("*.index")) or not set(self._content()) <= beginning
@@ -144,7 +144,7 @@ class RunDir:
             )
 
     def _own_code(self, config: config_lib.Config) -> dict[pathlib.Path, user_code.UserFunction]:
-        """The user's functions, by the copies of their files that the run keeps."""
+        """The user's functions, by the paths of the run's copies of their files."""
         found = user_code.find(config).items()
         return {self.code / f"{flag}.py": function for flag, function in found if function.is_own}
 
@@ -175,14 +175,14 @@ class RunDir:
             yield
 
     def _is_lock(self, file: TextIO) -> bool:
-        """Whether an open file is still the lock, and was not renamed with the directory."""
+        """Whether an open file is still the lock; the directory may have been renamed."""
         try:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self._lock))
         except FileNotFoundError:
             return False
 
     def _remove(self) -> None:
-        """Removes what makes a directory a run, and the directory if nothing else is in it."""
+        """Removes the files that mark a run, and the directory if it is then empty."""
         with contextlib.suppress(OSError):
             self.flags.unlink()
             self._lock.unlink()
@@ -193,5 +193,5 @@ class RunDir:
 
 
 def name_from_time() -> str:
-    """A run name that sorts by time, and no other process on this machine takes."""
+    """A run name that sorts by time and is unique on this machine."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"

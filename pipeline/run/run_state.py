@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a run besides the variables of model and optimizer."""
+"""The state of a run in a checkpoint, besides the variables of model and optimizer."""
 
 import io
 import json
@@ -21,11 +21,11 @@ class RunState(NamedTuple):
     start_loss: float  # the training loss before training
     time: float  # wall time in seconds since the epoch
     seconds: float  # of training so far
-    event_files: Mapping[str, int]  # sizes in bytes by the paths in the run's directory
+    event_files: Mapping[str, int]  # sizes in bytes, by paths in the run's directory
     history: step_metrics.StepMetrics  # a selection of the rows so far
 
     def to_bytes(self) -> bytes:
-        """The content of an .npz file."""
+        """Serializes the state as an .npz file."""
         buffer = io.BytesIO()
         *others, history = self
         np.savez(buffer, others=json.dumps(others), **history._asdict())
@@ -33,7 +33,7 @@ class RunState(NamedTuple):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "RunState":
-        """The state that `to_bytes` gave."""
+        """The inverse of `to_bytes`."""
         with np.load(io.BytesIO(content)) as arrays:
             columns = dict(arrays)
         others = json.loads(str(columns.pop("others")))

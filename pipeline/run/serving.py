@@ -1,4 +1,4 @@
-"""What TensorFlow Serving finds beside a SavedModel: a request to warm up with."""
+"""Writes a warm-up request for TensorFlow Serving beside a SavedModel."""
 
 import pathlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-# TensorFlow Serving looks for it there.
+# The path where TensorFlow Serving looks for it.
 WARM_UP = pathlib.Path("assets.extra", "tf_serving_warmup_requests")
 
 _LOG_PREDICT, _REQUEST = 6, 1  # of PredictionLog and PredictLog
@@ -17,10 +17,10 @@ _KEY, _VALUE = 1, 2  # of an entry of a map
 
 
 def write_warm_up(saved_model: pathlib.Path, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes a request of one row, which a server makes when it has loaded the model.
+    """Writes a request of one row, which a server runs after it loads the model.
 
-    It is a message of tensorflow_serving/apis (prediction_log.proto, predict.proto, model.proto);
-    their package is not needed for so little.
+    The message is defined in tensorflow_serving/apis (prediction_log.proto, predict.proto,
+    model.proto). It is encoded by hand to avoid a dependency on that package.
     """
     request = _field(_MODEL, _field(_SIGNATURE_NAME, b"serving_default"))
     for name, values in inputs.items():
@@ -32,7 +32,7 @@ def write_warm_up(saved_model: pathlib.Path, inputs: Mapping[str, npt.NDArray[An
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """A message, string or bytes as a field of a protocol buffer."""
+    """Encodes a message, string or bytes as a protocol buffer field."""
     length, size = len(content), b""
     while length > 127:
         size, length = size + bytes([length & 127 | 128]), length >> 7

@@ -1,4 +1,4 @@
-"""Settings of the directory of a run and what is kept in it. Standard library only."""
+"""Settings of a run's directory and its content. Standard library only."""
 
 import dataclasses
 import re

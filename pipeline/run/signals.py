@@ -1,4 +1,4 @@
-"""Requests to stop by SIGINT, SIGTERM, and by SIGHUP unless it is ignored."""
+"""Stop requests by SIGINT, SIGTERM, and SIGHUP unless it is ignored."""
 
 import signal
 import sys
@@ -11,11 +11,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """While entered, remembers a signal until a checkpoint is saved; a second ends the process.
+    """While entered, remembers a signal until a checkpoint is saved; a second one ends the process.
 
     Attributes:
       received: The number of the signal that this process has received.
-      agreed: That which several processes have agreed to follow; None if they need not agree.
+      agreed: The signal that several processes agreed to follow; None for a single process.
     """
 
     def __init__(self) -> None:
@@ -34,16 +34,16 @@ class StopRequest:
             signal.signal(number, handler)
 
     def __bool__(self) -> bool:
-        """Whether training is to stop."""
+        """Whether training should stop."""
         return bool(self.received if self.agreed is None else self.agreed)
 
     def announce(self) -> None:
-        """Says that a checkpoint follows if a signal has come; a handler can't print safely."""
+        """Prints, after a signal, that a checkpoint follows; a handler can't print safely."""
         if self.received is not None:
             console.say("\nSaving a checkpoint; press Ctrl-C again to quit at once", sys.stderr)
 
     def check(self, how_to_resume: str) -> None:
-        """Raises errors.StoppedError if training is to stop."""
+        """Raises errors.StoppedError if training should stop."""
         number = self.received if self.agreed is None else self.agreed
         if number:
             raise errors.StoppedError(number, how_to_resume)

@@ -45,23 +45,23 @@ def train(
     datasets: datasets_lib.Datasets,
     communicator: communicator_lib.Communicator | None = None,
 ) -> finish.Result:
-    """Trains a model and leaves the directory of a finished run.
+    """Trains a model and writes the directory of a finished run.
 
-    If that holds an unfinished run of the same settings, resumes it. A signal ends the training
-    early, after a checkpoint; at any other time there is nothing to save, and it ends the process.
+    If the directory holds an unfinished run with the same settings, the run is resumed. A signal
+    ends training early, after a checkpoint; outside training it ends the process at once.
 
     All processes that train together call this. Only the first one writes.
 
     Raises:
-      errors.InputError: a setting doesn't fit the data, or an earlier run of that name.
+      errors.InputError: a setting doesn't fit the data or an earlier run with this name.
       errors.RunError: the directory can't be written to, or its checkpoints are damaged.
       errors.DivergedError: the loss became infinite or NaN, or far larger than at the start.
       errors.StoppedError: a signal stopped the run; it can be resumed.
-      errors.LostWorkerError: another worker can't be reached; all can be started again.
+      errors.LostWorkerError: another worker can't be reached; restart all workers.
     """
     functions = user_code.find(config, ("model", "loss")).values()
     with contextlib.ExitStack() as stack:
-        # files.writing takes the errors of TensorFlow that are about the disk.
+        # files.writing handles TensorFlow's errors about the disk.
         stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
         trainer = _Trainer(config, datasets, communicator)
         resumes = datasets.worker.is_chief and stack.enter_context(trainer.run_dir.opened(config))
@@ -84,7 +84,7 @@ class _Trainer:
         datasets: datasets_lib.Datasets,
         communicator: communicator_lib.Communicator | None,
     ):
-        """Prepares all that can be wrong; nothing is written yet."""
+        """Prepares and checks everything that can fail; writes nothing yet."""
         self._given, self._datasets, self._communicator = config, datasets, communicator
         self._writes = datasets.worker.is_chief
         self._reporters: reporters_lib.Reporters | None = None
@@ -105,7 +105,7 @@ class _Trainer:
         rate = learning_rate.choose(config, task, datasets, largest_stable=stable)
         rate = float(communicator.of_chief([rate])[0]) if communicator else rate
         self._config = config = dataclasses.replace(config, learning_rate=rate)
-        # After the rate is chosen, which a resumed run does at the start of the model, too.
+        # The learning rate is chosen before, with the initial model, as in a resumed run.
         if self._writes and config.initialize_from and not self.run_dir.resumes(config):
             initialization.initialize(task, self._line, config.initialize_from)
         self._optimizer = optimizer = optimizers.create(config, task, last_step=self._last_step)
@@ -149,7 +149,7 @@ class _Trainer:
                 return finished
         if not self._writes:
             return self._train_and_finish(state.step if state else 0)
-        if config.formats:  # while there is nothing to lose
+        if config.formats:  # fails before training, if at all
             export.try_formats(self._task, self._datasets, config.formats)
         for note in notes.before_training(config, self._datasets, self._line, self._compilation):
             console.say(note)
@@ -160,13 +160,13 @@ class _Trainer:
             return self._train_and_finish(state.step if state else 0)
 
     def _take_from_first(self) -> None:
-        """Gives all processes the variables of the first one, bit for bit."""
+        """Broadcasts the first process's variables to all processes, bit for bit."""
         if self._communicator:
             own = [*self._task.variables.by_name.values(), *self._optimizer.variables]
             self._communicator.from_chief(map(variables_lib.inner, own))
 
     def _if_finished(self, state: run_state.RunState) -> finish.Result | None:
-        """The result of a run whose last checkpoint is its end and that was exported; else None."""
+        """The result of a run that has ended and was exported; None for any other run."""
         final = self._evaluator.evaluate()
         is_end = state.step == self._last_step or self._monitor.is_exhausted(state.step, final)
         exported = versions.newest_steps(self.run_dir.export) if self._writes else None
@@ -175,14 +175,14 @@ class _Trainer:
             is_finished = bool(self._communicator.of_chief([int(is_finished)])[0])
         if not is_finished:
             return None
-        self._monitor.noted(state.step, final)  # it may be the best
+        self._monitor.noted(state.step, final)  # it may be the best evaluation
         found = reports.regression(self._task, self._datasets, self._line, self._total)
         if self._writes:
             self._outputs.export_again(state.step, self._last_step, final, found, state.seconds)
         return self._outputs.result(final)
 
     def _make_reporters(self, state: run_state.RunState | None) -> reporters_lib.Reporters:
-        """Prepares what is written and printed, after what a checkpoint knows of it."""
+        """Makes the reporters, which continue the files and the history of a checkpoint."""
         recording = recorder.Recorder(
             self._config,
             self._task,
@@ -210,13 +210,13 @@ class _Trainer:
             watch = cli.command("watch", str(self.run_dir.path))
             raise errors.DivergedError(f"{message}; see it with: {watch}") from None
         if self._reporters:
-            self._reporters.flush()  # whatever becomes of the export
+            self._reporters.flush()  # even if the export fails
             self._outputs.export(self._last_step, final, found, self._seconds())
             self._outputs.say_what_next()
         return self._outputs.result(final)
 
     def _begin(self, state: run_state.RunState | None, reporters: reporters_lib.Reporters) -> None:
-        """Saves and records what is known before training."""
+        """Saves and records the start of training."""
         with files.writing(self.run_dir.result):
             self.run_dir.result.unlink(missing_ok=True)
         mode, reason = self._compilation
@@ -265,7 +265,7 @@ class _Trainer:
             self._stop.check(self.command)
 
     def _save(self, step: int) -> None:
-        """Saves a checkpoint, in the process that writes."""
+        """Saves a checkpoint; only the first process does."""
         if self._reporters is None:
             return
         state = run_state.RunState(
@@ -286,7 +286,7 @@ class _Trainer:
         return self._seconds_before + self._clock.seconds
 
     def _finish(self) -> tuple[evaluate.Evaluation, reports.Reports]:
-        """Evaluates and records the state after the last update."""
+        """Evaluates and records the model after the last update."""
         step = self._last_step
         last = self._loop.row(step)
         if not self._monitor.is_good(last).all():

@@ -1,4 +1,4 @@
-"""The numbered versions of an export directory, and what each says of itself."""
+"""The numbered versions of an export directory, and their descriptions."""
 
 import json
 import pathlib
@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 from pipeline import files
 
-# In the folder of a SavedModel that TensorFlow leaves to other programs.
+# A SavedModel's folder for the files of other programs.
 DESCRIPTION = pathlib.Path("assets.extra", "description.json")
 
 
 class Steps(NamedTuple):
-    """What an export says of its run."""
+    """The steps in an export's description."""
 
     model: int  # the step of the exported model
-    last: int  # the step at which the run had come to its end
+    last: int  # the last step of the run
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
-    """A SavedModel itself, or the newest in a directory of versions; None if there is none."""
+    """Returns a SavedModel itself, or the newest in a directory of versions; None without one."""
     if (path / "saved_model.pb").is_file():
         return path
     found = [each.parent for each in path.glob("*/saved_model.pb") if each.is_file()]
@@ -28,13 +28,13 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def following(directory: pathlib.Path, *others: pathlib.Path) -> pathlib.Path:
-    """The path of the version that comes after all that is in a directory, or in others."""
+    """Returns the path of the next version, numbered after all in these directories."""
     names = [path.name for each in (directory, *others) for path in each.glob("*")]
     return directory / str(1 + max((int(name) for name in names if name.isdecimal()), default=0))
 
 
 def description(path: pathlib.Path) -> dict[str, Any] | None:
-    """What a version, or the newest of a directory, says of itself; None if it says nothing."""
+    """Reads the description of a version, or of the newest in a directory; None without one."""
     version = find(path)
     if version is None:
         return None
@@ -46,14 +46,14 @@ def description(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def newest_steps(directory: pathlib.Path) -> Steps | None:
-    """The steps in the newest version of a directory, None if there is none."""
+    """Reads the steps in the newest version of a directory; None without one."""
     found = description(directory) or {}
     steps = Steps(found.get("step", -1), found.get("last_step", -1))
     return steps if all(isinstance(step, int) and step >= 0 for step in steps) else None
 
 
 def remove_old(directory: pathlib.Path, *, keep: int) -> None:
-    """Removes all but the newest versions that say where they came from; 0 keeps all."""
+    """Keeps only the newest versions among those with a description; keep=0 keeps all."""
     own = [path.parents[1] for path in directory.glob(f"*/{DESCRIPTION}")]
     numbered = sorted((path for path in own if path.name.isdecimal()), key=lambda p: int(p.name))
     for path in numbered[:-keep] if keep else ():

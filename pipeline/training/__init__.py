@@ -1,1 +1,1 @@
-"""Model, loss, training step and training loops, and the evaluation of the model."""
+"""Training: models, losses, optimizers, the training step and the training loops."""

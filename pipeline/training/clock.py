@@ -1,23 +1,23 @@
-"""The time of a run: when its steps were taken, and how long training alone took."""
+"""Measures the time of a run: when each step ran, and how long training alone took."""
 
 import time
 
 import numpy as np
 import numpy.typing as npt
 
-_CALLS = 2048  # whose times are known, so that the rows of several may be written at once
+_CALLS = 2048  # latest calls whose times are kept, since rows of several are written at once
 
 
 class Clock:
-    """Wall time that never goes backwards within a run, and what the loops measure by it.
+    """Wall time that never goes backwards within a run, and the loops' measurements.
 
     Attributes:
-      steps: The steps that were measured.
-      seconds: How long they took, without compilation, summaries, checkpoints and evaluation.
+      steps: The number of measured steps.
+      seconds: Their time, without compilation, summaries, checkpoints and evaluation.
     """
 
     def __init__(self, not_before: float = 0.0):
-        """Starts now, or at a time of an earlier process where the clock was set back since."""
+        """Starts now, or at `not_before` if the machine's clock was set back since then."""
         self._offset = max(time.time(), not_before) - time.monotonic()
         self.steps, self.seconds = 0, 0.0
         self._steps, self._times = [0], [self.now()]  # the ends of the latest calls
@@ -27,7 +27,7 @@ class Clock:
         return self._offset + time.monotonic()
 
     def trained(self, first: int, end: int, *, since: float, is_measured: bool = True) -> None:
-        """Takes note that the steps from first to end - 1 were trained since a time until now."""
+        """Records that the steps first to end - 1 were trained between `since` and now."""
         self._steps = [*self._steps[-_CALLS:], first, end]
         self._times = [*self._times[-_CALLS:], since, self.now()]
         if is_measured:
@@ -35,6 +35,6 @@ class Clock:
             self.seconds += self._times[-1] - since
 
     def times(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """When the latest steps [K] began; those of a call are taken to be equally long."""
+        """Returns when the latest steps [K] began; the steps of a call count as equally long."""
         times: npt.NDArray[np.float64] = np.interp(steps, self._steps, self._times)
         return times

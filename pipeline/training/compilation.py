@@ -1,4 +1,4 @@
-"""How the training step is run: as plain Python, as a graph, or compiled by XLA."""
+"""Chooses how to run the training step: as plain Python, as a graph, or compiled by XLA."""
 
 import enum
 import re
@@ -16,14 +16,14 @@ from pipeline.training import optimizers, train_step
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
-# On CPUs the code that XLA makes for these operations is slower than TensorFlow's kernels, by
-# factors of 3 (random numbers, convolution over one dimension) to 20 (over two dimensions).
+# On CPUs, XLA's code for these operations is slower than TensorFlow's kernels, by factors from 3
+# (random numbers, convolution over one dimension) to 20 (convolution over two dimensions).
 _SLOW_IN_XLA = {"Conv": "convolutions", "StatelessRandom": "random numbers, as for dropout,"}
-# And from about so many multiplications in a step, TensorFlow's matrix products are faster.
+# With more multiplications than this in a step, TensorFlow's matrix products are faster.
 _MOST_MULTIPLICATIONS = 5e8
-# Operations that keep something between calls, or look at something outside, and may be in a step:
-# variables, which checkpoints hold, tables of preprocessing layers, control flow, messages between
-# workers, and checks. All others could not be repeated by a resumed run.
+# Stateful operations that a step may contain: variables (checkpoints save them), lookup tables of
+# preprocessing layers, control flow, messages between workers, and checks. A resumed run could not
+# repeat any other stateful operation.
 _ALLOWED = re.compile(
     r"VarHandleOp|VarIsInitializedOp|VariableShape|ReadVariableOp|Assign\w*VariableOp|Resource\w+"
     r"|DisableCopyOnRead|\w*(HashTable|LookupTable)\w*|Anonymous\w*Table\w*|If|While|Case"
@@ -34,7 +34,7 @@ _OFTEN = "random numbers of tf.random, or tf.py_function"
 
 
 class Mode(enum.Enum):
-    """How the training step is run."""
+    """A way to run the training step."""
 
     EAGER = "as plain Python"
     GRAPH = "as a graph"
@@ -42,7 +42,7 @@ class Mode(enum.Enum):
 
 
 class Compilation(NamedTuple):
-    """The mode that was chosen, and why if it is not what was asked for, or for speed alone."""
+    """The chosen mode, and the reason if it is a fallback or was chosen for speed."""
 
     mode: Mode
     reason: str = ""
@@ -55,14 +55,14 @@ def prepare(
     batches: batches_lib.Batches,
     step: train_step.Step,
 ) -> tuple[Any, Compilation]:
-    """Traces the training step, and chooses how it is run.
+    """Traces the training step and chooses how to run it.
 
     Returns:
-      The GraphDef of the step, None with --run_eagerly (there nothing may trace the step before
-      training), and the choice, which is the same each time: it decides the last bits of a run.
+      The GraphDef of the step (None with --run_eagerly, which must not trace the step before
+      training), and the choice. It is the same each time, as it affects a run's rounding.
 
     Raises:
-      errors.InputError: the step can't be traced, or could not be repeated.
+      errors.InputError: the step can't be traced, or a resumed run could not repeat it.
     """
     if config.run_eagerly:
         return None, Compilation(Mode.EAGER)
@@ -85,7 +85,7 @@ def prepare(
 
 
 def _slower_in_xla(graph: Any, multiplications: int) -> str:
-    """Says in words why XLA would be slower at a step on a CPU, or '' if it is not."""
+    """Returns in words why XLA would run a step slower on a CPU, or ''."""
     names = set(_operations(graph))
     for prefix, what in _SLOW_IN_XLA.items():
         if any(name.startswith(prefix) for name in names):
@@ -95,9 +95,9 @@ def _slower_in_xla(graph: Any, multiplications: int) -> str:
 
 
 def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Optimizer) -> None:
-    """Raises InputError if a traced step uses variables that no checkpoint would hold."""
+    """Raises InputError if a traced step uses variables that checkpoints don't save."""
     known = [*task.variables.by_name.values(), *optimizer.variables]
-    known += getattr(task.model, "metrics_variables", [])  # which start anew at each evaluation
+    known += getattr(task.model, "metrics_variables", [])  # reset at each evaluation
     unknown = {id(v): v.name for v in traced.variables}
     unknown |= {id(variables_lib.inner(v)): "" for v in known}
     names = sorted(filter(None, unknown.values()))
@@ -110,7 +110,7 @@ def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Opt
 
 
 def _check_repeatable(graph: Any) -> None:
-    """Raises InputError if a resumed run could not repeat the step of a GraphDef."""
+    """Raises InputError if a resumed run could not repeat the GraphDef of a step."""
     found = sorted(name for name in set(_operations(graph)) if _is_unrepeatable(name))
     errors.require(
         not found,
@@ -121,7 +121,7 @@ def _check_repeatable(graph: Any) -> None:
 
 
 def _is_unrepeatable(operation: str) -> bool:
-    """Whether an operation has a state of its own, as TensorFlow's registry says."""
+    """Whether TensorFlow's registry marks an operation as stateful, and _ALLOWED lacks it."""
     definition = op_def_registry.get(operation)  # None for a function of the graph
     is_stateful = definition is not None and definition.is_stateful
     return is_stateful and not _ALLOWED.fullmatch(operation)
@@ -135,7 +135,7 @@ def _operations(graph: Any) -> Iterator[str]:
 
 
 def _why_not_in_xla(step: train_step.Step, batch: batch_lib.Batch) -> str:
-    """Compiles the step with XLA, without running it; returns in words what XLA can't do, or ''."""
+    """Compiles the step with XLA without running it; returns XLA's problem in words, or ''."""
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def run_step() -> None:
@@ -149,7 +149,7 @@ def _why_not_in_xla(step: train_step.Step, batch: batch_lib.Batch) -> str:
         return steps
 
     try:
-        with tf_runtime.quiet_stderr():  # where XLA says the same at length
+        with tf_runtime.quiet_stderr():  # XLA prints a long version there
             run(tf.constant(0))
     except (tf.errors.OpError, ValueError) as error:
         found = re.search(r"XLA_\w+: (\S+) .*?\(No registered", str(error))

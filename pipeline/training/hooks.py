@@ -1,4 +1,4 @@
-"""Hooks: what happens during training besides the updates, and when."""
+"""Hooks: callbacks of the training loops."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from pipeline.training import step_metrics
 
 
 class EndOfTraining(Exception):  # noqa: N818 (it is no error)
-    """Training is to end at a step, earlier than planned."""
+    """Training should end at a step, earlier than planned."""
 
     def __init__(self, step: int):
         super().__init__(step)
@@ -25,25 +25,25 @@ class Divergence(Exception):  # noqa: N818
 
 
 class Hook:
-    """Something that happens during training; this one does nothing.
+    """A callback during training; this base class does nothing.
 
-    One call trains many steps. It returns no later than at the next pause of any hook.
+    One call trains many steps, and returns no later than at the next pause of any hook.
     """
 
     def next_pause(self, step: int) -> float:
-        """The next step after `step` at which `pause` is to be called; a function of the step."""
+        """The next step after `step` that needs a call of `pause`; it depends on the step only."""
         del step
         return math.inf
 
     def pause(self, step: int) -> Any:
-        """Called when a pause is due: the model has `step` updates, and another one is to follow.
+        """Called at a pause: the model has had `step` updates, and at least one more follows.
 
-        What it returns is handed to `after_pause` of all hooks, unless it is None. May raise
-        EndOfTraining or Divergence.
+        A result that is not None is passed to `after_pause` of all hooks. May raise EndOfTraining
+        or Divergence.
         """
 
     def after_pause(self, event: Any) -> None:
-        """Called with what a hook returned at a pause, such as an evaluation."""
+        """Called with the result of a hook's `pause`, such as an evaluation."""
 
     def after(self, rows: step_metrics.StepMetrics) -> None:
         """Called with the metrics of the updates since the last call; may raise to end training.
@@ -53,7 +53,7 @@ class Hook:
 
 
 class Hooks(Hook):
-    """Several hooks as one, called in their order."""
+    """A list of hooks, called in order."""
 
     def __init__(self, hooks: Sequence[Hook]):
         self._hooks = hooks
@@ -69,7 +69,7 @@ class Hooks(Hook):
                 self.after_pause(hook.pause(step))
 
     def after_pause(self, event: Any) -> None:
-        """Hands an event to each hook."""
+        """Passes an event to each hook."""
         if event is not None:
             for hook in self._hooks:
                 hook.after_pause(event)
@@ -81,7 +81,7 @@ class Hooks(Hook):
 
 
 class Every:
-    """When something periodic is due: every so many steps, or else every so many seconds."""
+    """A timer that is due every `steps` steps, or else every `seconds` seconds."""
 
     def __init__(
         self,
@@ -91,20 +91,20 @@ class Every:
         step: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Counts from a step and from now; with steps=0 by the seconds."""
+        """Starts at a step and now; steps=0 uses the seconds."""
         self._steps, self._seconds, self._clock = steps, seconds, clock
         self._step, self._time = step, clock()
 
     def is_due(self, step: int = 0) -> bool:
-        """Whether it is due at a step, now."""
+        """Whether the timer is due at a step, now."""
         if self._steps:
             return step // self._steps > self._step // self._steps
         return self._clock() - self._time >= self._seconds
 
     def done(self, step: int = 0) -> None:
-        """Counts on from a step and from now."""
+        """Restarts the timer at a step and now."""
         self._step, self._time = step, self._clock()
 
     def next_pause(self, step: int) -> float:
-        """The next step after `step` at which it is due for its number of steps."""
+        """The next step after `step` at which the timer is due by its number of steps."""
         return (step // self._steps + 1) * self._steps if self._steps else math.inf

@@ -1,4 +1,4 @@
-"""The same training through Keras compile and fit."""
+"""The training loop with Keras compile and fit."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from pipeline.training import task as task_lib
 
 
 def compile_model(task: task_lib.Task, optimizer: optimizers.Optimizer) -> None:
-    """Compiles the model of a task for fit, unless it brings its own loss and optimizer."""
+    """Compiles a task's model for fit, unless it is already compiled."""
     if not task.is_compiled:
-        # The loss is the task's (see train_step.keras_step), for 16-bit layers too.
+        # train_step.keras_step uses the task's loss, also for 16-bit layers.
         task.model.compile(optimizer, loss=None, jit_compile=False, auto_scale_loss=False)
 
 
@@ -27,9 +27,9 @@ def fit(
 ) -> None:
     """Trains as `Loop.train` does, in one call of fit.
 
-    Keras keeps a train_function that is set, and calls it until the model stops training. A call
-    trains up to the next pause, which is one batch to Keras' callbacks. The batches are those of
-    the loop: from the data that it is given here, fit takes the form of an example.
+    Keras keeps a train_function that is set, and calls it until the model stops training. One call
+    trains up to the next pause, which is one batch to Keras' callbacks. The batches come from the
+    loop: fit uses the data passed to it only for the structure of an example.
     """
     task, model = loop.task, loop.task.model
     calls = loop.train(first_step=first_step, last_step=last_step, hook=hook, clock=clock)

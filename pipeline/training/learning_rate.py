@@ -1,4 +1,4 @@
-"""The learning rate of --learning_rate=auto."""
+"""Chooses the learning rate of --learning_rate=auto."""
 
 import math
 import re
@@ -11,8 +11,8 @@ from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import task as task_lib
 
-_OTHERS = 0.01  # of optimizers that scale the gradient, and where no curvature can be found
-_LENGTH = 0.1  # of the first step where the curvature may grow
+_OTHERS = 0.01  # for optimizers that scale the gradient, and without a known curvature
+_LENGTH = 0.1  # the longest first step if the curvature may grow
 _KEEPS_CURVATURE = "mean_squared_error|.*crossentropy"
 _ITERATIONS = 30
 _MOST_NUMBERS = 2**22  # elements of x that the curvature is measured on
@@ -25,19 +25,19 @@ def choose(
     *,
     largest_stable: float = math.inf,
 ) -> float:
-    """The learning rate of a config, or a good one where it leaves that open.
+    """Returns the learning rate of a config, or chooses a good one for 'auto'.
 
-    For plain gradient descent that is 1 / the largest eigenvalue of the Hessian of the loss at the
+    For plain gradient descent the choice is 1 / the largest eigenvalue of the loss's Hessian at the
     start, half of the largest stable rate (Goodfellow, Bengio and Courville, Deep Learning, section
-    4.3.1). With mini-batches, the Hessian is that of a batch of the examples with the largest |x|.
-    The curvature of other losses than squared errors and cross-entropies may grow while the model
-    trains (the absolute error has none but at its kink): then the rate also keeps the first step
-    no longer than 0.1.
+    4.3.1). With mini-batches, the Hessian is measured on a batch of the examples with the largest
+    |x|. Except for squared errors and cross-entropies, the curvature may grow during training (the
+    absolute error has curvature only at its kink). For such losses the rate also limits the length
+    of the first step to 0.1.
 
     Args:
-      config: Its settings.
-      task: At the start of training.
-      datasets: The training examples among them are taken.
+      config: The settings of the run.
+      task: The task at the start of training.
+      datasets: Datasets whose training examples are used.
       largest_stable: The largest stable rate with a full batch, if it is known.
     """
     if config.learning_rate is not None:
@@ -63,10 +63,10 @@ def choose(
 
 
 def _curvature(task: task_lib.Task, batch: batch_lib.Batch) -> tuple[float, float]:
-    """The largest eigenvalue, by size, of the Hessian of the loss, and the gradient's length.
+    """Returns the loss's Hessian eigenvalue of largest magnitude, and the gradient's norm.
 
-    By power iteration, with products of the Hessian and a vector (Pearlmutter, Fast exact
-    multiplication by the Hessian, 1994).
+    Uses power iteration with Hessian-vector products (Pearlmutter, Fast exact multiplication by the
+    Hessian, 1994).
     """
     variables = task.model.trainable_variables
 

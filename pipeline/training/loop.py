@@ -18,7 +18,7 @@ from pipeline.training import compilation, hooks, optimizers, step_metrics, trai
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
-_LEAST_SECONDS = 1e-3  # of work in a step, from which on several workers may be faster
+_LEAST_SECONDS = 1e-3  # work in a step above which several workers may be faster
 
 Column = npt.NDArray[np.float32]
 _BlockStep = Callable[[batches_lib.Block, tf.Tensor], train_step.Row]
@@ -28,7 +28,7 @@ class Loop:
     """Trains a task on batches, from pause to pause.
 
     Attributes:
-      task: What is trained.
+      task: The task to train.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Loop:
         """Compiles nothing yet.
 
         Args:
-          task: Its model is trained in place.
-          optimizer: Makes the updates.
-          batches: What is trained on.
-          mode: How the steps are run.
-          step: The step that is made in the loop, by default the guide's.
-          communicator: Sums over the workers that train together.
+          task: The task whose model is trained in place.
+          optimizer: The optimizer that makes the updates.
+          batches: The batches to train on.
+          mode: The way to run the steps.
+          step: The training step, by default the guide's.
+          communicator: The communicator of several workers, or None.
         """
         self.task, self._optimizer, self._batches = task, optimizer, batches
         self._mode, self._communicator = mode, communicator
@@ -57,7 +57,7 @@ class Loop:
             self._step = _on_block(step or train_step.guide_step(task, optimizer), batches, mode)
         else:
             self._step = _shared_step(task, optimizer, batches, mode, communicator)
-        # On a CPU, XLA has no collectives: it compiles what is between them.
+        # On a CPU, XLA has no collectives, so it compiles only the parts between them.
         is_xla = mode is compilation.Mode.XLA and communicator is None
         self._run = self._steps
         if mode is not compilation.Mode.EAGER:
@@ -68,22 +68,22 @@ class Loop:
     ) -> Iterator[int]:
         """Makes the updates first_step + 1 to last_step; yields the step after each call.
 
-        The hook's `pause` is called at every pause that it asks for, its `after` gets one row for
-        each update, in order, and both may end training by raising. The clock is told of each call
-        that trains, before the hook is. Workers that train together call this with the same
-        arguments, but for their part of the batches, and with hooks that pause at the same steps.
+        The hook's `pause` is called at every pause that it asks for. Its `after` gets one row for
+        each update, in order. Both may raise to end training. The clock records each call that
+        trains before the hook does. Workers that train together call this with the same arguments,
+        their own parts of the batches, and hooks that pause at the same steps.
         """
         step, none = first_step, tf.constant(0)
         for block in self._batches.blocks(first_step, last_step):
             if step == first_step and self._mode is not compilation.Mode.EAGER:
-                self._run(block, none, none)  # compiles it, before anything is measured
+                self._run(block, none, none)  # compiles before the measurement
             block_start, block_end = step, min(step + self._batches.block_steps, last_step)
             while step < block_end:
                 hook.pause(step)
                 end = int(min(block_end, hook.next_pause(step)))
                 since = clock.now()
                 rows = self._rows(block, step - block_start, end - step)
-                # What is between the messages of several workers is compiled at its first use.
+                # With several workers, the parts between messages are compiled at their first use.
                 is_measured = self._communicator is None or step > first_step
                 clock.trained(step, end, since=since, is_measured=is_measured)
                 hook.after(step_metrics.StepMetrics(np.arange(step, end), *rows))
@@ -91,25 +91,25 @@ class Loop:
                 yield step
 
     def row(self, step: int) -> step_metrics.StepMetrics:
-        """The row of the next update of a model that has `step` updates, which stays as it is."""
+        """The row of the next update after `step` updates; the model is not changed."""
         block = next(iter(self._batches.blocks(step, step + 1)))
         own = [*self.task.variables.by_name.values(), *self._optimizer.variables]
         with variables_lib.unchanged(own):
             return step_metrics.StepMetrics(np.array([step]), *self._rows(block, 0, 1))
 
     def note_on_speed(self) -> str:
-        """Says where a step of workers takes longer for its message than it saves, or ''."""
+        """Returns a note if a step's message takes longer than several workers save, or ''."""
         batch, count = self._batches.batch(0), self._batches.worker.count
 
         def seconds(function: Callable[..., tf.Tensor]) -> float:
             jit_compile = self._mode is compilation.Mode.XLA
             run = tf.function(function, jit_compile=jit_compile, autograph=False)
-            run(*batch.arrays).numpy()  # compiles it
+            run(*batch.arrays).numpy()  # compiles
             repeats = timeit.repeat(lambda: run(*batch.arrays).numpy(), number=1, repeat=5)
             return float(min(repeats))
 
         def work(*arrays: tf.Tensor) -> tf.Tensor:
-            del arrays  # for `_` TensorFlow warns of its name
+            del arrays  # TensorFlow warns about an argument named `_`
             return train_step.shared_loss_and_gradients(self.task, batch, 1 / count)
 
         call = seconds(lambda *arrays: tf.reshape(arrays[0], [-1])[:1])
@@ -132,14 +132,14 @@ class Loop:
     def _steps(
         self, block: batches_lib.Block, first: tf.Tensor, steps: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Trains for some steps (scalar int32) from batch `first` of a block on.
+        """Trains `steps` steps (scalar int32), starting at batch `first` of a block.
 
         The number of steps is a tensor, so one executable serves every number of steps, and a run
-        that is cut anywhere has the same bits.
+        interrupted at any step ends with exactly the same weights.
 
         Returns:
-          The columns of the rows [block_steps, ...], in which all that follows the first `steps`
-          rows is undefined.
+          The columns of the rows [block_steps, ...]. The values after the first `steps` rows are
+          undefined.
         """
         columns = tuple(tf.TensorArray(tf.float32, self._batches.block_steps) for _ in range(3))
         i = tf.constant(0)
@@ -153,7 +153,7 @@ class Loop:
 def train(
     loop: Loop, *, first_step: int, last_step: int, hook: hooks.Hook, clock: clock_lib.Clock
 ) -> None:
-    """Trains by the hand-written loop; see `Loop.train`."""
+    """Trains with the hand-written loop; see `Loop.train`."""
     for _ in loop.train(first_step=first_step, last_step=last_step, hook=hook, clock=clock):
         pass
 
@@ -161,7 +161,7 @@ def train(
 def _on_block(
     step: train_step.Step, batches: batches_lib.Batches, mode: compilation.Mode
 ) -> _BlockStep:
-    """Makes the function that makes update i of a block, and returns its row."""
+    """Makes a function that makes update i of a block and returns its row."""
     short = batches.short_size
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
@@ -171,7 +171,7 @@ def _on_block(
             return step(_first(batch, size))
         if not short:
             return step(batch)
-        # XLA needs to know the sizes: one branch for each of the two.
+        # XLA needs static sizes, so each of the two sizes has a branch.
         is_short = size < batches.batch_size
         on_short, on_whole = lambda: step(_first(batch, short)), lambda: step(batch)
         row: train_step.Row = tf.cond(is_short, on_short, on_whole)
@@ -187,9 +187,9 @@ def _shared_step(
     mode: compilation.Mode,
     communicator: communicator_lib.Communicator,
 ) -> _BlockStep:
-    """Makes the function of one update on this worker's part of a batch, together with the others.
+    """Makes the function of one update by all workers, on this worker's part of a batch.
 
-    One message a step: a second one would take as long as the first.
+    Each step sends one message; a second one would take as long as the first.
     """
 
     def terms(batch: batch_lib.Batch, *, share: float) -> tf.Tensor:
@@ -213,7 +213,7 @@ def _shared_step(
 
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def on_block(block: batches_lib.Block, i: tf.Tensor) -> train_step.Row:
-        # Slices and a branch that copy nothing, as they do where XLA compiles them.
+        # These slices and this branch copy nothing; compiled by XLA they would.
         batch, size = block.at(i)
         whole = functools.partial(own_terms, batch, batches.batch_size)
         short = functools.partial(own_terms, batch, batches.short_size)
@@ -225,5 +225,5 @@ def _shared_step(
 
 
 def _first(batch: batch_lib.Batch, size: Any) -> batch_lib.Batch:
-    """The first examples of a batch, as many as an int or a scalar tensor says."""
+    """Returns the first `size` examples of a batch; size is an int or a scalar tensor."""
     return batch.map(lambda tensor: tensor[:size])

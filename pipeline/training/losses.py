@@ -1,4 +1,4 @@
-"""The loss that training minimises, as a function of a batch and the model's outputs."""
+"""Losses: functions of a batch and the model's outputs that training minimises."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ ExampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # Maps a batch and the model's outputs to the loss (scalar float32).
 Loss = Callable[[batch_lib.Batch, Any], tf.Tensor]
 
-_NO_WEIGHTS = ("b", "bias", "beta", "gamma")  # of biases and of normalization
+_NO_WEIGHTS = ("b", "bias", "beta", "gamma")  # biases and normalization, which --l2 leaves out
 
 
 def squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
@@ -25,10 +25,10 @@ def squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 
 
 def by_name(name: str) -> ExampleLoss:
-    """The loss of that name: the guide's squared error, or a loss of Keras.
+    """Returns a loss by name: the guide's squared error, or a Keras loss.
 
     Raises:
-      errors.InputError: Keras has none of that name.
+      errors.InputError: Keras has no loss with that name.
     """
     if name == "mean_squared_error":
         return squared_error
@@ -52,10 +52,10 @@ def by_name(name: str) -> ExampleLoss:
 
 
 def with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose `if` and `while` may depend on tensors when it is traced.
+    """Converts a function with AutoGraph, so its `if` and `while` may depend on tensors.
 
-    The code of this package does without; converting it takes longer than all else at the start
-    of a run. A nested tf.function would make XLA compile the loop anew at every call.
+    This package's own code is not converted: the conversion would dominate the start of a run. A
+    nested tf.function would make XLA recompile the loop at every call.
     """
     if function.__module__.startswith("pipeline."):
         return function
@@ -70,11 +70,11 @@ def with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mean_loss(each: ExampleLoss, model: Any, *, l2: float = 0.0) -> Loss:
-    """The mean of the losses of the examples, times their weights, plus penalties.
+    """Makes a loss: the weighted mean of the examples' losses, plus penalties.
 
-    Penalties are the losses that a Keras model adds in its last call, such as regularizers, and
-    l2 times the sum of the squares of all weights, but not of biases. As in Keras, the sum of the
-    weighted losses is divided by the number of examples.
+    Penalties are the losses that a Keras model adds in its last call, such as regularizers, and l2
+    times the sum of the squared weights without biases. As in Keras, the sum of the weighted
+    losses is divided by the number of examples.
     """
     each = with_autograph(each)
 
@@ -98,7 +98,7 @@ def mean_loss(each: ExampleLoss, model: Any, *, l2: float = 0.0) -> Loss:
 
 
 def compiled_loss(model: Any) -> Loss:
-    """What a compiled Keras model computes in its compute_loss."""
+    """Makes a loss from a compiled Keras model's compute_loss."""
 
     def loss(batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:
         x, y, weight = batch
@@ -109,14 +109,14 @@ def compiled_loss(model: Any) -> Loss:
 
 
 def matching(y: Any, outputs: Any) -> Any:
-    """The model's outputs in the form of the labels: float32, and [B] or [B, 1] as these are."""
+    """Converts outputs to the labels' form: float32, and [B] or [B, 1] as the labels are."""
     if not isinstance(outputs, tf.Tensor):
         return outputs
     shape = getattr(y, "shape", None)
     if shape is not None and outputs.shape.rank == 2 and outputs.shape[1] == 1 and shape.rank == 1:
         outputs = outputs[:, 0]
     elif shape is not None and outputs.shape.rank == 1 and shape.rank == 2 and shape[1] == 1:
-        outputs = outputs[:, None]  # or their difference would be [B, B]
+        outputs = outputs[:, None]  # otherwise the difference would be [B, B]
     return tf.cast(outputs, tf.float32) if outputs.dtype.is_floating else outputs
 
 
@@ -143,10 +143,10 @@ _OF_PROBABILITIES = ("binary_crossentropy", "BinaryCrossentropy", "auc", "AUC")
 def check_range(flag: str, name: str, y: Array, prediction: Array) -> None:
     """Checks the value ranges of labels [N] and predictions that a named loss or metric requires.
 
-    Keras clips them or gives NaN, without a word. `name` is that of a loss or a metric of Keras.
+    Keras silently clips them or returns NaN. `name` is the name of a Keras loss or metric.
 
     Raises:
-      errors.InputError: a label or a prediction is outside.
+      errors.InputError: a label or a prediction is out of range.
     """
     if name in _OF_PROBABILITIES:
         errors.require(

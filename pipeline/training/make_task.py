@@ -1,4 +1,4 @@
-"""Makes the task that --model and --loss name, and checks what the functions there return."""
+"""Makes the task of --model and --loss, and checks what their functions return."""
 
 import inspect
 from typing import Any
@@ -15,8 +15,8 @@ from pipeline.data import least_squares
 from pipeline.training import losses
 from pipeline.training import task as task_lib
 
-_SAMPLE = 100  # examples that the functions are tried on
-# What a compiled model brings, so that a flag would have no effect.
+_SAMPLE = 100  # examples that test the functions
+# Flags that have no effect on a compiled model.
 _COMPILED = (
     *("loss", "optimizer", "metrics", "learning_rate", "l2", "clip_norm"),
     *("schedule", "decay_steps", "warmup_steps"),
@@ -24,15 +24,15 @@ _COMPILED = (
 
 
 def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task_lib.Task:
-    """Makes the model and its loss, and tries them on a few examples.
+    """Makes the model and its loss, and tests them on a few examples.
 
-    Its initial values are a function of --seed, and its names the same in every process.
+    The initial values depend on --seed only, and variable names are the same in every process.
 
     Raises:
-      errors.InputError: a function of the user's fails, or returns what can't be trained.
+      errors.InputError: a user's function fails, or returns something that can't be trained.
     """
     if config.model != "module" or config.optimizer != "sgd":
-        # Keras numbers its names on, from one run of a process to the next.
+        # Keras would continue to number names across the runs of a process.
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.find(config, ("model", "loss"))
@@ -63,7 +63,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
 def _loss(
     config: config_lib.Config, functions: dict[str, user_code.UserFunction], model: Any
 ) -> losses.Loss:
-    """The loss of an uncompiled model."""
+    """Makes the loss of an uncompiled model."""
     for name in ("compute_loss", "compute_metrics"):
         errors.require(
             not _overrides(model, name),
@@ -77,7 +77,7 @@ def _loss(
 def _start(
     config: config_lib.Config, datasets: datasets_lib.Datasets
 ) -> npt.NDArray[np.floating[Any]]:
-    """W and b [D + 1] that a linear model starts from, for data as they are trained on."""
+    """The initial W and b [D + 1] of a linear model, in the model's units."""
     W, b = config.initial_w, config.initial_b
     start = np.append(np.full(datasets.train.x.shape[1], W or 0.0), b or 0.0)
     if datasets.units is None:
@@ -90,7 +90,7 @@ def _start(
 def _make_model(
     function: user_code.UserFunction, config: config_lib.Config, sample: batch_lib.Batch
 ) -> Any:
-    """Calls the function, and the model once, which then has its variables."""
+    """Calls the function, then the model once, which creates the model's variables."""
     make = function.load()
     arguments = _arguments(function, make, sample)
     with user_code.user_errors("making the model", function):
@@ -124,7 +124,7 @@ def _make_model(
 def _arguments(
     function: user_code.UserFunction, make: Any, sample: batch_lib.Batch
 ) -> tuple[Any, ...]:
-    """What a function that makes a model asks for: nothing, the spec, or the number of features."""
+    """The arguments of a model function: none, the spec, or the number of features."""
     with user_code.user_errors("making the model", function):
         parameters = list(inspect.signature(make).parameters.values())
     names = [p.name for p in parameters]
@@ -145,7 +145,7 @@ def _arguments(
 
 
 def _check_outputs(function: user_code.UserFunction, outputs: Any, sample: batch_lib.Batch) -> None:
-    """Checks that a model gives something for each example."""
+    """Checks that a model returns an output for each example."""
     found = batch_lib.Batch(outputs, ()).arrays
     shapes = [list(getattr(each, "shape", ())) for each in found]
     errors.require(
@@ -156,7 +156,7 @@ def _check_outputs(function: user_code.UserFunction, outputs: Any, sample: batch
 
 
 def _check_compiled(function: user_code.UserFunction, config: config_lib.Config) -> None:
-    """Checks that no flag is given for what a compiled model brings."""
+    """Checks that no flag is set that a compiled model ignores."""
     given = [n for n in _COMPILED if getattr(config, n) != getattr(config_lib.Config(), n)]
     if config.learning_rate is None or config.is_synthetic:
         given = [name for name in given if name != "learning_rate"]
@@ -170,7 +170,7 @@ def _check_compiled(function: user_code.UserFunction, config: config_lib.Config)
 def _check_model(
     function: user_code.UserFunction, made: task_lib.Task, sample: batch_lib.Batch
 ) -> None:
-    """Checks that predictions without training are the same each time, and change nothing."""
+    """Checks that predictions are repeatable and change no variables."""
     before = made.variables.arrays()
     with user_code.user_errors("calling the model", function):
         one, other = (
@@ -190,7 +190,7 @@ def _check_model(
 def _check_loss(
     config: config_lib.Config, made: task_lib.Task, train: batch_lib.Batch, sample: batch_lib.Batch
 ) -> None:
-    """Calls the loss once, and checks the labels that it is for."""
+    """Calls the loss once, and checks that it fits the labels."""
     prediction = made.predict(sample.x)
     names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
     if not made.is_compiled and isinstance(prediction, tf.Tensor) and hasattr(train.y, "dtype"):
@@ -208,7 +208,7 @@ def _is_keras(model: Any) -> bool:
 
 
 def _overrides(model: Any, name: str) -> bool:
-    """Whether a Keras model has a method of its own in the place of one of keras.Model."""
+    """Whether a Keras model overrides a method of keras.Model."""
     return _is_keras(model) and getattr(type(model), name) is not getattr(tf.keras.Model, name)
 
 

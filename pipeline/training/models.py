@@ -1,12 +1,12 @@
-"""The models that --model names: each public function here makes one, from its number of features.
+"""The models of --model: each public function here makes one from the number of features.
 
-A model is a keras.Model, or a tf.Module for the custom loop alone, that maps x [B, D] to y [B] or
-[B, 1], or to C outputs [B, C]. One more is one more function.
+A model is a keras.Model, or a tf.Module for the custom loop only. It maps x [B, D] to y [B] or
+[B, 1], or to C outputs [B, C]. To add a model, add a function.
 """
 
 import tensorflow as tf
 
-# Up to so many features, XLA multiplies and adds faster than it calls a matrix product.
+# Up to this many features, XLA's multiply and add is faster than a matrix product.
 _FEW_FEATURES = 8
 
 
@@ -73,7 +73,7 @@ class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
         constant = tf.keras.initializers.Constant
         self.W = self.add_weight(name="W", shape=(num_features,), initializer=constant(5.0))
         self.b = self.add_weight(name="b", shape=(), initializer="zeros")
-        self.built = True  # the weights exist: load_weights need not wait for a call
+        self.built = True  # the weights exist, so load_weights works before a call
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """Predicts y [B] from x [B, D], or as in the guide from x [B] if D = 1."""
@@ -82,7 +82,7 @@ class KerasLinearModel(tf.keras.Model):  # type: ignore[misc]
 
 
 def _linear(x: tf.Tensor, W: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """The formula of both: y [B] from x [B, D], W [D] and the scalar b."""
+    """The formula of both models: y [B] from x [B, D], W [D] and the scalar b."""
     if W.shape[0] <= _FEW_FEATURES:
         return tf.reduce_sum(x * W, axis=-1) + b
     return tf.linalg.matvec(x, W) + b

@@ -1,7 +1,7 @@
-"""Euclidean norms, in a form that XLA compiles to fast code.
+"""Euclidean norms in a form that XLA compiles to fast code.
 
-On CPUs XLA adds up an array one number after the other, each waiting for the one before; the
-columns of a matrix it adds up side by side, five times as fast for a layer of 64 units.
+On CPUs, XLA adds up an array one number after the other. It adds up the columns of a matrix in
+parallel, which is five times as fast for a layer of 64 units.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 def norm(array: Any) -> tf.Tensor:
-    """The norm (scalar float32) of an array: that of the norms of its columns."""
+    """The norm (scalar float32) of an array, computed as the norm of its columns' norms."""
     array = tf.cast(tf.convert_to_tensor(array), tf.float32)
     return tf.norm(tf.norm(array, axis=0)) if array.shape.rank else tf.abs(array)
 

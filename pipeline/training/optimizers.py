@@ -1,4 +1,4 @@
-"""Optimizers: the hand-written update of the guide, and those of Keras; the learning rate."""
+"""Optimizers (the guide's hand-written update and Keras optimizers) and learning rates."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,21 +12,21 @@ from pipeline import errors
 from pipeline.training import norms
 from pipeline.training import task as task_lib
 
-_TENTH = 0.1  # by which --schedule=exponential multiplies the rate in every --decay_steps
+_TENTH = 0.1  # --schedule=exponential multiplies the rate by this every --decay_steps
 
 Optimizer = Any  # GradientDescent or a keras.optimizers.Optimizer, which has no stubs
 Rate = Any  # a float, or a Keras LearningRateSchedule
 
 
 class WarmUp(tf.keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A learning rate that rises evenly in the first steps, and then follows another schedule."""
+    """A learning rate that rises linearly in the first steps, then follows another schedule."""
 
     def __init__(self, rate: Rate, *, steps: int):
-        """Prepares to reach the rate, or the start of a schedule, with update `steps`."""
+        """Reaches the rate, or the start of a schedule, with update `steps`."""
         self._rate, self._steps = rate, steps
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """The rate [...] of the updates step + 1, from int64 steps [...]."""
+        """Returns the rates [...] of the updates step + 1, from int64 steps [...]."""
         risen = tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self._steps)
         after = tf.maximum(step - self._steps, tf.cast(0, step.dtype))
         return risen * (self._rate(after) if callable(self._rate) else self._rate)
@@ -41,7 +41,7 @@ class GradientDescent(tf.Module):  # type: ignore[misc]
         self.iterations = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def apply_gradients(self, pairs: Iterable[tuple[Any, tf.Variable]]) -> None:
-        """Subtracts from each variable its gradient, times the learning rate."""
+        """Subtracts the gradient times the learning rate from each variable."""
         gradients, variables = zip(*pairs, strict=True)
         if self._clip_norm:
             norm = norms.global_norm(gradients)
@@ -56,13 +56,13 @@ class GradientDescent(tf.Module):  # type: ignore[misc]
 
 
 def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) -> Optimizer:
-    """Makes the optimizer of a task's model, or takes that with which the model was compiled.
+    """Makes the optimizer of a task's model, or returns the compiled model's own optimizer.
 
-    In the custom loop 'sgd' is the guide's update. Its own variables exist, so that a compiled
-    function can use it.
+    In the custom loop, 'sgd' is the guide's update. The optimizer's variables are created, so a
+    compiled function can use it.
 
     Raises:
-      errors.InputError: this version of Keras has no optimizer of that name.
+      errors.InputError: this version of Keras has no optimizer with that name.
     """
     if task.is_compiled:
         optimizer = task.model.optimizer
@@ -84,7 +84,7 @@ def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) ->
 
 def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """The learning rates [K] of the updates steps + 1."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside a loss-scaling optimizer
     rate = getattr(optimizer, "rate", None) or optimizer._learning_rate
     if callable(rate):
         return np.asarray(rate(tf.constant(steps)), np.float32)
@@ -92,12 +92,12 @@ def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.
 
 
 def scaled_loss(optimizer: Optimizer, loss: tf.Tensor) -> tf.Tensor:
-    """The loss as a Keras optimizer scales it, so that 16-bit gradients don't vanish."""
+    """Scales the loss as a Keras optimizer does, so 16-bit gradients don't vanish."""
     return loss if isinstance(optimizer, GradientDescent) else optimizer.scale_loss(loss)
 
 
 def unscaled_norm(optimizer: Optimizer, norm: tf.Tensor) -> tf.Tensor:
-    """The norm of a gradient, from that of the gradient of the scaled loss."""
+    """Converts the gradient norm of the scaled loss to that of the loss."""
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         return norm / tf.convert_to_tensor(optimizer.dynamic_scale)
     factor = getattr(optimizer, "loss_scale_factor", None)
@@ -105,10 +105,10 @@ def unscaled_norm(optimizer: Optimizer, norm: tf.Tensor) -> tf.Tensor:
 
 
 def _rate(config: config_lib.Config, last_step: int) -> Rate:
-    """The learning rate, a function of the step alone.
+    """The learning rate, which depends on the step only.
 
     Cosine: Loshchilov and Hutter, SGDR, 2017, section 3, without restarts. Without --decay_steps,
-    the schedule takes the steps of the run, up to last_step.
+    the schedule spans the whole run, up to last_step.
     """
     rate: Rate = config.learning_rate
     schedules = tf.keras.optimizers.schedules

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline import errors, fields
 
-_OPTIMIZERS = (  # of Keras 3.15, but for those that wrap others
+_OPTIMIZERS = (  # the optimizers of Keras 3.15, except wrappers
     *("sgd", "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb"),
     *("lion", "muon", "nadam", "rmsprop", "schedulefreeadamw"),
 )
@@ -22,8 +22,8 @@ _SHORT = {"bce": "binary_crossentropy", "kld": "kl_divergence", "kldivergence": 
 
 
 def loss_name(name: str) -> str:
-    """One name for all that Keras takes for a loss: mse, MSE and MeanSquaredError are the same."""
-    if not name.isidentifier():  # a function of one's own
+    """Normalizes the name of a Keras loss: mse, MSE and MeanSquaredError are the same."""
+    if not name.isidentifier():  # the user's own function
         return name
     words = re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
     return (_REGRESSION | _SHORT).get(words, words)
@@ -31,7 +31,7 @@ def loss_name(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """What is trained, and how a step is made."""
+    """The model, the loss and the kind of loop."""
 
     model: str = fields.field(
         "module",
@@ -69,17 +69,17 @@ class Solution:
 
     @property
     def is_linear_regression(self) -> bool:
-        """Whether the model is y = x·W + b and the loss the squared error."""
+        """Whether the model is y = x·W + b and the loss is the squared error."""
         return self.is_linear and self.loss == Solution.loss
 
     @property
     def keeps_label(self) -> bool:
-        """Whether the loss would mean nothing for a standardized label."""
+        """Whether the loss is meaningless for a standardized label."""
         return self.loss in (_REGRESSION["mape"], _REGRESSION["msle"])
 
     @property
     def is_regression(self) -> bool | None:
-        """Whether labels are numbers that may be standardized; None for a loss of one's own."""
+        """Whether labels are numbers that may be standardized; None for the user's own loss."""
         return None if ":" in self.loss else self.loss in _REGRESSION.values()
 
 
@@ -120,7 +120,7 @@ class Training:
     )
 
     def steps_per_epoch(self, num_examples: int) -> int:
-        """Batches that it takes to see every example once; --batch_size=0 makes it one."""
+        """The number of batches in an epoch; 1 with --batch_size=0."""
         return -(-num_examples // (self.batch_size or num_examples))
 
 
@@ -151,13 +151,13 @@ class Schedule:
 
     @property
     def may_be_extended(self) -> bool:
-        """Whether a larger --epochs leaves the steps of a smaller one as they are."""
+        """Whether raising --epochs leaves the earlier steps unchanged."""
         return self.schedule == "constant" or self.decay_steps > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated besides the loss, and what follows from it."""
+    """Metrics besides the loss, and early stopping."""
 
     metrics: str = fields.output_only(
         "",

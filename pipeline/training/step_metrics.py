@@ -1,4 +1,4 @@
-"""The metrics of training steps, as the loops emit them."""
+"""The metrics of training steps, returned by the loops."""
 
 from typing import Any, NamedTuple
 
@@ -9,8 +9,8 @@ import numpy.typing as npt
 class StepMetrics(NamedTuple):
     """The metrics of K consecutive steps, or of a selection of steps.
 
-    A row is the state after `step` updates: the watched values of the model, and the loss of
-    the batch that the next update uses, at these values, with the length of its gradient.
+    A row is the state after `step` updates: the watched values of the model, and the loss and
+    gradient norm of the next update's batch at these values.
     """
 
     step: npt.NDArray[np.int64]  # [K]
@@ -28,26 +28,26 @@ class StepMetrics(NamedTuple):
         return StepMetrics(*(column[index] for column in self))
 
     def every(self, steps: int) -> "StepMetrics":
-        """The rows of the steps that are multiples of a number; without a copy if that is 1."""
+        """The rows whose steps are multiples of `steps`; no copy for steps=1."""
         return self if steps == 1 else self.select(self.step % steps == 0)
 
     @property
     def is_finite(self) -> npt.NDArray[np.bool_]:
-        """[K] whether the loss and all values of a row are finite."""
+        """Returns [K]: whether the loss and all values of a row are finite."""
         if np.isfinite(self.loss).all() and np.isfinite(self.values).all():
             return np.ones(len(self.step), np.bool_)
         return np.asarray(np.isfinite(self.loss) & np.isfinite(self.values).all(axis=1))
 
 
 def empty(num_values: int) -> StepMetrics:
-    """No rows, of M values."""
+    """Returns no rows, with M values."""
     nothing = np.zeros(0, np.float32)
     values = np.zeros((0, num_values), np.float32)
     return StepMetrics(np.zeros(0, np.int64), values, nothing, nothing)
 
 
 def concatenate(*parts: StepMetrics) -> StepMetrics:
-    """The rows of several parts, in their order."""
+    """Concatenates the rows of several parts in order."""
     return StepMetrics(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -57,10 +57,10 @@ def power_of_two_stride(count: int, max_kept: int) -> int:
 
 
 class History:
-    """An even selection of a run's rows, small however long the run is, and the last row.
+    """Evenly spaced rows of a run, few even in a long run, and the last row.
 
-    It keeps the steps that a power of two divides, so what a longer run keeps is
-    among what a shorter one kept.
+    It keeps the multiples of a power of two, so a longer run keeps a subset of the steps that a
+    shorter one kept.
 
     Attributes:
       stride: Steps between the rows kept.
@@ -70,17 +70,17 @@ class History:
     _MOST_ROWS = 2048
 
     def __init__(self, last_step: int, rows: StepMetrics):
-        """Prepares for the rows up to last_step, after those that were kept before."""
+        """Starts with the rows kept before, and prepares for rows up to last_step."""
         self.stride = power_of_two_stride(last_step, self._MOST_ROWS)
         self._kept = rows.select(slice(0, 0))
         self.add(rows)
 
     def add(self, rows: StepMetrics) -> None:
-        """Takes the next rows."""
+        """Adds the next rows."""
         self._kept = concatenate(self._kept, rows.every(self.stride))
         self.last = rows.select(slice(-1, None))
 
     def rows(self) -> StepMetrics:
-        """The rows kept, and the last."""
+        """The kept rows and the last row."""
         is_kept = np.isin(self.last.step, self._kept.step[-1:])
         return concatenate(self._kept, self.last.select(~is_kept))

@@ -1,4 +1,4 @@
-"""What is trained: a model and its loss, as the loops, the evaluation and exports see them."""
+"""A task: a model and its loss, for the loops, the evaluation and the exports."""
 
 import inspect
 from typing import Any
@@ -30,7 +30,7 @@ class Task:
         features: tuple[str, ...] = (),
         is_compiled: bool = False,
     ):
-        """Puts a model whose variables exist and a loss together.
+        """Combines a model whose variables exist with a loss.
 
         `features` are the names of the columns of x, if it is [B, D].
         """
@@ -43,7 +43,7 @@ class Task:
         self._takes_training = is_keras or "training" in takes
 
     def outputs(self, x: Any, *, training: bool = False) -> Any:
-        """What the model gives for x, by default as after training."""
+        """The model's outputs for x, by default in inference mode."""
         with user_code.kept_process():
             return self._call(x, training=training) if self._takes_training else self._call(x)
 
@@ -52,7 +52,7 @@ class Task:
         return self.matching(self.outputs(x))
 
     def matching(self, outputs: Any) -> Any:
-        """The model's outputs in the form of the labels: float32, and [B] if these are [B]."""
+        """Converts outputs to the labels' form: float32, and [B] if the labels are [B]."""
         return losses.matching(self.spec.y, outputs)
 
     def loss_of(self, batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:

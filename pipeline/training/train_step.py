@@ -1,4 +1,4 @@
-"""One training step: forward pass, gradients, update. There are two: the guide's, and Keras' own.
+"""Training steps (forward pass, gradients, update): the guide's and Keras' own.
 
 A step takes a batch, updates the model once, in place, and returns a Row.
 """
@@ -17,7 +17,7 @@ from pipeline.training import variables as variables_lib
 
 
 class Row(NamedTuple):
-    """What a step tells of the state before its update."""
+    """The metrics of a step, of the state before its update."""
 
     values: tf.Tensor  # [M], the watched values
     loss: tf.Tensor  # scalar, of the batch
@@ -49,9 +49,9 @@ def guide_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
 
 
 def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
-    """The train_step of Keras, with notes of what it hands to compute_loss and the optimizer.
+    """The train_step of Keras; records what it passes to compute_loss and the optimizer.
 
-    They are taken while it is traced, so nothing is computed twice.
+    The recording happens while the step is traced, so nothing is computed twice.
     """
     model, noted = task.model, {}
 
@@ -63,7 +63,7 @@ def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
 
     def apply(gradients: Any, variables: Any = None) -> Any:
         gradients = _checked(task, list(gradients))
-        with tf.name_scope("gradient_norm/"):  # not in the box that is open
+        with tf.name_scope("gradient_norm/"):  # outside the current box of the graph
             noted["norm"] = optimizers.unscaled_norm(optimizer, norms.global_norm(gradients))
         with tf.name_scope("update/"):
             return type(optimizer).apply(optimizer, gradients, variables)
@@ -81,7 +81,7 @@ def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
 
 @contextlib.contextmanager
 def _replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
-    """Replaces a method of one object for a while."""
+    """Replaces a method of one object temporarily."""
     object.__setattr__(thing, name, value)
     try:
         yield
@@ -90,7 +90,7 @@ def _replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _checked(task: task_lib.Task, gradients: list[Any]) -> list[Any]:
-    """The gradients; raises errors.InputError if the loss does not depend on a variable."""
+    """Returns the gradients; raises errors.InputError if the loss ignores a variable."""
     pairs = zip(task.variables.trainable, gradients, strict=True)
     names = [name for name, gradient in pairs if gradient is None]
     errors.require(
@@ -106,8 +106,8 @@ def shared_loss_and_gradients(
 ) -> tf.Tensor:
     """This worker's term of the loss and the gradients of a batch, from its part of the batch.
 
-    Returns [1 + P]: the loss, then all gradients as one vector, times the share of the examples
-    that are in the part. The terms of all workers sum to the loss and gradients of the batch.
+    Returns [1 + P]: the loss and all gradients as one vector, times the part's share of the
+    examples. The terms of all workers sum to the loss and gradients of the batch.
     """
     with tf.GradientTape() as tape:
         loss = task.loss(part, training=True) * share
@@ -117,7 +117,7 @@ def shared_loss_and_gradients(
 
 
 def shared_update(task: task_lib.Task, optimizer: optimizers.Optimizer, total: tf.Tensor) -> Row:
-    """Updates the model once, in place, by the sum [1 + P] of the workers' terms."""
+    """Updates the model once, in place, with the sum [1 + P] of the workers' terms."""
     variables, values = task.model.trainable_variables, task.variables.values()
     loss, *flat = tf.split(total, [1, *(v.shape.num_elements() for v in variables)])
     gradients = [tf.reshape(g, v.shape) for g, v in zip(flat, variables, strict=True)]
@@ -126,10 +126,10 @@ def shared_update(task: task_lib.Task, optimizer: optimizers.Optimizer, total: t
 
 
 def trace(step: Step, task: task_lib.Task, optimizer: optimizers.Optimizer) -> Any:
-    """The FuncGraph of the training step: what it uses, and TensorBoard's Graphs dashboard.
+    """Traces the training step to a FuncGraph, for checks and TensorBoard's Graphs dashboard.
 
-    There the variables have their own names: those of the model as in its curves, with a box for
-    each layer, those of a Keras optimizer in a box of their own.
+    The graph shows the model's variables with the names of their curves and a box for each layer.
+    The variables of a Keras optimizer have their own box.
     """
     named = [(name.replace(".", "/"), v) for name, v in task.variables.by_name.items()]
     for v in optimizer.variables:
@@ -137,7 +137,7 @@ def trace(step: Step, task: task_lib.Task, optimizer: optimizers.Optimizer) -> A
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def train_step(batch: batch_lib.Batch) -> Row:
-        for name, variable in named:  # whose first uses would name them otherwise
+        for name, variable in named:  # before their first use names them
             tf.compat.v1.get_default_graph().capture(variable.handle, name=_node_name(name))
         return step(batch)
 
@@ -147,7 +147,7 @@ def trace(step: Step, task: task_lib.Task, optimizer: optimizers.Optimizer) -> A
 
 
 def _names(spec: batch_lib.Batch) -> list[str]:
-    """The names of the inputs in a graph: x, y and weight, with a number for each of several."""
+    """The names of a graph's inputs: x, y and weight, numbered if there are several."""
     parts = [(name, batch_lib.Batch(part, ()).arrays) for name, part in spec._asdict().items()]
     return [
         name if len(found) == 1 else f"{name}_{i}"
@@ -157,5 +157,5 @@ def _names(spec: batch_lib.Batch) -> list[str]:
 
 
 def _node_name(name: str) -> str:
-    """A name without the characters that TensorFlow forbids in a graph."""
+    """Removes the characters that TensorFlow forbids in a graph's names."""
     return "".join(c if c.isascii() and (c.isalnum() or c == "/") else "_" for c in name).strip("_")

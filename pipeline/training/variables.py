@@ -1,4 +1,4 @@
-"""The variables of a model: their names, copies of them, and the values watched at every step."""
+"""The variables of a model: names, copies, and the values watched at every step."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,10 @@ class Variables:
 
     Attributes:
       by_name: All variables by name.
-      trainable: The trained ones among them.
-      watched: The names of the M values that are watched at every step: up to 16 trainable numbers,
-        or else the norm of each trainable variable. A number that belongs to a feature is named
-        after it, such as W/area.
+      trainable: The trainable variables by name.
+      watched: The names of the M values watched at every step: up to 16 trainable numbers, or else
+        the norm of each trainable variable. A feature's number is named after the feature, such
+        as W/area.
       watches_all: Whether the watched values are all trainable numbers.
     """
 
@@ -41,30 +41,30 @@ class Variables:
         return sum(variable.shape.num_elements() for variable in self.trainable.values())
 
     def values(self) -> tf.Tensor:
-        """The watched values [M] float32 of the model as it is now."""
+        """The current watched values [M] float32."""
         if self.watches_all:
             return self.numbers()
         return tf.stack([norms.norm(variable) for variable in self.trainable.values()])
 
     def numbers(self) -> tf.Tensor:
-        """All trainable numbers [P] float32 of the model as it is now."""
+        """The current trainable numbers [P] float32."""
         parts = [tf.cast(tf.reshape(v, [-1]), tf.float32) for v in self.trainable.values()]
         return tf.concat(parts, axis=0)
 
     def values_at(self, numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """The watched values [M] of the model with these trainable numbers [P]."""
+        """The watched values [M] for the trainable numbers [P]."""
         if self.watches_all:
             return as_float32(numbers)
         parts = self.split(numbers).values()
         return np.array([np.linalg.norm(part) for part in parts], np.float32)
 
     def values_now(self) -> npt.NDArray[np.float32]:
-        """The watched values [M] of the model as it is now, without TensorFlow's operations."""
+        """The current watched values [M], computed without TensorFlow operations."""
         arrays = [np.ravel(variable.numpy()) for variable in self.trainable.values()]
         return self.values_at(np.concatenate(arrays, dtype=np.float32))
 
     def split(self, numbers: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
-        """The arrays of the trainable variables, by name, that have these numbers [P]."""
+        """Splits numbers [P] into the arrays of the trainable variables, by name."""
         sizes = [variable.shape.num_elements() for variable in self.trainable.values()]
         parts = np.split(as_float32(numbers), np.cumsum(sizes)[:-1])
         pairs = zip(self.trainable.items(), parts, strict=True)
@@ -75,14 +75,14 @@ class Variables:
         return {name: variable.numpy() for name, variable in self.by_name.items()}
 
     def assign(self, arrays: Mapping[str, npt.ArrayLike]) -> None:
-        """Sets variables by name, from arrays of their sizes."""
+        """Sets variables by name from arrays of the same sizes."""
         for name, array in arrays.items():
             variable = self.by_name[name]
             variable.assign(np.reshape(array, variable.shape))
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Restores the present values of all variables at the end."""
+        """Restores the current values of all variables at the end."""
         with unchanged(self.by_name.values()):
             yield
 
@@ -103,7 +103,7 @@ class Variables:
 
 @contextlib.contextmanager
 def unchanged(variables: Any) -> Iterator[None]:
-    """Restores the present values of some variables at the end."""
+    """Restores the current values of some variables at the end."""
     saved = [(variable, variable.numpy()) for variable in map(inner, variables)]
     try:
         yield
@@ -118,13 +118,13 @@ def inner(variable: Any) -> tf.Variable:
 
 
 def as_float32(numbers: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """The nearest finite float32."""
+    """Converts numbers to the nearest finite float32."""
     largest = np.finfo(np.float32).max
     return np.clip(numbers, -largest, largest).astype(np.float32)
 
 
 def _by_name(model: Any) -> dict[str, tf.Variable]:
-    """All variables of a model, by the shortest names that tell them apart.
+    """All variables of a model, by the shortest unique names.
 
     A Keras variable is named after the last part of its path, such as kernel in
     sequential/dense/kernel, or after the path in the model with dots, dense.kernel, if others have
