@@ -363,7 +363,7 @@ def test_flags_beside_a_compiled_model_are_refused(
         (":with_a_default", (6, 2, 3), ""),  # which stays
         (":with_a_default", (6, 2), ""),
         (":line", (6, 2), ""),
-        (":line", (6, 2, 3), r"takes \['n'\], the number of features, but x is no array \[N, D\]"),
+        (":line", (6, 2, 3), r"takes n, the number of features, but x is no array \[N, D\]"),
     ],
 )
 def test_a_function_gets_what_it_asks_for(

@@ -138,8 +138,8 @@ def _arguments(
     needs_one = takes_one and parameters[0].default is inspect.Parameter.empty
     errors.require(
         is_matrix or not needs_one,
-        f"{function} takes {names[:1]}, the number of features, but x is no array [N, D]; let it "
-        "take nothing, or `spec`, the TensorSpecs of x, y and weight",
+        f"{function} takes {''.join(names[:1])}, the number of features, but x is no array [N, D]; "
+        "let it take nothing, or `spec`, the TensorSpecs of x, y and weight",
     )
     return (sample.x.shape[1],) if takes_one and is_matrix else ()
 
