@@ -36,6 +36,11 @@ def names(group: type) -> tuple[str, ...]:
     return tuple(each.name for each in dataclasses.fields(group))
 
 
+def split(text: str) -> tuple[str, ...]:
+    """The different names in a flag's text, which are separated by commas."""
+    return tuple(filter(None, dict.fromkeys(text.split(","))))
+
+
 def bounds(each: "dataclasses.Field[Any]") -> str:
     """The bounds of a field in words, such as 'at least 0', or ''."""
     limits = {name.replace("_", " "): each.metadata[name] for name in _BOUNDS}

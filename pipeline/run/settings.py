@@ -61,7 +61,7 @@ class Export:
     @property
     def formats(self) -> tuple[str, ...]:
         """The names in --export_formats."""
-        return tuple(filter(None, dict.fromkeys(self.export_formats.split(","))))
+        return fields.split(self.export_formats)
 
 
 @dataclasses.dataclass(frozen=True)

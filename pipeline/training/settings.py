@@ -181,7 +181,7 @@ class Evaluation:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The names in --metrics."""
-        return tuple(filter(None, dict.fromkeys(self.metrics.split(","))))
+        return fields.split(self.metrics)
 
 
 @dataclasses.dataclass(frozen=True)
