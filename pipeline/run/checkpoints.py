@@ -38,7 +38,7 @@ class Checkpoints:
     ):
         """Prepares to save and restore; `preprocessing_of` will return `learned`."""
         self._directory = directory
-        self._variables = [*variables.by_name.values(), *optimizer.variables]
+        self._variables = variables.with_optimizer(optimizer)
         self._state = tf.Variable("", trainable=False)
         self._checkpoint = tf.train.Checkpoint(
             model=dict(variables.by_name),

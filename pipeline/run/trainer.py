@@ -37,7 +37,6 @@ from pipeline.training import (
     train_step,
 )
 from pipeline.training import loop as loop_lib
-from pipeline.training import variables as variables_lib
 
 
 def train(
@@ -162,8 +161,8 @@ class _Trainer:
     def _take_from_first(self) -> None:
         """Broadcasts the first process's variables to all processes, bit for bit."""
         if self._communicator:
-            own = [*self._task.variables.by_name.values(), *self._optimizer.variables]
-            self._communicator.from_chief(map(variables_lib.inner, own))
+            own = self._task.variables.with_optimizer(self._optimizer)
+            self._communicator.from_chief(own)
 
     def _if_finished(self, state: run_state.RunState) -> finish.Result | None:
         """The result of a run that has ended and was exported; None for any other run."""

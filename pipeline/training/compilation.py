@@ -96,7 +96,7 @@ def _slower_in_xla(graph: Any, multiplications: int) -> str:
 
 def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Optimizer) -> None:
     """Raises InputError if a traced step uses variables that checkpoints don't save."""
-    known = [*task.variables.by_name.values(), *optimizer.variables]
+    known = task.variables.with_optimizer(optimizer)
     known += getattr(task.model, "metrics_variables", [])  # reset at each evaluation
     unknown = {id(v): v.name for v in traced.variables}
     unknown |= {id(variables_lib.inner(v)): "" for v in known}

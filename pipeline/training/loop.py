@@ -94,8 +94,7 @@ class Loop:
     def row(self, step: int) -> step_metrics.StepMetrics:
         """The row of the next update after `step` updates; the model is not changed."""
         block = next(iter(self._batches.blocks(step, step + 1)))
-        own = [*self.task.variables.by_name.values(), *self._optimizer.variables]
-        with variables_lib.unchanged(own):
+        with variables_lib.unchanged(self.task.variables.with_optimizer(self._optimizer)):
             return step_metrics.StepMetrics(np.array([step]), *self._rows(block, 0, 1))
 
     def note_on_speed(self) -> str:

@@ -40,6 +40,10 @@ class Variables:
         """The number of trainable numbers, P."""
         return sum(variable.shape.num_elements() for variable in self.trainable.values())
 
+    def with_optimizer(self, optimizer: Any) -> list[tf.Variable]:
+        """All variables that a training step may change: the model's, then the optimizer's."""
+        return list(map(inner, [*self.by_name.values(), *optimizer.variables]))
+
     def values(self) -> tf.Tensor:
         """The current watched values [M] float32."""
         if self.watches_all:
