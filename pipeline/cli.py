@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -136,6 +137,7 @@ def start(
             sys.stdout.flush()  # or Python does it after the exit code is settled
             raise
     except errors.PipelineError as error:
+        _clear_frames(error)
         if isinstance(error, errors.UserCodeError) and error.traceback:
             console.say(error.traceback, sys.stderr)
         _complain(str(error))
@@ -146,6 +148,13 @@ def start(
     except MemoryError as error:
         _complain(f"there is not enough memory: {error}")
     sys.exit(1)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Frees the locals of an error: a generator in a tf.data.Dataset must end before Python."""
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _complain(message: str) -> None:

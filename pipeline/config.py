@@ -92,9 +92,9 @@ class Config(  # the last group is the first in --help
             if not metadata[name]["may_change"] or name in _LENGTH
         }
 
-    def last_step(self, num_examples: int) -> int:
+    def last_step(self, steps_per_epoch: int) -> int:
         """The number of updates of the whole run; raises errors.InputError if it is impossible."""
-        last_step = self.epochs * self.steps_per_epoch(num_examples)
+        last_step = self.epochs * steps_per_epoch
         errors.require(
             last_step <= fields.MAX_STEPS,
             f"--epochs={self.epochs} makes more steps than can be counted ({fields.MAX_STEPS:,})",

@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> None:
         user_code.find(config)
         run_dir.RunDir.of(config).check(config)
         datasets = _load(config)
-        loaded.append((datasets.fingerprint(), len(datasets.train.y)))
+        loaded.append((datasets.fingerprint(), datasets.steps_per_epoch(config)))
     configs = _with_references_once(configs, loaded)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
     console.say(
@@ -146,12 +146,12 @@ def _with_references_once(
     """Chooses one config to draw the reference lines for all configs with the same examples.
 
     This is the longest run of linear regression, or else the longest run. `loaded` has the
-    fingerprint and the number of each config's training examples.
+    fingerprint of each config's examples, and the number of its steps in an epoch.
     """
     best: dict[int, tuple[bool, int, int]] = {}
-    for number, (config, (data, count)) in enumerate(zip(configs, loaded, strict=True)):
+    for number, (config, (data, steps)) in enumerate(zip(configs, loaded, strict=True)):
         # Among equals, the first one wins.
-        rank = config.is_linear_regression, config.last_step(count), -number
+        rank = config.is_linear_regression, config.last_step(steps), -number
         best[data] = max(rank, best.get(data, rank))
     chosen = {-number for *_, number in best.values()}
     return [
@@ -164,7 +164,9 @@ def _load(config: config_lib.Config) -> datasets_lib.Datasets:
     """Loads the examples of a config, once for all configs with the same examples."""
     settings = {name: getattr(config, name) for name in config_lib.OF_DATA}
     datasets = _load_examples(config_lib.Config(**settings))
-    config.last_step(datasets.num_train)  # raises if the steps do not fit
+    if datasets.stream:  # its order depends on how often it was read
+        _load_examples.cache_clear()
+    config.last_step(datasets.steps_per_epoch(config))  # raises if the steps do not fit
     return datasets
 
 

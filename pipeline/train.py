@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     if worker.is_chief:
         console.say(
             f"Training {directory.path}: {config.model} model, {config.loop} loop, "
-            f"{datasets.num_train:,} examples, {config.epochs:,} epochs"
+            f"{datasets.described(config)}, {config.epochs:,} epochs"
             + (f", {datasets.dropped:,} rows left out" if datasets.dropped else "")
             + (f", {worker.count} workers" if worker.count > 1 else "")
         )

@@ -198,7 +198,10 @@ def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False
         if is_of_operation and isinstance(error, tf.errors.ResourceExhaustedError):
             raise MemoryError(_reason(error)) from error
         text = "".join(traceback.format_exception(error))
-        raised = [function for function in own if f'"{function.path}"' in text]
+        is_of_data = "IteratorGetNext" in text
+        raised = [
+            f for f in own if (f.flag.startswith("--data") if is_of_data else f'"{f.path}"' in text)
+        ]
         is_input = isinstance(error, errors.InputError)
         if (
             not own
@@ -243,9 +246,8 @@ def _check_settings(action: str) -> None:
 def _traceback(error: BaseException, path: pathlib.Path) -> str:
     """Returns the traceback from the user's file on; for compiled code, TensorFlow's version."""
     text = _DECORATION.sub("", str(error))
-    place = text.find(f'    File "{path}"')
-    if place >= 0:
-        return textwrap.dedent(text[place:]).rstrip()
+    if place := re.search(f'^ *File "{re.escape(str(path))}"', text, re.MULTILINE):
+        return textwrap.dedent(text[place.start() :]).rstrip()
     frames = error.__traceback__
     while frames and frames.tb_frame.f_code.co_filename != str(path):
         frames = frames.tb_next
@@ -255,7 +257,7 @@ def _traceback(error: BaseException, path: pathlib.Path) -> str:
 
 def _reason(error: BaseException) -> str:
     """The type and the message of an error on one line."""
-    text = _DECORATION.sub("", str(error)).strip()
+    text = _DECORATION.sub("", str(error)).partition("Traceback (most")[0].strip()
     first, *parts = text.split("\n\n")
     if parts and first.startswith("Exception encountered"):
         text = " ".join(parts[:-1] or parts)  # the last part has the arguments

@@ -109,7 +109,7 @@ def pipeline(
             names = tuple(f"x{i}" for i in range(num_features))
             train = datasets_lib.Batch(*table(count, num_features))
             datasets = datasets_lib.Datasets(train, None, names, "y")
-        last_step = config.last_step(count)
+        last_step = config.last_step(config.num_batches(count))
         batches = batches_lib.Batches(datasets.train, config)
         trained = make_task.make_task(config, datasets)
         updates = optimizers.create(config, trained, last_step=last_step)

@@ -341,7 +341,7 @@ class Recording:
         stable = self.line.largest_stable_rate if self.line else np.inf
         rate = learning_rate.choose(self.config, self.task, self.datasets, largest_stable=stable)
         self.config = dataclasses.replace(self.config, learning_rate=rate)
-        last_step = self.config.last_step(self.datasets.num_train)
+        last_step = self.config.last_step(self.datasets.steps_per_epoch(self.config))
         optimizer = optimizers.create(self.config, self.task, last_step=last_step)
         evaluator = evaluate.Evaluator(self.task, self.datasets, self.config)
         self.monitor = monitor_lib.Monitor(evaluator, self.datasets, self.config)

@@ -162,26 +162,26 @@ def test_profiled_gives_the_two_steps() -> None:
 def test_every_example_is_in_a_batch_of_each_epoch(
     num_examples: int, batch_size: int, steps: int
 ) -> None:
-    assert config_lib.Config(batch_size=batch_size).steps_per_epoch(num_examples) == steps
+    assert config_lib.Config(batch_size=batch_size).num_batches(num_examples) == steps
     config = config_lib.Config(batch_size=batch_size, epochs=7)
-    assert config.last_step(num_examples) == 7 * steps
+    assert config.last_step(steps) == 7 * steps
 
 
 def test_last_step_can_be_counted_exactly() -> None:
     """A float64 counts up to 10**15 steps with room to spare."""
     most = 10**15
-    assert config_lib.Config(epochs=most).last_step(5) == most
+    assert config_lib.Config(epochs=most).last_step(1) == most
     with pytest.raises(errors.InputError, match=r"--epochs=1000000000000001 .*1,000,000,000,000,"):
-        config_lib.Config(epochs=most + 1).last_step(5)
+        config_lib.Config(epochs=most + 1).last_step(1)
     with pytest.raises(errors.InputError, match=f"--epochs={most} makes more steps than can be"):
-        config_lib.Config(epochs=most, batch_size=4).last_step(5)
+        config_lib.Config(epochs=most).last_step(2)
 
 
 def test_a_profile_begins_before_the_last_step() -> None:
-    config = config_lib.Config(epochs=5, batch_size=2, profile_steps="9,100")
-    assert config.last_step(4) == 10
+    config = config_lib.Config(epochs=5, profile_steps="9,100")
+    assert config.last_step(2) == 10
     with pytest.raises(errors.InputError, match=r"--profile_steps=9,100 begins after .* step, 5;"):
-        config.last_step(2)
+        config.last_step(1)
 
 
 def test_only_module_and_keras_are_linear() -> None:

@@ -56,7 +56,7 @@ class _Images:
             linear.Linear.of(self.task, self.datasets, config),
             directory / "figures",
             self.writer,
-            last_step=config.last_step(len(self.datasets.train.y)),
+            last_step=config.last_step(self.datasets.steps_per_epoch(config)),
         )
 
     def show(self, rows: step_metrics.StepMetrics) -> None:

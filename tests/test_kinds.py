@@ -35,7 +35,7 @@ def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
     datasets = datasets_lib.load(config)
     task = make_task.make_task(config, datasets)
     batches = batches_lib.Batches(datasets.train, config)
-    count = config.last_step(datasets.num_train)
+    count = config.last_step(datasets.steps_per_epoch(config))
 
     def all_batches() -> Iterator[Any]:
         for step in range(count):

@@ -1,6 +1,10 @@
 """Checks the table or arrays that a user's function returns. Imports numpy only."""
 
-from typing import Any
+import importlib
+import inspect
+import random
+import sys
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +17,58 @@ from pipeline.data import tables
 _MOST_NAMED = 8  # arrays in a message
 
 
-def returned_by(function: user_code.UserFunction) -> Any:
-    """Calls a user's function; its file may import TensorFlow, for example to define a model."""
+class Made(NamedTuple):
+    """What a user's function returned."""
+
+    train: Any
+    validation: Any = None  # of a function with a parameter `split`
+
+
+def returned_by(function: user_code.UserFunction, seed: int) -> Made:
+    """Calls a user's function, for training and, with a parameter `split`, for validation.
+
+    Its file may import TensorFlow, for example to define a model. Random numbers that it draws
+    without a seed of its own are the same each time.
+    """
     with tf_runtime.importing(), user_code.user_errors("making the data", function):
-        return function.load()()
+        if b"tensorflow" in function.code or b"keras" in function.code:
+            importlib.import_module("tensorflow")  # to seed it
+        make = function.load()
+        takes_split = "split" in inspect.signature(make).parameters
+        calls = [{"split": part} for part in ("train", "validation")] if takes_split else [{}]
+        return Made(*(_call(make, seed, **call) for call in calls))
 
 
-def table(made: Any, function: user_code.UserFunction) -> tables.Table:
+def _call(make: Any, seed: int, **split: str) -> Any:
+    """Calls a function after it has seeded the global generators of random numbers."""
+    random.seed(seed)
+    np.random.seed(seed)
+    if tf := sys.modules.get("tensorflow"):
+        tf.random.set_seed(seed)
+    return make(**split)
+
+
+def is_stream(made: Any) -> bool:
+    """Whether a function returned a tf.data.Dataset."""
+    tf: Any = sys.modules.get("tensorflow")
+    return tf is not None and isinstance(made, tf.data.Dataset)
+
+
+def table(made: Made, function: user_code.UserFunction) -> tables.Table:
     """The columns that a function returned: a mapping of arrays, or a data frame.
 
     Raises:
       errors.InputError: it returned something else.
     """
+    errors.require(
+        made.validation is None,
+        f"{function.flag} returns columns, which are split by --validation_fraction; leave out its "
+        "parameter `split`",
+    )
+    given = made.train
     with user_code.user_errors("making the data", function):
-        names = list(made.columns) if hasattr(made, "columns") else list(made)
-        columns = {str(name): np.asarray(made[name]) for name in names}
+        names = list(given.columns) if hasattr(given, "columns") else list(given)
+        columns = {str(name): np.asarray(given[name]) for name in names}
     lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
     errors.require(
         len(lengths) == 1 and -1 not in lengths,

@@ -38,7 +38,8 @@ class Batch(NamedTuple):
     @property
     def numbers(self) -> int:
         """The number of elements of one example."""
-        return sum(math.prod(array.shape[1:]) for array in self.arrays)
+        shapes = ([size or 1 for size in array.shape[1:]] for array in self.arrays)
+        return sum(map(math.prod, shapes))
 
     @property
     def is_table(self) -> bool:

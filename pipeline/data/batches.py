@@ -63,6 +63,8 @@ class Batches:
       worker: The worker that takes its part of each batch.
     """
 
+    position = None  # a checkpoint need not hold it, as it is the step
+
     def __init__(
         self,
         examples: batch_lib.Batch,
@@ -82,7 +84,7 @@ class Batches:
         self._count = count or examples.num_examples
         self.spec = self._examples.map(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype))
         self.batch_size = min(config.batch_size or self._count, self._count)
-        self.steps_per_epoch = config.steps_per_epoch(self._count)
+        self.steps_per_epoch = config.num_batches(self._count)
         self.short_size = self._count % self.batch_size
         self._own, self._own_short = (
             worker.share(size) for size in (self.batch_size, self.short_size)
@@ -114,6 +116,11 @@ class Batches:
         size = self.own_size(int(block.size[0]))
         result: batch_lib.Batch = block.batch.map(lambda tensor: tensor[0, :size])
         return result
+
+    @property
+    def own_batch_size(self) -> int:
+        """The number of this worker's examples in a batch."""
+        return self._own.size
 
     def own_size(self, size: int) -> int:
         """The number of this worker's examples in a batch of that size."""

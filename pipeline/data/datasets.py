@@ -4,7 +4,8 @@ Imports numpy only, so a mistake in a table is reported before TensorFlow is imp
 """
 
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from pipeline.data import arrays, fingerprint, least_squares, table_examples, ta
 from pipeline.data import batch as batch_lib
 from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
+
+if TYPE_CHECKING:
+    from pipeline.data import streams
 
 Batch = batch_lib.Batch
 
@@ -41,11 +45,12 @@ class Datasets(NamedTuple):
     """The examples that a run is trained and evaluated on.
 
     With several workers, each holds the rows that it needs: its part of the validation examples,
-    and its part of the training examples if they are one full batch.
+    and its part of the training examples if they are one full batch. Of a stream, `train` is the
+    first batch, and its validation examples are batches that are read at each evaluation.
     """
 
-    train: Batch  # of numpy arrays
-    validation: Batch | None  # evaluated, but not trained on
+    train: Batch  # of numpy arrays, or of the tensors of a stream
+    validation: "Batch | streams.Stream | None"  # evaluated, but not trained on
     features: tuple[str, ...] = ()  # the names of the columns of x [N, D]; () for other examples
     label: str = ""  # the name of y [N]
     truth: Truth | None = None  # None for examples that were not drawn from a curve
@@ -56,6 +61,8 @@ class Datasets(NamedTuple):
     least_squares: Solved | None = None
     dropped: int = 0  # rows of a table that were left out because of missing values
     label_variances: tuple[float, float] | None = None  # of a table; None for class labels
+    stream: "streams.Stream | None" = None  # the training batches, if they are not in memory
+    stream_steps: int = 0  # batches of the stream in an epoch
 
     @property
     def units(self) -> preprocessing_lib.Preprocessing | None:
@@ -73,11 +80,30 @@ class Datasets(NamedTuple):
         """The number of validation examples of all workers."""
         if self.counts:
             return self.counts[1]
-        return self.validation.num_examples if self.validation else 0
+        part = self.validation
+        return part.num_examples if isinstance(part, batch_lib.Batch) else 0
+
+    def sample(self, count: int) -> Batch:
+        """The first training examples as tensors, `count` at most; imports TensorFlow."""
+        import tensorflow as tf
+
+        return self.train.rows(slice(count)).map(lambda a: a if tf.is_tensor(a) else tf.constant(a))
+
+    def steps_per_epoch(self, config: config_lib.Config) -> int:
+        """The number of batches in an epoch."""
+        return self.stream_steps or config.num_batches(self.num_train)
+
+    def described(self, config: config_lib.Config) -> str:
+        """The amount of training data, in words."""
+        if self.stream:
+            return f"a stream, {self.steps_per_epoch(config):,} batches an epoch"
+        return f"{self.num_train:,} examples"
 
     @property
-    def evaluated(self) -> Batch:
-        """The part of the training examples that this worker evaluates."""
+    def evaluated(self) -> "Batch | Iterable[Batch]":
+        """The training examples that this worker evaluates; of a stream, its first batches."""
+        if self.stream:
+            return self.stream.kept
         is_part = self.train.num_examples < self.num_train
         return self.train if is_part else self.train.map(self.worker.part)
 
@@ -90,8 +116,11 @@ class Datasets(NamedTuple):
         learned = self.preprocessing
         units = zlib.crc32(np.array([learned.mean, learned.stddev] if learned else 0.0).tobytes())
         result = names + units if self.worker.is_chief else 0
-        for factor, part in ((1, self.evaluated), (3, self.validation)):
-            if part is not None:
+        train, validation = self.evaluated, self.validation
+        if self.stream:
+            train, validation = self.train, getattr(validation, "first", None)
+        for factor, part in ((1, train), (3, validation)):
+            if isinstance(part, batch_lib.Batch):
                 result += factor * fingerprint.of(part, self.worker)
         return result % fingerprint.COUNT
 
@@ -105,14 +134,21 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
     if config.is_synthetic:
         datasets = _load_synthetic(config, worker)
     elif function := user_code.find(config).get("data"):
-        made = arrays.returned_by(function)
-        if isinstance(made, tuple):
+        made = arrays.returned_by(function, config.seed)
+        if arrays.is_stream(made.train):
+            datasets = _load_stream(made, str(function), config, worker)
+        elif isinstance(made.train, tuple):
             datasets = _load_arrays(made, str(function), config, worker)
         else:
             datasets = _load_table(arrays.table(made, function), config, worker)
     else:
         datasets = _load_table(text_tables.open_table(config.data), config, worker)
-    config.last_step(datasets.num_train)  # raises if they do not fit
+    errors.require(
+        datasets.stream or not config.steps_per_epoch,
+        f"--steps_per_epoch={config.steps_per_epoch} is for a function that returns a "
+        "tf.data.Dataset; set --batch_size instead",
+    )
+    config.last_step(datasets.steps_per_epoch(config))  # raises if they do not fit
     errors.require(
         datasets.num_train >= worker.count,
         f"{worker.count} workers need as many examples; received {datasets.num_train}",
@@ -158,16 +194,47 @@ def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Batch:
     return Batch(x[:, None], y)
 
 
+def _load_stream(
+    made: arrays.Made, name: str, config: config_lib.Config, worker: workers.Worker
+) -> Datasets:
+    """Prepares the datasets that a function returned, whose batches are taken as they come."""
+    from pipeline.data import streams  # imports TensorFlow, as the function has done
+
+    _check_flags(config, ("batch_size", *_FOR_TABLES, *_SPLITTING), f"{name} returns batches")
+    errors.require(worker.count == 1, f"{name} returns batches, which workers can't divide")
+    with user_code.user_errors("reading the data", user_code.find(config)["data"]):
+        stream = streams.Stream(made.train, name)
+        validation = None if made.validation is None else streams.Stream(made.validation, name)
+        steps = config.steps_per_epoch or stream.steps_per_epoch()
+    errors.require(
+        validation is None or not validation.is_endless,
+        f"{name} returned a dataset without an end for split='validation'; leave out repeat()",
+    )
+    counts = steps * stream.first.num_examples, 0
+    return Datasets(stream.first, validation, counts=counts, stream=stream, stream_steps=steps)
+
+
+_FOR_TABLES = ("label", "features", "categorical", "missing", "standardize")
+_SPLITTING = ("validation_examples", "validation_fraction")
+
+
+def _check_flags(config: config_lib.Config, flags: tuple[str, ...], why: str) -> None:
+    """Raises InputError if one of these flags is set."""
+    for flag in flags:
+        value, default = getattr(config, flag), getattr(config_lib.Config, flag)
+        errors.require(value == default or not value, f"--{flag}={value} has no effect, as {why}")
+
+
 def _load_arrays(
-    made: tuple[Any, ...], name: str, config: config_lib.Config, worker: workers.Worker
+    made: arrays.Made, name: str, config: config_lib.Config, worker: workers.Worker
 ) -> Datasets:
     """Splits the arrays that a function returned, without preprocessing."""
-    for flag in ("label", "features", "categorical", "missing", "standardize"):
-        value, default = getattr(config, flag), getattr(config_lib.Config, flag)
-        errors.require(
-            value == default or not value, f"--{flag}={value} is for tables; {name} returns arrays"
-        )
-    examples = arrays.examples(made, name)
+    _check_flags(config, _FOR_TABLES, f"{name} returns arrays")
+    examples = arrays.examples(made.train, name)
+    if made.validation is not None:
+        _check_flags(config, _SPLITTING, f"{name} makes the validation examples")
+        validation = arrays.examples(made.validation, name)
+        return _in_memory(examples, validation, config, worker)
     count = examples.num_examples
     held_out = table_examples.Split(config, count).held_out(0, count)
     train = examples.rows(~held_out)
@@ -189,7 +256,7 @@ def _in_memory(
 
     counts = train.num_examples, validation.num_examples
     return Datasets(
-        train=part(train) if config.steps_per_epoch(counts[0]) == 1 else train,
+        train=part(train) if config.num_batches(counts[0]) == 1 else train,
         validation=part(validation) if counts[1] else None,
         worker=worker,
         counts=counts,

@@ -41,7 +41,8 @@ class Table:
         "",
         "What to train on in place of synthetic data: a CSV or Parquet file, several separated by "
         "commas, a pattern such as 'part-*.csv', or a function of your own such as mine:houses, "
-        "which returns columns by their names.",
+        "which returns columns by their names, arrays (x, y) or a tf.data.Dataset of batches. It "
+        "is called with 'train' and 'validation' if it has a parameter `split`.",
     )
     label: str = fields.not_swept("", "The column to predict; by default the last one.")
     features: str = fields.not_swept(
@@ -61,6 +62,13 @@ class Table:
         None,
         "Train on features (and for regression, on labels) of mean 0 and standard deviation 1; W "
         "and b are shown, and predictions made, in the units of the data. By default with --data.",
+    )
+
+    steps_per_epoch: int = fields.step_count(
+        0,
+        "Batches in an epoch of a tf.data.Dataset; by default all, which are counted in a pass "
+        "over it if it does not know their number.",
+        may_sweep=False,
     )
 
     def _check(self) -> None:

@@ -37,7 +37,7 @@ def load(
         count = reader.look_ahead()
     split = Split(config, count)
     keeps_part = worker.count > 1 and (
-        config.steps_per_epoch(count - int(split.held_out(0, count).sum())) == 1
+        config.num_batches(count - int(split.held_out(0, count).sum())) == 1
     )
     own = worker if keeps_part else workers.Worker()
     width = len(reader.encoder.features)

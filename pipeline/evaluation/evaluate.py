@@ -20,6 +20,9 @@ _SAMPLE = 100  # examples that test whether the loss is a mean over examples
 _TOLERANCE = 1e-3
 
 
+Examples = batch_lib.Batch | Iterable[batch_lib.Batch]  # in memory, or batches of a stream
+
+
 class Evaluation(NamedTuple):
     """The loss, named 'loss', and the metrics by name."""
 
@@ -67,7 +70,7 @@ class Evaluator:
         self._mean, self._stddev = 0.0, 1.0
         if units:
             self._mean, self._stddev = float(units.mean[-1]), float(units.stddev[-1])
-        sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
+        sample = datasets.sample(_SAMPLE)
         self.is_mean_over_examples = _is_mean_over_examples(task, sample)
         self._piece_size = 0
         if not self.is_mean_over_examples:
@@ -90,13 +93,13 @@ class Evaluator:
         train, validation = self._evaluated
         return Evaluation(self._over(train), self._over(validation) if validation else {})
 
-    def _over(self, examples: batch_lib.Batch) -> dict[str, float]:
+    def _over(self, examples: Examples) -> dict[str, float]:
         if self.task.is_compiled:
             self.task.model.reset_metrics()
         for metric in self._metrics.values():
             metric.reset_state()
-        sums = [float(self._run(*tensors)) for tensors in self._pieces(examples)]
-        own = [math.fsum(sums), examples.num_examples]
+        sums = [(float(self._run(*ts)), ts[0].shape[0]) for ts in self._pieces(examples)]
+        own = [math.fsum(column) for column in zip(*sums, strict=True)]
         loss, count = self._total(np.array(own, np.float64)).tolist()
         result = {"loss": loss / count}
         for name, metric in self._metrics.items():
@@ -104,8 +107,10 @@ class Evaluator:
             result[name] = _number(metric)
         return result | self._compiled_metrics()
 
-    def _pieces(self, examples: batch_lib.Batch) -> Iterable[list[tf.Tensor]]:
+    def _pieces(self, examples: Examples) -> Iterable[list[tf.Tensor]]:
         """Yields the tensors of each piece; a single piece is kept for the next evaluation."""
+        if not isinstance(examples, batch_lib.Batch):
+            return (batch.arrays for batch in examples)
         pieces = examples.pieces(self._piece_size)
         if examples.num_examples > examples.piece_size(self._piece_size):
             return (list(map(tf.constant, piece.arrays)) for piece in pieces)

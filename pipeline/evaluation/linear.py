@@ -59,6 +59,7 @@ class Linear:
             if solved is None:
                 count, width = datasets.num_train, datasets.train.x.shape[1]
                 why_not = f"{width:,} features of {count:,} examples take too long to solve for"
+                why_not = "a stream is not held in memory" if datasets.stream else why_not
             elif not _is_squared_error(task):
                 why_not = _OTHER_TASK
             else:

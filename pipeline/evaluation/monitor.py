@@ -61,14 +61,14 @@ class Monitor(hooks.Hook):
         config: config_lib.Config,
     ):
         """Prepares to evaluate during the run of a config."""
-        self._evaluator, self._task, self._train = evaluator, evaluator.task, datasets.train
-        self.steps_per_epoch = config.steps_per_epoch(datasets.num_train)
-        is_long = config.last_step(datasets.num_train) > _MANY_STEPS
+        self._evaluator, self._task, self._datasets = evaluator, evaluator.task, datasets
+        self.steps_per_epoch = datasets.steps_per_epoch(config)
+        is_long = config.last_step(self.steps_per_epoch) > _MANY_STEPS
         most = _FEW_PAUSES if is_long else _MOST_PAUSES
         stride = step_metrics.power_of_two_stride(config.epochs, most)
         self.every = stride * self.steps_per_epoch
         self._patience = config.early_stopping_patience
-        self.monitored = "validation loss" if datasets.num_validation else "loss"
+        self.monitored = "validation loss" if datasets.validation else "loss"
         self.best, self.start_loss = Best(), math.nan
         self.best_variables: variables_lib.Arrays | None = None
 
@@ -139,8 +139,7 @@ class Monitor(hooks.Hook):
 
     def _loss_of_zero(self) -> float:
         """The mean loss of a model that predicts 0; infinite if it is not finite."""
-        some = self._train.rows(slice(None, None, -(-self._train.num_examples // _MOST_LABELS)))
-        batch = some.map(tf.constant)
+        batch = self._datasets.sample(_MOST_LABELS)
         zeros = optree.tree_map(tf.zeros_like, self._task.outputs(batch.x))
         loss = abs(float(self._task.loss_of(batch, zeros)))
         return loss if math.isfinite(loss) else math.inf

@@ -44,7 +44,7 @@ class Recorder(hooks.Hook):
 
     def __post_init__(self) -> None:
         """Prepares to record in new files of this process."""
-        self.steps_per_epoch = self.config.steps_per_epoch(self.datasets.num_train)
+        self.steps_per_epoch = self.datasets.steps_per_epoch(self.config)
         stride, epochs = step_metrics.power_of_two_stride, self.config.epochs
         self._every = self.config.summary_every or stride(self.last_step, _MOST_RECORDED)
         self._between_references = max(self._every, stride(self.last_step, _MOST_REFERENCES))
@@ -80,8 +80,8 @@ class Recorder(hooks.Hook):
         """
         datasets = self.datasets
         rows = {
-            "examples": f"{datasets.num_train:,} to train on, {datasets.num_validation:,} to "
-            "validate",
+            "examples": f"{datasets.described(self.config)} to train on, "
+            f"{datasets.num_validation:,} to validate",
             "steps": f"{self.last_step:,}, {self.steps_per_epoch:,} an epoch",
             **settings,
             **{name: f"`{value}`" for name, value in self.config.applied.items()},

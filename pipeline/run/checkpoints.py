@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import errors, files
-from pipeline.data import preprocessing
+from pipeline.data import preprocessing, streams
 from pipeline.run import run_state, signals
 from pipeline.training import hooks, optimizers, step_metrics
 from pipeline.training import variables as variables_lib
@@ -35,8 +35,15 @@ class Checkpoints:
         variables: variables_lib.Variables,
         optimizer: optimizers.Optimizer,
         learned: preprocessing.Preprocessing | None = None,
+        batches: streams.AnyBatches | None = None,
     ):
-        """Prepares to save and restore; `preprocessing_of` will return `learned`."""
+        """Prepares to save and restore; `preprocessing_of` will return `learned`.
+
+        The position of `batches` in a stream is saved, too.
+        """
+        position = (
+            {} if batches is None or batches.position is None else {"position": batches.position}
+        )
         self._directory = directory
         self._variables = variables.with_optimizer(optimizer)
         self._state = tf.Variable("", trainable=False)
@@ -44,6 +51,7 @@ class Checkpoints:
             model=dict(variables.by_name),
             optimizer=optimizer,
             run_state=self._state,
+            **position,
             preprocessing=tf.Variable(json.dumps(learned and learned.state()), trainable=False),
         )
         self._saved = -1
@@ -191,7 +199,17 @@ def _read(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with files.without_pattern(path) as prefix:
             reader = tf.train.load_checkpoint(str(prefix))
-            return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+            found = reader.get_variable_to_dtype_map()
+            # numpy has no variants, of which the position in a dataset consists.
+            variants = [name for name, dtype in found.items() if dtype == tf.variant]
+            for name in variants:
+                tf.raw_ops.RestoreV2(
+                    prefix=str(prefix),
+                    tensor_names=[name],
+                    shape_and_slices=[""],
+                    dtypes=[tf.variant],
+                )
+            return {name: reader.get_tensor(name) for name in found.keys() - set(variants)}
     except Exception as error:  # a damaged byte can raise almost any type
         _warn(path, "is damaged", error)
         return {}

@@ -57,7 +57,7 @@ def publish(
         if datasets.features:
             _publish_table(task, datasets, unfinished, line, formats)
         else:
-            _publish_arrays(task, datasets.train.rows(slice(_SAMPLE)).x, unfinished)
+            _publish_arrays(task, datasets.sample(_SAMPLE).x, unfinished)
         (unfinished / versions.DESCRIPTION.parent).mkdir(exist_ok=True)
         results.write_json(unfinished / versions.DESCRIPTION, description)
 
@@ -143,9 +143,12 @@ def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> Non
         x = optree.tree_unflatten(structure, [inputs[name] for name in specs])
         return _named(task.predict(x), "y")
 
-    named = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
+    named = {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name) if type(spec) is tf.TensorSpec else spec
+        for name, spec in specs.items()
+    }
     _save(task, path, {exported.SERVE: _function(predict, named)}, task.variables.by_name)
-    inputs = {name: tf.constant(array) for name, array in _named(sample, "x").items()}
+    inputs = _named(sample, "x")
     found = tf.saved_model.load(str(path)).signatures[exported.SERVE](**inputs)
     for name, expected in _function(predict, named)(inputs).items():
         _compare(f"the SavedModel ({name})", [(found[name].numpy(), expected.numpy())])

@@ -19,6 +19,11 @@ def before_training(
     compiled: compilation.Compilation,
 ) -> Iterator[str]:
     """Yields notes on fallbacks and expected problems."""
+    if datasets.stream and not datasets.stream.is_saved:
+        yield (
+            "Note: checkpoints can't hold the position in this dataset (it uses a generator, a "
+            "Python function or a variable), so a resumed run makes all batches before it again"
+        )
     if config.is_linear_regression and (line is None or line.why_not):
         why = line.why_not if line else "this model with this loss is not linear regression"
         yield f"Note: {why}, so the least-squares reference is left out"

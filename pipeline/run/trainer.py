@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline import cli, console, errors, files, flagfile, user_code
 from pipeline import config as config_lib
-from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import streams
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.evaluation import evaluate, linear, monitor, reports
@@ -58,7 +58,7 @@ def train(
       errors.StoppedError: a signal stopped the run; it can be resumed.
       errors.LostWorkerError: another worker can't be reached; restart all workers.
     """
-    functions = user_code.find(config, ("model", "loss")).values()
+    functions = user_code.find(config).values()
     with contextlib.ExitStack() as stack:
         # files.writing handles TensorFlow's errors about the disk.
         stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
@@ -90,10 +90,8 @@ class _Trainer:
         self._stop = signals.StopRequest()
         self.run_dir = run_dir.RunDir.of(config)
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
-        batches = batches_lib.Batches(
-            datasets.train, config, worker=datasets.worker, count=datasets.num_train
-        )
-        self._last_step = config.last_step(datasets.num_train)
+        batches = streams.batches_of(datasets, config)
+        self._last_step = config.last_step(datasets.steps_per_epoch(config))
         self._task = task = make_task.make_task(config, datasets)
         self._total = communicator.sum if communicator else workers.alone
         self._evaluator = evaluate.Evaluator(task, datasets, config, self._total)
@@ -121,7 +119,7 @@ class _Trainer:
         self._monitor = monitor.Monitor(self._evaluator, datasets, config)
         self._fingerprint = agreement.fingerprint_of_all(datasets, communicator)
         self._checkpoints = checkpoints.Checkpoints(
-            self.run_dir.checkpoints, task.variables, optimizer, datasets.preprocessing
+            self.run_dir.checkpoints, task.variables, optimizer, datasets.preprocessing, batches
         )
         self._outputs = finish.Outputs(
             config, datasets, task, self._line, self._monitor, self.run_dir, self._checkpoints

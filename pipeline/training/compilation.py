@@ -11,7 +11,7 @@ from tensorflow.python.framework import op_def_registry
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_code
 from pipeline.data import batch as batch_lib
-from pipeline.data import batches as batches_lib
+from pipeline.data import streams
 from pipeline.training import optimizers, train_step
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
@@ -52,7 +52,7 @@ def prepare(
     config: config_lib.Config,
     task: task_lib.Task,
     optimizer: optimizers.Optimizer,
-    batches: batches_lib.Batches,
+    batches: streams.AnyBatches,
     step: train_step.Step,
 ) -> tuple[Any, Compilation]:
     """Traces the training step and chooses how to run it.
@@ -74,10 +74,10 @@ def prepare(
         _check_repeatable(graph)
     on_cpu = not tf.config.list_physical_devices("GPU")
     is_auto = config.jit_compile == "auto" and on_cpu
-    if config.jit_compile == "false" or (is_auto and config.loop == "fit"):  # as Keras decides
-        return graph, Compilation(Mode.GRAPH)
-    batch_size = batches.batch_size // batches.worker.count
-    work = batch_size * task.variables.num_trainable
+    is_stream = isinstance(batches, streams.Batches)
+    if config.jit_compile == "false" or (is_auto and (config.loop == "fit" or is_stream)):
+        return graph, Compilation(Mode.GRAPH)  # for fit, as Keras decides
+    work = batches.own_batch_size * task.variables.num_trainable
     reason = _slower_in_xla(graph, work) if is_auto else ""
     if not reason and any(function.is_own for function in functions):
         reason = _why_not_in_xla(step, batches.batch(0))

@@ -31,7 +31,7 @@ def fit(
     trains up to the next pause, which is one batch to Keras' callbacks. The batches come from the
     loop: fit uses the data passed to it only for the structure of an example.
     """
-    task, model = loop.task, loop.task.model
+    model = loop.task.model
     calls = loop.train(first_step=first_step, last_step=last_step, hook=hook, clock=clock)
 
     def train_function(iterator: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def fit(
         return {}
 
     model.train_function = train_function
-    spec = task.spec.map(lambda s: tf.zeros([2, *s.shape[1:]], s.dtype))
-    example = spec[:2] if spec.weight is None else tuple(spec)
+    first = loop.first_batch
+    example = first[:2] if first.weight is None else tuple(first)
     data = tf.data.Dataset.from_tensors(example).repeat()
     model.fit(data, shuffle=False, verbose=0)

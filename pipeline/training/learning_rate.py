@@ -45,7 +45,7 @@ def choose(
     if task.is_compiled or config.optimizer != "sgd":
         return _OTHERS
     train = datasets.train
-    is_full_batch = config.steps_per_epoch(datasets.num_train) == 1
+    is_full_batch = datasets.steps_per_epoch(config) == 1
     if is_full_batch and largest_stable < math.inf:
         return largest_stable / 2
     count = train.num_examples

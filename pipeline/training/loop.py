@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
+from pipeline.data import streams
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.training import clock as clock_lib
 from pipeline.training import compilation, hooks, optimizers, step_metrics, train_step
@@ -21,7 +22,9 @@ from pipeline.training import variables as variables_lib
 _LEAST_SECONDS = 1e-3  # work in a step above which several workers may be faster
 
 Column = npt.NDArray[np.float32]
-_BlockStep = Callable[[batches_lib.Block, tf.Tensor], train_step.Row]
+# A block of batches, or the iterator of a stream.
+_Block = Any
+_BlockStep = Callable[[_Block, tf.Tensor], train_step.Row]
 
 
 class Loop:
@@ -35,7 +38,7 @@ class Loop:
         self,
         task: task_lib.Task,
         optimizer: optimizers.Optimizer,
-        batches: batches_lib.Batches,
+        batches: streams.AnyBatches,
         mode: compilation.Mode,
         *,
         step: train_step.Step | None = None,
@@ -53,12 +56,16 @@ class Loop:
         """
         self.task, self._optimizer, self._batches = task, optimizer, batches
         self._mode, self._communicator = mode, communicator
-        if communicator is None:
-            self._step = _on_block(step or train_step.guide_step(task, optimizer), batches, mode)
+        step = step or train_step.guide_step(task, optimizer)
+        # XLA has no iterators and, on a CPU, no collectives: it compiles what lies between them.
+        is_xla = False
+        if isinstance(batches, streams.Batches):
+            self._step: _BlockStep = _on_stream(step, mode)
+        elif communicator is None:
+            self._step = _on_block(step, batches, mode)
+            is_xla = mode is compilation.Mode.XLA
         else:
             self._step = _shared_step(task, optimizer, batches, mode, communicator)
-        # On a CPU, XLA has no collectives, so it compiles only the parts between them.
-        is_xla = mode is compilation.Mode.XLA and communicator is None
         self._run: Any = self._steps
         self._trace: Any = None
         if mode is not compilation.Mode.EAGER:
@@ -91,6 +98,11 @@ class Loop:
                 step = end
                 yield step
 
+    @property
+    def first_batch(self) -> batch_lib.Batch:
+        """The first batch."""
+        return self._batches.batch(0)
+
     def row(self, step: int) -> step_metrics.StepMetrics:
         """The row of the next update after `step` updates; the model is not changed."""
         block = next(iter(self._batches.blocks(step, step + 1)))
@@ -99,7 +111,8 @@ class Loop:
 
     def note_on_speed(self) -> str:
         """Returns a note if a step's message takes longer than several workers save, or ''."""
-        batch, count = self._batches.batch(0), self._batches.worker.count
+        assert self._communicator
+        batch, count = self._batches.batch(0), self._communicator.worker.count
 
         def seconds(function: Callable[..., tf.Tensor]) -> float:
             jit_compile = self._mode is compilation.Mode.XLA
@@ -121,9 +134,7 @@ class Loop:
             f"between workers takes; it is faster than {count} workers"
         )
 
-    def _rows(
-        self, block: batches_lib.Block, first: int, count: int
-    ) -> list[npt.NDArray[np.float32]]:
+    def _rows(self, block: _Block, first: int, count: int) -> list[npt.NDArray[np.float32]]:
         lost = self._communicator.reported() if self._communicator else contextlib.nullcontext()
         with lost:
             columns = self._call(block, tf.constant(first), tf.constant(count))
@@ -136,9 +147,7 @@ class Loop:
         columns: tuple[tf.Tensor, ...] = (self._trace or self._run)(*arguments)
         return columns
 
-    def _steps(
-        self, block: batches_lib.Block, first: tf.Tensor, steps: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
+    def _steps(self, block: _Block, first: tf.Tensor, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Trains `steps` steps (scalar int32), starting at batch `first` of a block.
 
         The number of steps is a tensor, so one executable serves every number of steps, and a run
@@ -185,6 +194,21 @@ def _on_block(
         return row
 
     return on_block  # type: ignore[no-any-return]
+
+
+def _on_stream(step: train_step.Step, mode: compilation.Mode) -> _BlockStep:
+    """Makes a function that takes the next batch of an iterator, and returns its row."""
+    run: Any = step
+    if mode is compilation.Mode.XLA:
+        run = tf.function(step, jit_compile=True, autograph=False)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def on_stream(iterator: Any, i: tf.Tensor) -> train_step.Row:
+        del i
+        row: train_step.Row = run(batch_lib.Batch(*next(iterator)))
+        return row
+
+    return on_stream  # type: ignore[no-any-return]
 
 
 def _shared_step(

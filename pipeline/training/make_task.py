@@ -36,7 +36,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.find(config, ("model", "loss"))
-    sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
+    sample = datasets.sample(_SAMPLE)
     model = _make_model(functions["model"], config, sample)
     is_compiled = bool(getattr(model, "compiled", False))
     if is_compiled:
@@ -47,7 +47,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     made = task_lib.Task(
         model,
         loss,
-        spec=sample.map(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype)),
+        spec=datasets.stream.spec if datasets.stream else sample.map(_spec),
         features=datasets.features,
         is_compiled=is_compiled,
     )
@@ -56,8 +56,12 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     else:
         _check_model(functions["model"], made, sample)
     with user_code.user_errors("calling the loss", *reversed(functions.values())):
-        _check_loss(config, made, datasets.train, sample)
+        _check_loss(config, made, datasets.train.y, sample)
     return made
+
+
+def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 def _loss(
@@ -188,14 +192,14 @@ def _check_model(
 
 
 def _check_loss(
-    config: config_lib.Config, made: task_lib.Task, train: batch_lib.Batch, sample: batch_lib.Batch
+    config: config_lib.Config, made: task_lib.Task, y: Any, sample: batch_lib.Batch
 ) -> None:
     """Calls the loss once, and checks that it fits the labels."""
     prediction = made.predict(sample.x)
     names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
-    if not made.is_compiled and isinstance(prediction, tf.Tensor) and hasattr(train.y, "dtype"):
+    if not made.is_compiled and isinstance(prediction, tf.Tensor) and hasattr(y, "dtype"):
         for flag, name in names:
-            losses.check_range(flag, name, train.y, prediction.numpy())
+            losses.check_range(flag, name, np.asarray(y), prediction.numpy())
     with tf_runtime.quiet_stderr():
         loss = made.loss(sample)
     errors.require(

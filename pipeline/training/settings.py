@@ -119,8 +119,8 @@ class Training:
         at_least=0,
     )
 
-    def steps_per_epoch(self, num_examples: int) -> int:
-        """The number of batches in an epoch; 1 with --batch_size=0."""
+    def num_batches(self, num_examples: int) -> int:
+        """The number of batches of all examples; 1 with --batch_size=0."""
         return -(-num_examples // (self.batch_size or num_examples))
 
 

@@ -142,7 +142,9 @@ def trace(step: Step, task: task_lib.Task, optimizer: optimizers.Optimizer) -> A
         return step(batch)
 
     names = iter(_names(task.spec))
-    spec = task.spec.map(lambda s: tf.TensorSpec(s.shape, s.dtype, next(names)))
+    spec = task.spec.map(
+        lambda s: tf.TensorSpec(s.shape, s.dtype, next(names)) if type(s) is tf.TensorSpec else s
+    )
     return train_step.get_concrete_function(spec).graph
 
 

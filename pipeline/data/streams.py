@@ -1,0 +1,232 @@
+"""Streams: batches that a user's tf.data.Dataset yields, which need not fit into memory."""
+
+import atexit
+import itertools
+import re
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+from pipeline import config as config_lib
+from pipeline import console, errors, tf_runtime
+from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
+from pipeline.data import datasets as datasets_lib
+
+# The first batches are kept to evaluate the training loss on: so many, of so many numbers at most.
+_MOST_KEPT, _MOST_NUMBERS = 100, 2**22
+_BLOCK_STEPS = 2**10
+# Stateful operations that give the same when a dataset's functions are run anew: inner datasets,
+# Python functions (as far as anybody knows), files, tables, and variables that are only read.
+_REPEATABLE = re.compile(
+    r"\w*Dataset\w*|\w*SeedGenerator\w*|(Eager)?PyFunc\w*|VarHandleOp|Read\w+|Placeholder"
+    r"|\w*(HashTable|LookupTable)\w*|Assert|Print\w*|If|While|Case|StatefulPartitionedCall"
+    r"|TensorArray\w+|TensorList\w+"
+)
+
+
+class Stream:
+    """The batches of one dataset.
+
+    Attributes:
+      spec: The TensorSpecs of a batch, with None for B.
+      first: The first batch.
+      kept: The first batches, up to 100.
+      is_saved: Whether a checkpoint can hold the position in the dataset.
+    """
+
+    def __init__(self, dataset: "tf.data.Dataset[Any]", name: str):
+        """Checks a dataset, which the function `name` returned.
+
+        Raises:
+          errors.InputError: it has other elements than batches (x, y) or (x, y, weight), or a
+            resumed run could not repeat it.
+        """
+        self._dataset, self._name = dataset, name
+        spec = dataset.element_spec
+        errors.require(
+            isinstance(spec, tuple) and len(spec) in (2, 3),
+            f"{name} must return a dataset of batches (x, y) or (x, y, weight); received "
+            f"{errors.one_line(Exception(spec))[:200]}",
+        )
+        self.spec = batch_lib.Batch(*spec).map(_any_size)
+        self._check_repeatable()
+        self.kept = list(self._first_batches())
+        errors.require(self.kept, f"{name} returned an empty dataset")
+        self.first = self.kept[0]
+        self.is_endless = int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY
+
+    def __iter__(self) -> Iterator[batch_lib.Batch]:
+        """Yields the batches of one pass."""
+        return (batch_lib.Batch(*element) for element in self._dataset)
+
+    def steps_per_epoch(self) -> int:
+        """The number of batches in a pass; reads them all if the dataset does not know.
+
+        Raises:
+          errors.InputError: the dataset has no end.
+        """
+        count, live = int(self._dataset.cardinality()), console.LiveLine()
+        errors.require(
+            not self.is_endless,
+            f"{self._name} returned a dataset without an end; set --steps_per_epoch",
+        )
+        if count == tf.data.UNKNOWN_CARDINALITY:
+            for count, _ in enumerate(self._dataset, 1):
+                if live.is_due():
+                    live.show(
+                        f"Counting the batches of {self._name} (--steps_per_epoch sets their "
+                        f"number): {count:,}"
+                    )
+            live.close()
+        return count
+
+    def repeated(self) -> "tf.data.Dataset[Any]":
+        """All batches, again and again."""
+        return self._dataset.repeat().prefetch(2)
+
+    def _check_repeatable(self) -> None:
+        """Raises InputError if a resumed run could not repeat the batches."""
+        parts = list(_parts(self._dataset))
+        errors.require(
+            self._dataset.options().deterministic is not False and not _is_unordered(parts),
+            f"{self._name}: deterministic=False gives the batches another order each time, so a "
+            "resumed run could not repeat them; leave it out",
+        )
+        self.is_saved = _is_serializable(self._dataset)
+        used = {name for part in parts for name in _operations(part)}
+        found = sorted(filter(_is_unrepeatable, used))
+        errors.require(
+            self.is_saved or not found,
+            f"{self._name}: the dataset uses {', '.join(found)}, whose random numbers a resumed "
+            "run could not repeat; use tf.random.stateless_uniform and the like, with seeds from "
+            "tf.data.Dataset.random(seed=1), or an augmentation layer in the model",
+        )
+
+    def _first_batches(self) -> Iterator[batch_lib.Batch]:
+        numbers = 0
+        for batch in itertools.islice(self, _MOST_KEPT):
+            sizes = {tuple(each.shape[:1]) for each in batch.arrays}
+            errors.require(
+                len(sizes) == 1 and () not in sizes,
+                f"{self._name} must return a dataset of batches, whose tensors have the same first "
+                f"dimension; received {[list(each.shape) for each in batch.arrays]}: batch it, as "
+                "in dataset.batch(32)",
+            )
+            yield batch
+            numbers += batch.num_examples * batch.numbers
+            if numbers > _MOST_NUMBERS:
+                return
+
+
+class Batches:
+    """The training batches of a stream, for the loop.
+
+    Attributes:
+      position: The iterator over the dataset, for checkpoints; None if they can't hold it.
+      block_steps: Steps in a call.
+      own_batch_size: The number of examples in the first batch.
+    """
+
+    def __init__(self, stream: Stream, *, run_eagerly: bool):
+        """Starts at the beginning of the stream."""
+        self._dataset = stream.repeated()
+        self.position = iter(self._dataset) if stream.is_saved else None
+        self._iterator = self.position
+        self._first, self.block_steps = stream.first, 1 if run_eagerly else _BLOCK_STEPS
+        self.own_batch_size = stream.first.num_examples
+        _all_batches.add(self)
+
+    def batch(self, step: int) -> batch_lib.Batch:
+        """The first batch of the stream, as an example for any step."""
+        del step
+        return self._first
+
+    def blocks(self, first_step: int, last_step: int) -> Iterator[Any]:
+        """Yields the iterator, once for every `block_steps` steps.
+
+        If a checkpoint can't restore it, all batches before the first step are made again.
+        """
+        if self._iterator is None:
+            self._iterator = iter(self._dataset.skip(first_step))
+        return itertools.repeat(self._iterator, -(-(last_step - first_step) // self.block_steps))
+
+
+_all_batches: "weakref.WeakSet[Batches]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close() -> None:
+    """Ends the iterators, since a generator can't be closed after Python has ended."""
+    for batches in _all_batches:
+        batches._iterator = None
+
+
+AnyBatches = batches_lib.Batches | Batches
+
+
+def batches_of(datasets: datasets_lib.Datasets, config: config_lib.Config) -> AnyBatches:
+    """The training batches of datasets, from memory or from a stream."""
+    if datasets.stream:
+        return Batches(datasets.stream, run_eagerly=config.run_eagerly)
+    worker, count = datasets.worker, datasets.num_train
+    return batches_lib.Batches(datasets.train, config, worker=worker, count=count)
+
+
+_FAIL = 2  # serialization refuses state outside of the dataset
+
+
+def _is_serializable(dataset: "tf.data.Dataset[Any]") -> bool:
+    """Whether an iterator over a dataset can be saved, once it has begun."""
+    iterator = iter(dataset)
+    next(iterator, None)
+    try:
+        with tf_runtime.quiet_stderr():
+            tf.raw_ops.SerializeIterator(
+                resource_handle=iterator._iterator_resource, external_state_policy=_FAIL
+            )
+    except tf.errors.FailedPreconditionError:
+        return False
+    return True
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    """Yields a dataset and the datasets that it is made from."""
+    yield dataset
+    for each in dataset._inputs():
+        yield from _parts(each)
+
+
+def _is_unordered(parts: list[Any]) -> bool:
+    """Whether a part has deterministic=False; searches the graph unless it has large constants."""
+    constants = [tensor for part in parts for tensor in getattr(part, "_tensors", ())]
+    if sum(int(tf.size(tensor)) for tensor in constants) > _MOST_NUMBERS:
+        return any(getattr(part, "_deterministic", "") == "false" for part in parts)
+    ignore = tf.data.experimental.ExternalStatePolicy.IGNORE
+    graph = parts[0]._as_serialized_graph(external_state_policy=ignore).numpy()
+    nodes = tf.compat.v1.GraphDef.FromString(graph)
+    functions = [node for function in nodes.library.function for node in function.node_def]
+    return any(node.attr["deterministic"].s == b"false" for node in [*nodes.node, *functions])
+
+
+def _operations(dataset: Any) -> Iterator[str]:
+    """The types of the operations in a dataset's functions, such as that of map."""
+    for each in dataset._functions():
+        graph = each.function.graph.as_graph_def()
+        yield from (node.op for node in graph.node)
+        yield from (node.op for function in graph.library.function for node in function.node_def)
+
+
+def _any_size(spec: Any) -> Any:
+    """Returns the spec of a batch of any size."""
+    if not isinstance(spec, tf.TensorSpec) or not spec.shape.rank:
+        return spec
+    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
+
+
+def _is_unrepeatable(operation: str) -> bool:
+    definition = op_def_registry.get(operation)  # None for a function of the graph
+    return bool(definition and definition.is_stateful) and not _REPEATABLE.fullmatch(operation)
