@@ -4,7 +4,6 @@ Imports numpy only, so a mistake in a table is reported before TensorFlow is imp
 """
 
 import zlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -100,7 +99,7 @@ class Datasets(NamedTuple):
         return f"{self.num_train:,} examples"
 
     @property
-    def evaluated(self) -> "Batch | Iterable[Batch]":
+    def evaluated(self) -> Batch | list[Batch]:
         """The training examples that this worker evaluates; of a stream, its first batches."""
         if self.stream:
             return self.stream.kept
@@ -116,12 +115,12 @@ class Datasets(NamedTuple):
         learned = self.preprocessing
         units = zlib.crc32(np.array([learned.mean, learned.stddev] if learned else 0.0).tobytes())
         result = names + units if self.worker.is_chief else 0
-        train, validation = self.evaluated, self.validation
-        if self.stream:
-            train, validation = self.train, getattr(validation, "first", None)
-        for factor, part in ((1, train), (3, validation)):
+        parts: tuple[Any, Any] = self.stream or self.evaluated, self.validation
+        for factor, part in zip((1, 3), parts, strict=True):
             if isinstance(part, batch_lib.Batch):
                 result += factor * fingerprint.of(part, self.worker)
+            elif part is not None:
+                result += factor * part.fingerprint()
         return result % fingerprint.COUNT
 
 

@@ -4,6 +4,7 @@ import atexit
 import itertools
 import re
 import weakref
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,11 @@ class Stream:
                     )
             live.close()
         return count
+
+    def fingerprint(self) -> int:
+        """A checksum of the first batch."""
+        parts = [getattr(each, "flat_values", each) for each in self.first.arrays]
+        return zlib.crc32(b"".join(tf.io.serialize_tensor(each).numpy() for each in parts))
 
     def repeated(self) -> "tf.data.Dataset[Any]":
         """All batches, again and again."""

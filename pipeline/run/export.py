@@ -140,18 +140,28 @@ def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> Non
     structure, specs = optree.tree_structure(task.spec.x), _named(task.spec.x, "x")
 
     def predict(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        x = optree.tree_unflatten(structure, [inputs[name] for name in specs])
-        return _named(task.predict(x), "y")
+        leaves = [
+            tf.nest.pack_sequence_as(spec, [inputs[n] for n in _tensors(name, spec)], True)
+            for name, spec in specs.items()
+        ]
+        return _named(task.predict(optree.tree_unflatten(structure, leaves)), "y")
 
-    named = {
-        name: tf.TensorSpec(spec.shape, spec.dtype, name) if type(spec) is tf.TensorSpec else spec
-        for name, spec in specs.items()
-    }
+    def tensors(nest: Any) -> dict[str, Any]:
+        pairs = _named(nest, "x").items()
+        return {n: t for name, leaf in pairs for n, t in _tensors(name, leaf).items()}
+
+    named = {n: tf.TensorSpec(s.shape, s.dtype, n) for n, s in tensors(task.spec.x).items()}
     _save(task, path, {exported.SERVE: _function(predict, named)}, task.variables.by_name)
-    inputs = _named(sample, "x")
+    inputs = tensors(sample)
     found = tf.saved_model.load(str(path)).signatures[exported.SERVE](**inputs)
     for name, expected in _function(predict, named)(inputs).items():
         _compare(f"the SavedModel ({name})", [(found[name].numpy(), expected.numpy())])
+
+
+def _tensors(name: str, leaf: Any) -> dict[str, Any]:
+    """The tensors of a leaf by name: a RaggedTensor has values and row splits."""
+    parts = tf.nest.flatten(leaf, expand_composites=True)
+    return dict(zip([name, f"{name}_row_splits"], parts, strict=False))
 
 
 def _named(nest: Any, default: str) -> dict[str, Any]:

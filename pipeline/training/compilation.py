@@ -148,6 +148,8 @@ def _why_not_in_xla(step: train_step.Step, batch: batch_lib.Batch) -> str:
             steps -= 1
         return steps
 
+    if any(array.dtype == tf.string for array in batch.arrays):
+        return "XLA has no texts"
     try:
         with tf_runtime.quiet_stderr():  # XLA prints a long version there
             run(tf.constant(0))

@@ -1,5 +1,6 @@
 """The training loop with Keras compile and fit."""
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -43,4 +44,5 @@ def fit(
     first = loop.first_batch
     example = first[:2] if first.weight is None else tuple(first)
     data = tf.data.Dataset.from_tensors(example).repeat()
-    model.fit(data, shuffle=False, verbose=0)
+    with contextlib.closing(calls):
+        model.fit(data, shuffle=False, verbose=0)

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Loop:
 
     def train(
         self, *, first_step: int, last_step: int, hook: hooks.Hook, clock: clock_lib.Clock
-    ) -> Iterator[int]:
+    ) -> Generator[int]:
         """Makes the updates first_step + 1 to last_step; yields the step after each call.
 
         The hook's `pause` is called at every pause that it asks for. Its `after` gets one row for
