@@ -182,7 +182,7 @@ def test_workers_share_the_examples(tmp_path: pathlib.Path, batch_size: int) -> 
     ("function", "settings", "words"),
     [
         *(
-            ("data", {name: value}, f"--{name}={value} is for tables; data in ")
+            ("data", {name: value}, f"--{name}={value} has no effect, as data in ")
             for name, value in {
                 "label": "y",
                 "features": "a,b",

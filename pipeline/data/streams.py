@@ -33,6 +33,7 @@ class Stream:
     """The batches of one dataset.
 
     Attributes:
+      dataset: The dataset.
       spec: The TensorSpecs of a batch, with None for B.
       first: The first batch.
       kept: The first batches, up to 100.
@@ -46,7 +47,7 @@ class Stream:
           errors.InputError: it has other elements than batches (x, y) or (x, y, weight), or a
             resumed run could not repeat it.
         """
-        self._dataset, self._name = dataset, name
+        self.dataset, self._name = dataset, name
         spec = dataset.element_spec
         errors.require(
             isinstance(spec, tuple) and len(spec) in (2, 3),
@@ -62,7 +63,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[batch_lib.Batch]:
         """Yields the batches of one pass."""
-        return (batch_lib.Batch(*element) for element in self._dataset)
+        return (batch_lib.Batch(*element) for element in self.dataset)
 
     def steps_per_epoch(self) -> int:
         """The number of batches in a pass; reads them all if the dataset does not know.
@@ -70,13 +71,13 @@ class Stream:
         Raises:
           errors.InputError: the dataset has no end.
         """
-        count, live = int(self._dataset.cardinality()), console.LiveLine()
+        count, live = int(self.dataset.cardinality()), console.LiveLine()
         errors.require(
             not self.is_endless,
             f"{self._name} returned a dataset without an end; set --steps_per_epoch",
         )
         if count == tf.data.UNKNOWN_CARDINALITY:
-            for count, _ in enumerate(self._dataset, 1):
+            for count, _ in enumerate(self.dataset, 1):
                 if live.is_due():
                     live.show(
                         f"Counting the batches of {self._name} (--steps_per_epoch sets their "
@@ -90,19 +91,15 @@ class Stream:
         parts = [getattr(each, "flat_values", each) for each in self.first.arrays]
         return zlib.crc32(b"".join(tf.io.serialize_tensor(each).numpy() for each in parts))
 
-    def repeated(self) -> "tf.data.Dataset[Any]":
-        """All batches, again and again."""
-        return self._dataset.repeat().prefetch(2)
-
     def _check_repeatable(self) -> None:
         """Raises InputError if a resumed run could not repeat the batches."""
-        parts = list(_parts(self._dataset))
+        parts = list(_parts(self.dataset))
         errors.require(
-            self._dataset.options().deterministic is not False and not _is_unordered(parts),
+            self.dataset.options().deterministic is not False and not _is_unordered(parts),
             f"{self._name}: deterministic=False gives the batches another order each time, so a "
             "resumed run could not repeat them; leave it out",
         )
-        self.is_saved = _is_serializable(self._dataset)
+        self.is_saved = _is_serializable(self.dataset)
         used = {name for part in parts for name in _operations(part)}
         found = sorted(filter(_is_unrepeatable, used))
         errors.require(
@@ -128,20 +125,51 @@ class Stream:
                 return
 
 
+class Position(tf.train.experimental.PythonState):  # type: ignore[misc]
+    """An iterator over a repeated dataset whose state is a part of checkpoints.
+
+    TensorFlow does not restore the seeds of later passes if a prefetch has read a pass to its end.
+    So an iterator over each shuffle, which is never advanced, saves them.
+    """
+
+    def __init__(self, dataset: "tf.data.Dataset[Any]"):
+        """Starts at the beginning of the dataset."""
+        self.iterator = iter(_repeated(dataset))
+        seeded = (part for part in _parts(dataset) if type(part).__name__ in _SEEDED)
+        self._seeds = [iter(part) for part in seeded]
+
+    def serialize(self) -> bytes:
+        """Saves all iterators, when no other thread begins a pass meanwhile."""
+        while True:
+            before, this, after = map(_serialized, (self._seeds, [self.iterator], self._seeds))
+            if before == after:
+                result: bytes = tf.io.serialize_tensor([*this, *after]).numpy()
+                return result
+
+    def deserialize(self, state: bytes) -> None:
+        """Restores all iterators, the seeds at last: making an iterator takes some."""
+        states = tf.io.parse_tensor(state, tf.string)
+        for iterator, each in zip([self.iterator, *self._seeds], states, strict=True):
+            tf.raw_ops.DeserializeIterator(
+                resource_handle=iterator._iterator_resource,
+                serialized=tf.io.parse_tensor(each, tf.variant),
+            )
+
+
 class Batches:
     """The training batches of a stream, for the loop.
 
     Attributes:
-      position: The iterator over the dataset, for checkpoints; None if they can't hold it.
+      position: The position in the dataset, for checkpoints; None if they can't hold it.
       block_steps: Steps in a call.
       own_batch_size: The number of examples in the first batch.
     """
 
     def __init__(self, stream: Stream, *, run_eagerly: bool):
         """Starts at the beginning of the stream."""
-        self._dataset = stream.repeated()
-        self.position = iter(self._dataset) if stream.is_saved else None
-        self._iterator = self.position
+        self._dataset = stream.dataset
+        self.position = Position(stream.dataset) if stream.is_saved else None
+        self._iterator = self.position.iterator if self.position else None
         self._first, self.block_steps = stream.first, 1 if run_eagerly else _BLOCK_STEPS
         self.own_batch_size = stream.first.num_examples
         _all_batches.add(self)
@@ -157,7 +185,7 @@ class Batches:
         If a checkpoint can't restore it, all batches before the first step are made again.
         """
         if self._iterator is None:
-            self._iterator = iter(self._dataset.skip(first_step))
+            self._iterator = iter(_repeated(self._dataset).skip(first_step))
         return itertools.repeat(self._iterator, -(-(last_step - first_step) // self.block_steps))
 
 
@@ -182,7 +210,24 @@ def batches_of(datasets: datasets_lib.Datasets, config: config_lib.Config) -> An
     return batches_lib.Batches(datasets.train, config, worker=worker, count=count)
 
 
+# The datasets that take new random seeds in each pass.
+_SEEDED = ("_ShuffleDataset", "_ShuffleAndRepeatDataset", "_RandomDataset")
 _FAIL = 2  # serialization refuses state outside of the dataset
+
+
+def _repeated(dataset: "tf.data.Dataset[Any]") -> "tf.data.Dataset[Any]":
+    """All batches, again and again."""
+    return dataset.repeat().prefetch(2)
+
+
+def _serialized(iterators: list[Any]) -> list[bytes]:
+    """The states of iterators; raises FailedPreconditionError if they depend on anything else."""
+    resources = (iterator._iterator_resource for iterator in iterators)
+    states = (
+        tf.raw_ops.SerializeIterator(resource_handle=each, external_state_policy=_FAIL)
+        for each in resources
+    )
+    return [tf.io.serialize_tensor(state).numpy() for state in states]
 
 
 def _is_serializable(dataset: "tf.data.Dataset[Any]") -> bool:
@@ -191,9 +236,7 @@ def _is_serializable(dataset: "tf.data.Dataset[Any]") -> bool:
     next(iterator, None)
     try:
         with tf_runtime.quiet_stderr():
-            tf.raw_ops.SerializeIterator(
-                resource_handle=iterator._iterator_resource, external_state_policy=_FAIL
-            )
+            _serialized([iterator])
     except tf.errors.FailedPreconditionError:
         return False
     return True

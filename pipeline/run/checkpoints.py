@@ -199,17 +199,7 @@ def _read(path: pathlib.Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with files.without_pattern(path) as prefix:
             reader = tf.train.load_checkpoint(str(prefix))
-            found = reader.get_variable_to_dtype_map()
-            # numpy has no variants, of which the position in a dataset consists.
-            variants = [name for name, dtype in found.items() if dtype == tf.variant]
-            for name in variants:
-                tf.raw_ops.RestoreV2(
-                    prefix=str(prefix),
-                    tensor_names=[name],
-                    shape_and_slices=[""],
-                    dtypes=[tf.variant],
-                )
-            return {name: reader.get_tensor(name) for name in found.keys() - set(variants)}
+            return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except Exception as error:  # a damaged byte can raise almost any type
         _warn(path, "is damaged", error)
         return {}
