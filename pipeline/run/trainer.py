@@ -58,7 +58,7 @@ def train(
       errors.StoppedError: a signal stopped the run; it can be resumed.
       errors.LostWorkerError: another worker can't be reached; restart all workers.
     """
-    functions = user_code.find(config, ("model", "loss")).values()
+    functions = user_code.of_training(config).values()
     with contextlib.ExitStack() as stack:
         # files.writing handles TensorFlow's errors about the disk.
         stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
@@ -102,7 +102,7 @@ class _Trainer:
         self._line = linear.Linear.of(task, datasets, config)
         stable = self._line.largest_stable_rate if self._line else np.inf
         rate = learning_rate.choose(config, task, datasets, largest_stable=stable)
-        rate = float(communicator.of_chief([rate])[0]) if communicator else rate
+        rate = float(communicator.of_chief([rate])[0]) if communicator and rate else rate
         self._config = config = dataclasses.replace(config, learning_rate=rate)
         # The learning rate is chosen before, with the initial model, as in a resumed run.
         if self._writes and config.initialize_from and not self.run_dir.resumes(config):
