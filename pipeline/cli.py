@@ -54,7 +54,7 @@ def define_flags(*, takes_several: bool = False) -> None:
             if takes_several and field.metadata["may_sweep"]:
                 default = None if default is None else str(default)
                 flags.DEFINE_string(name, default, f"{help_text} One value or several.", **options)
-            elif choices := field.metadata["choices"]:
+            elif (choices := field.metadata["choices"]) and not field.metadata["may_be_own"]:
                 options["case_sensitive"] = False
                 flags.DEFINE_enum(name, str(default), choices, help_text, **options)
             else:

@@ -45,8 +45,11 @@ class Config(  # the last group is the first in --help
 
     def __post_init__(self) -> None:
         values: dict[str, Any] = {"loss": training.loss_name(self.loss)}
-        values["optimizer"] = self.optimizer.lower()
-        if self.is_synthetic and self.learning_rate is None:
+        for name in ("optimizer", "schedule"):
+            given = getattr(self, name)
+            values[name] = given if ":" in given else given.lower()
+        is_own = ":" in self.optimizer + self.schedule
+        if self.is_synthetic and self.learning_rate is None and not is_own:
             values["learning_rate"] = training.GUIDE["learning_rate"]
         if self.is_linear and not self.is_standardized:
             for name in ("initial_w", "initial_b"):
@@ -66,6 +69,11 @@ class Config(  # the last group is the first in --help
                 f"--{name}={value} is for the linear models, module and keras; "
                 f"received --model={self.model}",
             )
+        errors.require(
+            self.learning_rate is None or ":" not in self.schedule,
+            f"--learning_rate={self.learning_rate} is not for --schedule={self.schedule}, which "
+            "gives the learning rate itself",
+        )
         errors.require(
             not (self.validation_fraction and self.is_synthetic),
             f"--validation_fraction={self.validation_fraction} is for a table; say which one with "

@@ -15,6 +15,7 @@ _OPTIONS: dict[str, Any] = {
     "may_change": False,  # whether it may change on resume: the training steps don't depend on it
     "may_sweep": True,  # pipeline.sweep takes several values, separated by commas
     "choices": (),  # or () for any
+    "may_be_own": False,  # whether it may also be a function of the user's own, beside choices
     **dict.fromkeys(_BOUNDS),
 }
 
@@ -53,9 +54,11 @@ def check(each: "dataclasses.Field[Any]", value: Any) -> None:
         return
     choices = each.metadata["choices"]
     above, at_least, at_most = (each.metadata[name] for name in _BOUNDS)
+    is_own = each.metadata["may_be_own"] and ":" in value
+    own = f", or of your own, such as mine:{each.name}" if each.metadata["may_be_own"] else ""
     errors.require(
-        not choices or value in choices,
-        f"--{each.name} must be one of {', '.join(choices)}; received {value!r}",
+        not choices or value in choices or is_own,
+        f"--{each.name} must be one of {', '.join(choices)}{own}; received {value!r}",
     )
     errors.require(
         not re.search("[\ud800-\udfff]", str(value)),  # which stand for other bytes

@@ -1,4 +1,4 @@
-"""Finds the functions of --model, --loss and --data before TensorFlow is imported, then loads them.
+"""Finds the functions and objects that flags name before TensorFlow is imported, then loads them.
 
 `mlp` is a function in this package, `mine:make_model` is in a module that Python finds from the
 current directory, `models/mine.py:make_model` is in a file. A process reads a file once, when it
@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import inspect
 import linecache
 import os
 import pathlib
@@ -26,6 +27,9 @@ from typing import Any
 from pipeline import config as config_lib
 from pipeline import errors
 
+# Flags that may name the user's own functions or objects.
+_TRAINING = ("model", "loss", "optimizer", "schedule", "metrics")
+_FLAGS = (*_TRAINING, "data")
 _MODELS = pathlib.Path(__file__).parent / "training" / "models.py"
 # Colours and node names that TensorFlow and Keras add to error messages.
 _DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.*|\[Op:\w+\]")
@@ -33,7 +37,7 @@ _DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.
 
 @dataclasses.dataclass(frozen=True)
 class UserFunction:
-    """A function that a flag names."""
+    """A function, class or object that a flag names."""
 
     flag: str  # with its value, for messages
     name: str  # in its file
@@ -55,20 +59,42 @@ class UserFunction:
         return f"{self.path if is_file else self.module}:{self.name}"
 
     def load(self) -> Callable[..., Any]:
-        """Executes the file, once in a process, and returns the function; raises InputError."""
-        with user_errors("importing its file", self):
-            function: Any = getattr(_import(self), self.name, None)
+        """Returns the function; raises InputError if it is none."""
+        function = self._load()
         message = f"{self.flag}: {self} is no function; received {function!r}"
         errors.require(callable(function), message)
         return function  # type: ignore[no-any-return]
 
+    def make(self, **offered: Any) -> Any:
+        """Returns an object: a class is instantiated, and a function may return it.
 
-def find(
-    config: config_lib.Config, flags: Sequence[str] = ("model", "loss", "data")
-) -> dict[str, UserFunction]:
+        A function is called if it needs no other arguments than those offered by name. Any other
+        function is itself the object.
+        """
+        found, names = self._load(), self.parameters
+        is_maker = inspect.isroutine(found) and all(names[name] for name in names.keys() - offered)
+        if not inspect.isclass(found) and not is_maker:
+            return found
+        with user_errors("making it", self):
+            return found(**{name: offered[name] for name in names.keys() & offered})
+
+    @property
+    def parameters(self) -> dict[str, bool]:
+        """The names of a function's parameters, and whether they have a default."""
+        found = self._load()
+        parameters = inspect.signature(found).parameters if inspect.isroutine(found) else {}
+        return {name: p.default is not p.empty for name, p in parameters.items()}
+
+    def _load(self) -> Any:
+        """Executes the file, once in a process, and returns what the flag names."""
+        with user_errors("importing its file", self):
+            return getattr(_import(self), self.name, None)
+
+
+def find(config: config_lib.Config, flags: Sequence[str] = _FLAGS) -> dict[str, UserFunction]:
     """Finds the functions that a config names, by flag, without running any of them.
 
-    A loss may also be a Keras name, and data may be files.
+    A loss, for example, may also be a Keras name, and data may be files.
 
     Raises:
       errors.InputError: the file does not exist, or has no such function.
@@ -80,6 +106,11 @@ def find(
         if flag == "model" or is_function:
             found[flag] = _find(f"--{flag}={value}", *value.rpartition(":")[::2])
     return found
+
+
+def of_training(config: config_lib.Config) -> dict[str, UserFunction]:
+    """Finds all functions that training and evaluation may call, by flag."""
+    return find(config, _TRAINING)
 
 
 def _find(flag: str, module: str, name: str) -> UserFunction:

@@ -52,6 +52,30 @@ SLOW = (
 )
 
 
+def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, dict[str, Any]]:
+    """A model and its weights, by the pipeline's names, after plain fit on the same batches.
+
+    A model that is not compiled is compiled as the arguments say.
+    """
+    datasets = datasets_lib.load(config)
+    task = make_task.make_task(config, datasets)
+    if compiled:
+        task.model.compile(**compiled, jit_compile=False)
+    batches = batches_lib.Batches(datasets.train, config)
+    count = config.last_step(datasets.steps_per_epoch(config))
+
+    def all_batches() -> Iterator[Any]:
+        for step in range(count):
+            batch = batches.batch(step)
+            yield tuple(batch) if batch.weight is not None else batch[:2]
+
+    signature = tuple(task.spec) if task.spec.weight is not None else task.spec[:2]
+    data = tf.data.Dataset.from_generator(all_batches, output_signature=signature)
+    data = data.apply(tf.data.experimental.assert_cardinality(count))
+    task.model.fit(data, shuffle=False, verbose=0)
+    return task.model, dict(task.variables.arrays())
+
+
 def start(module: str, *arguments: object, cwd: pathlib.Path) -> processes.Process:
     """Starts an entry point as a user would."""
     return processes.Process(f"pipeline.{module}", *arguments, cwd=cwd)

@@ -24,7 +24,7 @@ MISTAKES = {
     ("--model=nowhere:make",): "Python finds no module nowhere from",
     ("--loss=points.csv.py:loss",): "there is no file",
     ("--loop=while",): "custom|fit",
-    ("--loss=huber", "--optimizer=Adem"): "sgd|adadelta",
+    ("--loss=huber", "--optimizer=Adem"): "sgd, adadelta",
     ("--model=module", "--loop=fit"): "a tf.Module has none",
     ("--run_name=a/b",): "'a/b'",
     ("--flagfile=nowhere.txt",): "nowhere.txt",

@@ -24,7 +24,10 @@ _FINITE_FLOATS = (
     ("name", "value", "bounds"),
     [
         ("loop", "while", "one of custom, fit"),
-        ("schedule", "linear", "one of constant, cosine, exponential"),
+        (
+            *("schedule", "linear"),
+            "one of constant, cosine, exponential, or of your own, such as mine:schedule",
+        ),
         ("jit_compile", "yes", "one of auto, true, false"),
         ("synthetic", "circle", "one of line, sine"),
         ("export", "first", "one of last, best"),
@@ -105,6 +108,9 @@ def test_other_names_stay_as_they_are() -> None:
         assert config_lib.Config(loss=name).loss == name
     assert config_lib.Config(loss="MSE") == config_lib.Config()
     assert config_lib.Config(optimizer="Adam") == config_lib.Config(optimizer="adam")
+    assert config_lib.Config(schedule="Cosine") == config_lib.Config(schedule="cosine")
+    own = config_lib.Config(optimizer="mine.py:Make", schedule="Mine:rate")
+    assert (own.optimizer, own.schedule, own.learning_rate) == ("mine.py:Make", "Mine:rate", None)
 
 
 def test_only_losses_of_regression_may_be_of_standardized_labels() -> None:
@@ -127,9 +133,11 @@ def test_only_losses_of_regression_may_be_of_standardized_labels() -> None:
         ({"model": "mlp", "initial_w": 0.0}, ("--initial_w=0", "--model=mlp")),
         ({"model": "m.py:f", "initial_b": 1.5}, ("--initial_b=1.5", "--model=m.py:f")),
         ({"decay_steps": 9}, ("--decay_steps=9", "--schedule=cosine", "--schedule=exponential")),
+        ({"decay_steps": 9, "schedule": "m:f"}, ("--decay_steps=9", "--schedule=cosine")),
+        ({"learning_rate": 0.1, "schedule": "m:f"}, ("--learning_rate=0.1", "--schedule=m:f")),
         *[
             ({"metrics": names}, ("--metrics", repr(names)))
-            for names in (",", "mae,", "a b", "m:f")
+            for names in (",", "mae,", "a b", "m:f,mae")
         ],
         *[
             ({"profile_steps": steps}, ("--profile_steps", "100,200", repr(steps)))
@@ -194,6 +202,7 @@ def test_only_module_and_keras_are_linear() -> None:
 
 def test_each_metric_is_taken_once_in_the_order_given() -> None:
     assert config_lib.Config().metric_names == ()
+    assert config_lib.Config(metrics="mine:metrics").metric_names == ()
     assert config_lib.Config(metrics="auc").metric_names == ("auc",)
     names = config_lib.Config(metrics="mae,auc,mae,accuracy").metric_names
     assert names == ("mae", "auc", "accuracy")

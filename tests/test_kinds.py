@@ -1,7 +1,6 @@
 """Kinds of models and examples that users have, in both loops and compared with plain Keras."""
 
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, trainer
-from pipeline.training import make_task
 from tests import helpers, kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
@@ -30,31 +27,12 @@ def _config(kind: str, folder: pathlib.Path, name: str, **more: Any) -> config_l
     )
 
 
-def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
-    """The weights after plain fit on the same batches, by the pipeline's names."""
-    datasets = datasets_lib.load(config)
-    task = make_task.make_task(config, datasets)
-    batches = batches_lib.Batches(datasets.train, config)
-    count = config.last_step(datasets.steps_per_epoch(config))
-
-    def all_batches() -> Iterator[Any]:
-        for step in range(count):
-            batch = batches.batch(step)
-            yield tuple(batch) if batch.weight is not None else batch[:2]
-
-    signature = tuple(task.spec) if task.spec.weight is not None else task.spec[:2]
-    data = tf.data.Dataset.from_generator(all_batches, output_signature=signature)
-    data = data.apply(tf.data.experimental.assert_cardinality(count))
-    task.model.fit(data, shuffle=False, verbose=0)
-    return dict(task.variables.arrays())
-
-
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
     tmp_path: pathlib.Path, kind: str
 ) -> None:
     """Weights agree exactly with fit, and up to rounding in the other loop; resuming is exact."""
-    expected = _weights_of_plain_keras(_config(kind, tmp_path, "plain"))
+    _, expected = helpers.fitted_by_keras(_config(kind, tmp_path, "plain"))
     found = {}
     for name, loop, epochs in (
         ("fit", "fit", [2]),

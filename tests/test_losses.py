@@ -33,7 +33,7 @@ def test_squared_error_is_that_of_each_example() -> None:
 
 @pytest.mark.parametrize("name", ["mean_absolute_error", "mae", "MeanAbsoluteError"])
 def test_a_loss_of_keras_is_that_of_each_example(name: str) -> None:
-    each = losses.by_name(name)
+    each = losses.of_examples(losses.by_name(name))
     assert each(tf.constant(_Y), tf.constant(_PREDICTION)).numpy().tolist() == [0, 2, 3]
 
 

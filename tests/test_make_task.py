@@ -334,6 +334,7 @@ def test_a_compiled_model_keeps_its_loss(mine: pathlib.Path) -> None:
         {"l2": 0.1},
         {"clip_norm": 1.0},
         {"schedule": "cosine"},
+        {"optimizer": ":own_loss", "schedule": ":own_loss"},
         {"schedule": "exponential", "decay_steps": 7},
         {"warmup_steps": 7},
         {"learning_rate": 0.25, "data": "table.csv"},
@@ -343,7 +344,7 @@ def test_flags_beside_a_compiled_model_are_refused(
     mine: pathlib.Path, settings: dict[str, Any]
 ) -> None:
     """The message names them: the model's own settings would silently win."""
-    own = _own(mine, {k: v for k, v in settings.items() if k == "loss"})
+    own = _own(mine, {k: v for k, v in settings.items() if isinstance(v, str)})
     with pytest.raises(errors.InputError) as caught:
         _make(**{**settings, **own, "model": f"{mine}:compiled"})
     names = ", ".join(f"--{name}" for name in settings if name != "data")

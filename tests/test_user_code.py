@@ -120,6 +120,11 @@ def test_a_config_names_a_model_and_perhaps_more(folder: pathlib.Path) -> None:
         ({"loss": "huber", "data": "mine.csv,a:b"}, ["model"]),
         ({"data": "a:b"}, ["model"]),
         ({"loss": "mine.py:loss", "data": "mine:rows"}, ["model", "loss", "data"]),
+        ({"metrics": "mae,auc", "optimizer": "adam", "schedule": "cosine"}, ["model"]),
+        (
+            {"metrics": "mine:rows", "optimizer": "mine:make", "schedule": "mine:make"},
+            ["model", "optimizer", "schedule", "metrics"],
+        ),
     ):
         assert list(user_code.find(config_lib.Config(**values))) == flags
     assert str(_find("mine:rows", "data")) == f"rows in {path}"
@@ -136,6 +141,28 @@ def test_a_file_is_read_once(folder: pathlib.Path, autograph: bool) -> None:
     path.write_text("def loss(x):\n    return x + 1000 if x > 0 else x\n")
     assert traced(1) == 2
     assert not autograph or traced(tf.constant(1)) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("it = [1]", [1]),
+        ("def it(): return [1]", [1]),
+        ("def it(b, c=3): return [b, c]", ["b", 3]),
+        ("def it(c=3, *, a): return [a, c]", ["a", 3]),
+        ("class it(list): pass", []),
+        ("def it(other): ...", None),  # it is itself the object
+        ("def it(*args): ...", None),
+        ("it = (lambda f: (lambda **more: f))(0)", None),
+    ],
+)
+def test_an_object_may_be_made_by_a_function(
+    folder: pathlib.Path, code: str, expected: Any
+) -> None:
+    """It gets those of the arguments that it names, and is not called if it needs others."""
+    function = _find(f"{_write(folder / 'mine.py', code)}:it", "loss")
+    found = function.make(a="a", b="b")
+    assert found == (function.load() if expected is None else expected)
 
 
 # Wrong names.

@@ -14,6 +14,7 @@ from pipeline import errors, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
+from pipeline.training import losses
 from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples that test whether the loss is a mean over examples
@@ -77,11 +78,13 @@ class Evaluator:
             self._piece_size = config.batch_size or datasets.num_train
         self._kept: dict[int, list[list[tf.Tensor]]] = {}  # tensors, by the id of their examples
         self._evaluated = datasets.evaluated, datasets.validation
+        functions = user_code.of_training(config)
         self._metrics = {name: _metric(name, task, sample) for name in config.metric_names}
+        if own := functions.get("metrics"):
+            self._metrics = _own_metrics(own, task, sample, datasets.train.y)
         leaves, self._structure = optree.tree_flatten(task.spec)  # type: ignore[arg-type, var-annotated]
         self._run: Any = self._add_up
-        functions = user_code.find(config, ("model", "loss")).values()
-        with user_code.user_errors("computing the loss and the metrics", *functions):
+        with user_code.user_errors("computing the loss and the metrics", *functions.values()):
             if not config.run_eagerly:
                 traced = tf.function(self._add_up, input_signature=leaves, autograph=False)
                 self._run = traced.get_concrete_function()  # a call takes half the time
@@ -182,6 +185,34 @@ def _metric(name: str, task: task_lib.Task, sample: batch_lib.Batch) -> Any:
             f"example: {errors.one_line(error)[:200]}"
         ) from error
     return metric
+
+
+def _own_metrics(
+    function: user_code.UserFunction, task: task_lib.Task, sample: batch_lib.Batch, y: Any
+) -> dict[str, Any]:
+    """Makes the user's metrics, by name, and tries each once."""
+    found = function.make()
+    metrics: dict[str, Any] = {}
+    prediction = task.predict(sample.x)
+    for each in found if isinstance(found, list | tuple) else [found]:
+        metric = _metric(each, task, sample) if isinstance(each, str) else each
+        errors.require(
+            isinstance(metric, tf.keras.metrics.Metric),
+            f"{function.flag} must be a list of Keras metrics or their names, or a function that "
+            f"returns it; received {each!r} ({function})",
+        )
+        name = each if isinstance(each, str) else metric.name
+        errors.require(
+            name not in ("loss", *metrics),
+            f"{function.flag}: each metric needs a name of its own; received {name!r} ({function})",
+        )
+        if isinstance(prediction, tf.Tensor) and hasattr(y, "dtype"):
+            losses.check_range(f"{function.flag}: {name}", metric, y, prediction.numpy())
+        with user_code.user_errors(f"computing {name}", function):
+            _update(metric, sample.y, prediction)
+            _number(metric)
+        metrics[name] = metric
+    return metrics
 
 
 def _update(metric: Any, y: tf.Tensor, prediction: tf.Tensor) -> None:

@@ -11,7 +11,7 @@ from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate, linear, monitor, reports
 from pipeline.reporting import progress, results
-from pipeline.run import checkpoints, export, run_dir, versions
+from pipeline.run import checkpoints, export, notes, run_dir, versions
 from pipeline.training import task as task_lib
 
 _MOST_NUMBERS = 20  # numbers in a printed command
@@ -46,6 +46,8 @@ class Outputs:
         self, last_step: int, final: evaluate.Evaluation, found: reports.Reports, seconds: float
     ) -> None:
         """Exports the trained model; this is the last step of a run."""
+        if note := notes.of_negative_loss(self.config, final.train["loss"]):
+            console.say(note)
         step, model = self._exported_step(last_step), self.task.model
         if step != last_step:
             self.task.variables.assign(self.saved.best(step))
@@ -82,8 +84,8 @@ class Outputs:
         """Exports a finished run again, unless its newest export is already right."""
         flag = "epochs" if step == last_step else "early_stopping_patience"
         extend = f"raise --{flag} to extend it"
-        if not self.config.may_be_extended:
-            extend = f"its --schedule={self.config.schedule} ends with it"
+        if ends := run_dir.ends_with_run(self.config):
+            extend = f"its {ends} ends with it"
         console.say(f"{self.run.path} is finished; {extend}")
         exported = versions.description(self.run.export) or {}
         has_formats = set(self.config.formats) <= set(exported.get("formats", ()))

@@ -1,6 +1,7 @@
 """Notes for the user: fallbacks, expected problems, and why a run diverged."""
 
 import math
+import re
 from collections.abc import Iterator
 
 from pipeline import config as config_lib
@@ -37,8 +38,7 @@ def before_training(
     if compiled.reason:
         yield f"Note: {compiled.reason}, so the steps run {compiled.mode.value}"
     largest = _largest_rate(config, line)
-    assert config.learning_rate is not None
-    if config.learning_rate > largest:
+    if config.learning_rate is not None and config.learning_rate > largest:
         yield (
             f"Warning: --learning_rate={config.learning_rate:g} is above {largest:.4g}, the "
             "largest with which gradient descent is stable on these data; the loss will rise"
@@ -62,7 +62,19 @@ def of_divergence(
     if math.isfinite(largest):
         few = "" if watched.steps_per_epoch == 1 else ", for mini-batches it is less"
         words.append(f"the largest stable learning rate for these data is {largest:.4g}{few}")
-    return f"{'; '.join(words)}; received --learning_rate={config.learning_rate:g}"
+    if config.learning_rate is not None:
+        words.append(f"received --learning_rate={config.learning_rate:g}")
+    return "; ".join(words)
+
+
+def of_negative_loss(config: config_lib.Config, loss: float) -> str:
+    """Explains a cross-entropy below 0, or returns ''."""
+    if loss >= 0 or not re.search("entropy|log_?loss", config.loss.lower()):
+        return ""
+    return (
+        f"Note: the loss is {loss:.4g}, and a cross-entropy is never below 0: are the labels from "
+        "0 to 1, and does the loss take them first, then the predictions?"
+    )
 
 
 def _largest_rate(config: config_lib.Config, line: linear.Linear | None) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from pipeline import config as config_lib
-from pipeline import errors, files, flagfile, user_code
+from pipeline import errors, files, flagfile, tf_runtime, user_code
 
 
 class RunDir:
@@ -91,10 +91,10 @@ class RunDir:
                     files.remove_unfinished(directory)
                 if not resumes:
                     flagfile.write(self.flags, flagfile.from_config(config))
-                    for copy, function in self._own_code(config).items():
-                        self.code.mkdir(exist_ok=True)
-                        with files.replacing(copy) as unfinished:
-                            unfinished.write_bytes(function.code)
+                for copy, function in self._own_code(config).items():
+                    self.code.mkdir(exist_ok=True)
+                    with files.replacing(copy) as unfinished:
+                        unfinished.write_bytes(function.code)
             try:
                 yield resumes
             except BaseException:
@@ -131,14 +131,15 @@ class RunDir:
             f"received --epochs={config.epochs}",
         )
         errors.require(
-            config.epochs == int(epochs) or config.may_be_extended,
-            f"the run {self.path} can't be extended: its --schedule={config.schedule} ends with "
+            config.epochs == int(epochs) or not ends_with_run(config),
+            f"the run {self.path} can't be extended: its {ends_with_run(config)} ends with "
             f"--epochs={epochs}, and a later end would change the steps so far; start another "
             f"run with --initialize_from={self.path}",
         )
         for copy, function in self._own_code(config).items():
+            may_differ = copy.stem == "metrics" or not copy.exists()
             errors.require(
-                not copy.exists() or user_code.is_same_code(copy.read_bytes(), function.code),
+                may_differ or user_code.is_same_code(copy.read_bytes(), function.code),
                 f"{function.path} has changed since the run {self.path} was started, which keeps "
                 f"it as {copy}; choose another --run_name, or start anew with --overwrite",
             )
@@ -190,6 +191,15 @@ class RunDir:
             if self.checkpoints.exists():
                 self.checkpoints.rmdir()
             self.path.rmdir()
+
+
+def ends_with_run(config: config_lib.Config) -> str:
+    """The flag whose learning rate depends on the last step, or ''."""
+    if not config.may_be_extended:
+        return f"--schedule={config.schedule}"
+    own = user_code.find(config, ("optimizer",)).get("optimizer")
+    with tf_runtime.importing() if own else contextlib.nullcontext():
+        return own.flag if own and "last_step" in own.parameters else ""
 
 
 def name_from_time() -> str:

@@ -100,7 +100,7 @@ class _Trainer:
         self._line = linear.Linear.of(task, datasets, config)
         stable = self._line.largest_stable_rate if self._line else np.inf
         rate = learning_rate.choose(config, task, datasets, largest_stable=stable)
-        rate = float(communicator.of_chief([rate])[0]) if communicator else rate
+        rate = float(communicator.of_chief([rate])[0]) if communicator and rate else rate
         self._config = config = dataclasses.replace(config, learning_rate=rate)
         # The learning rate is chosen before, with the initial model, as in a resumed run.
         if self._writes and config.initialize_from and not self.run_dir.resumes(config):

@@ -66,7 +66,7 @@ def prepare(
     """
     if config.run_eagerly:
         return None, Compilation(Mode.EAGER)
-    functions = user_code.find(config, ("model", "loss")).values()
+    functions = user_code.of_training(config).values()
     with user_code.user_errors("tracing the training step", *functions):
         traced = train_step.trace(step, task, optimizer)
         graph = traced.as_graph_def()

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import config as config_lib
+from pipeline import user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.training import task as task_lib
@@ -24,8 +25,10 @@ def choose(
     datasets: datasets_lib.Datasets,
     *,
     largest_stable: float = math.inf,
-) -> float:
+) -> float | None:
     """Returns the learning rate of a config, or chooses a good one for 'auto'.
+
+    Returns None if the model, the optimizer or the schedule brings its own learning rate.
 
     For plain gradient descent the choice is 1 / the largest eigenvalue of the loss's Hessian at the
     start, half of the largest stable rate (Goodfellow, Bengio and Courville, Deep Learning, section
@@ -42,7 +45,12 @@ def choose(
     """
     if config.learning_rate is not None:
         return config.learning_rate
-    if task.is_compiled or config.optimizer != "sgd":
+    own = user_code.find(config, ("optimizer",)).get("optimizer")
+    if task.is_compiled or ":" in config.schedule:
+        return None
+    if own:
+        return _OTHERS if "learning_rate" in own.parameters else None
+    if config.optimizer != "sgd":
         return _OTHERS
     train = datasets.train
     is_full_batch = datasets.steps_per_epoch(config) == 1

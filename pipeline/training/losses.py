@@ -1,5 +1,7 @@
 """Losses: functions of a batch and the model's outputs that training minimises."""
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import errors
+from pipeline import errors, user_code
 from pipeline.data import batch as batch_lib
 
 Array = npt.NDArray[Any]
@@ -16,6 +18,10 @@ ExampleLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 # Maps a batch and the model's outputs to the loss (scalar float32).
 Loss = Callable[[batch_lib.Batch, Any], tf.Tensor]
 
+# The names of parameters that are predictions and labels, in any order.
+_PREDICTION = re.compile(r"\w*pred\w*|\w*logits?|outputs?|y_?hat", re.IGNORECASE)
+_LABEL = re.compile(r"y|\w*(true|labels?|targets?)", re.IGNORECASE)
+_MEANS = ("sum_over_batch_size", "mean", "none", None)  # reductions of Keras
 _NO_WEIGHTS = ("b", "bias", "beta", "gamma")  # biases and normalization, which --l2 leaves out
 
 
@@ -24,8 +30,8 @@ def squared_error(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     return tf.square(tf.cast(y, prediction.dtype) - prediction)
 
 
-def by_name(name: str) -> ExampleLoss:
-    """Returns a loss by name: the guide's squared error, or a Keras loss.
+def by_name(name: str) -> Any:
+    """Returns a loss by name: the guide's squared error, or a Keras loss (function or object).
 
     Raises:
       errors.InputError: Keras has no loss with that name.
@@ -33,20 +39,60 @@ def by_name(name: str) -> ExampleLoss:
     if name == "mean_squared_error":
         return squared_error
     try:
-        found = tf.keras.losses.get(name)
+        return tf.keras.losses.get(name)
     except ValueError as error:
         raise errors.InputError(
             f"--loss={name} must be a name that tf.keras.losses.get knows, such as "
             "mean_absolute_error or huber, or a function of your own, such as mine:loss"
         ) from error
-    # Calling a Loss object takes the mean over the batch; its `call` does not.
-    of_keras = found.call if isinstance(found, tf.keras.losses.Loss) else found
+
+
+def own(function: user_code.UserFunction) -> Any:
+    """Returns the user's loss: a function of labels and predictions, or a Keras Loss.
+
+    Raises:
+      errors.InputError: it is neither, or its parameters are in the wrong order.
+    """
+    found = function.make()
+    is_object = isinstance(found, tf.keras.losses.Loss)
+    errors.require(
+        is_object or callable(found),
+        f"{function.flag} must be a function of labels and predictions, or a Keras Loss; received "
+        f"{found!r} ({function})",
+    )
+    errors.require(
+        not is_object or found.reduction in _MEANS,
+        f"{function.flag}: the loss of a batch is the mean over its examples; received a "
+        f"{type(found).__name__} with reduction={getattr(found, 'reduction', None)!r} ({function})",
+    )
+    with user_code.user_errors("reading its parameters", function):
+        parameters = inspect.signature(found.call if is_object else found).parameters
+    first, second = [*parameters, "", ""][:2]
+    errors.require(
+        not (_PREDICTION.fullmatch(first) and _LABEL.fullmatch(second)),
+        f"{function.flag}: the labels come first, as in Keras; received the parameters "
+        f"({first}, {second}): swap them ({function})",
+    )
+    return found
+
+
+def of_examples(found: Any) -> ExampleLoss:
+    """Makes a loss of each example from a loss of Keras or of the user's own.
+
+    Keras' losses take the mean over the last dimension, and calling a Loss object that over the
+    batch, too; its `call` does not.
+    """
+    is_object = isinstance(found, tf.keras.losses.Loss)
+    if not is_object and not found.__module__.startswith("keras."):
+        return found  # type: ignore[no-any-return]
+    call = with_autograph(found.call) if is_object else found
 
     def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-        # Keras takes the mean over the last dimension.
+        if is_object:
+            y, prediction = tf.cast(y, found.dtype), tf.cast(prediction, found.dtype)
         if prediction.shape.rank == 1:
-            return of_keras(y[:, None], prediction[:, None])
-        return of_keras(y, prediction)
+            return call(y[:, None], prediction[:, None])
+        return call(y, prediction)
 
     return loss
 
@@ -140,29 +186,37 @@ def _described(result: Any) -> str:
 _OF_PROBABILITIES = ("binary_crossentropy", "BinaryCrossentropy", "auc", "AUC")
 
 
-def check_range(flag: str, name: str, y: Array, prediction: Array) -> None:
-    """Checks the value ranges of labels [N] and predictions that a named loss or metric requires.
+def check_range(flag: str, found: Any, y: Array, prediction: Array) -> None:
+    """Checks the value ranges of labels [N] and predictions that a loss or metric requires.
 
-    Keras silently clips them or returns NaN. `name` is the name of a Keras loss or metric.
+    Keras silently clips them or returns NaN.
+
+    Args:
+      flag: The flag with its value, for messages.
+      found: A Keras loss or metric, or its name.
+      y: The labels.
+      prediction: The predictions.
 
     Raises:
       errors.InputError: a label or a prediction is out of range.
     """
+    name = found if isinstance(found, str) else type(found).__name__
+    takes_logits = any(getattr(found, each, False) for each in ("from_logits", "_from_logits"))
     if name in _OF_PROBABILITIES:
         errors.require(
             y.min() >= 0 and y.max() <= 1,
-            f"--{flag}={name} needs labels from 0 to 1; received {y.min():g} to {y.max():g}",
+            f"{flag} needs labels from 0 to 1; received {y.min():g} to {y.max():g}",
         )
         errors.require(
-            prediction.min() >= 0 and prediction.max() <= 1,
-            f"--{flag}={name} needs predictions that are probabilities; received "
-            f"{prediction.min():g} to {prediction.max():g}; end the model with a sigmoid, as "
-            "--model=logistic does",
+            takes_logits or (prediction.min() >= 0 and prediction.max() <= 1),
+            f"{flag} needs predictions that are probabilities; received {prediction.min():g} to "
+            f"{prediction.max():g}; end the model with a sigmoid, as --model=logistic does, or "
+            "give an object of your own with from_logits=True",
         )
     if name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy"):
         classes = prediction.shape[-1] if prediction.ndim == 2 else 1
         errors.require(
             classes > 1 and y.min() >= 0 and y.max() < classes and (y == np.floor(y)).all(),
-            f"--{flag}={name} needs labels 0, 1, ... below the number of the model's outputs; "
-            f"received labels from {y.min():g} to {y.max():g} and {classes} outputs",
+            f"{flag} needs labels 0, 1, ... below the number of the model's outputs; received "
+            f"labels from {y.min():g} to {y.max():g} and {classes} outputs",
         )

@@ -16,11 +16,9 @@ from pipeline.training import losses
 from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples that test the functions
+_RATE = ("learning_rate", "schedule", "decay_steps", "warmup_steps")
 # Flags that have no effect on a compiled model.
-_COMPILED = (
-    *("loss", "optimizer", "metrics", "learning_rate", "l2", "clip_norm"),
-    *("schedule", "decay_steps", "warmup_steps"),
-)
+_COMPILED = ("loss", "optimizer", "metrics", "l2", "clip_norm", *_RATE)
 
 
 def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task_lib.Task:
@@ -31,19 +29,21 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     Raises:
       errors.InputError: a user's function fails, or returns something that can't be trained.
     """
-    if config.model != "module" or config.optimizer != "sgd":
+    if config.model != "module" or config.optimizer != "sgd" or config.metrics:
         # Keras would continue to number names across the runs of a process.
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
-    functions = user_code.find(config, ("model", "loss"))
+    functions = user_code.of_training(config)
     sample = datasets.sample(_SAMPLE)
     model = _make_model(functions["model"], config, sample)
     is_compiled = bool(getattr(model, "compiled", False))
     if is_compiled:
         _check_compiled(functions["model"], config)
-        loss = losses.compiled_loss(model)
+        found, loss = None, losses.compiled_loss(model)
     else:
-        loss = _loss(config, functions, model)
+        _check_optimizer(functions.get("optimizer"), config)
+        found = _loss(config, functions, model)
+        loss = losses.mean_loss(losses.of_examples(found), model, l2=config.l2)
     made = task_lib.Task(
         model,
         loss,
@@ -55,8 +55,9 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         made.variables.assign(made.variables.split(_start(config, datasets)))
     else:
         _check_model(functions["model"], made, sample)
-    with user_code.user_errors("calling the loss", *reversed(functions.values())):
-        _check_loss(config, made, datasets.train.y, sample)
+    blamed = functions.get("loss", functions["model"]), functions["model"]
+    with user_code.user_errors("calling the loss", *blamed):
+        _check_loss(config, found, made, datasets.train.y, sample)
     return made
 
 
@@ -66,16 +67,15 @@ def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
 
 def _loss(
     config: config_lib.Config, functions: dict[str, user_code.UserFunction], model: Any
-) -> losses.Loss:
-    """Makes the loss of an uncompiled model."""
+) -> Any:
+    """Returns the loss of an uncompiled model, a function or a Keras Loss."""
     for name in ("compute_loss", "compute_metrics"):
         errors.require(
             not _overrides(model, name),
             f"{functions['model']}: the model has a {name} of its own, which only a compiled model "
             "uses: compile it in this function",
         )
-    each = functions["loss"].load() if "loss" in functions else losses.by_name(config.loss)
-    return losses.mean_loss(each, model, l2=config.l2)
+    return losses.own(functions["loss"]) if "loss" in functions else losses.by_name(config.loss)
 
 
 def _start(
@@ -171,6 +171,19 @@ def _check_compiled(function: user_code.UserFunction, config: config_lib.Config)
     )
 
 
+def _check_optimizer(function: user_code.UserFunction | None, config: config_lib.Config) -> None:
+    """Checks that no flag is set that the user's own optimizer ignores."""
+    if function is None:
+        return
+    ignored = ("clip_norm", *(_RATE if "learning_rate" not in function.parameters else ()))
+    given = [n for n in ignored if getattr(config, n) != getattr(config_lib.Config, n)]
+    errors.require(
+        not given,
+        f"{function.flag} would ignore --{', --'.join(given)}: leave out these flags; a function "
+        f"may take learning_rate, which follows --learning_rate and --schedule ({function})",
+    )
+
+
 def _check_model(
     function: user_code.UserFunction, made: task_lib.Task, sample: batch_lib.Batch
 ) -> None:
@@ -192,14 +205,15 @@ def _check_model(
 
 
 def _check_loss(
-    config: config_lib.Config, made: task_lib.Task, y: Any, sample: batch_lib.Batch
+    config: config_lib.Config, found: Any, made: task_lib.Task, y: Any, sample: batch_lib.Batch
 ) -> None:
     """Calls the loss once, and checks that it fits the labels."""
     prediction = made.predict(sample.x)
-    names = [("loss", config.loss), *(("metrics", name) for name in config.metric_names)]
     if not made.is_compiled and isinstance(prediction, tf.Tensor) and hasattr(y, "dtype"):
-        for flag, name in names:
-            losses.check_range(flag, name, np.asarray(y), prediction.numpy())
+        kind = found if ":" in config.loss else config.loss
+        named = [(f"--metrics={name}", name) for name in config.metric_names]
+        for flag, each in [(f"--loss={config.loss}", kind), *named]:
+            losses.check_range(flag, each, np.asarray(y), prediction.numpy())
     with tf_runtime.quiet_stderr():
         loss = made.loss(sample)
     errors.require(

@@ -1,6 +1,8 @@
 """Optimizers (the guide's hand-written update and Keras optimizers) and learning rates."""
 
-from collections.abc import Iterable
+import contextlib
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors
-from pipeline.training import norms
+from pipeline import errors, user_code
+from pipeline.training import losses, norms
 from pipeline.training import task as task_lib
 
 _TENTH = 0.1  # --schedule=exponential multiplies the rate by this every --decay_steps
@@ -30,6 +32,18 @@ class WarmUp(tf.keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
         risen = tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self._steps)
         after = tf.maximum(step - self._steps, tf.cast(0, step.dtype))
         return risen * (self._rate(after) if callable(self._rate) else self._rate)
+
+
+class OwnRate(tf.keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A learning rate that is the user's function of the step."""
+
+    def __init__(self, function: Callable[[tf.Tensor], Any]):
+        """Takes a function of float32 steps, so that it may divide and multiply them."""
+        self._function = losses.with_autograph(function)
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate of the update step + 1."""
+        return tf.cast(self._function(tf.cast(step, tf.float32)), tf.float32)
 
 
 class GradientDescent(tf.Module):  # type: ignore[misc]
@@ -62,33 +76,74 @@ def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) ->
     compiled function can use it.
 
     Raises:
-      errors.InputError: this version of Keras has no optimizer with that name.
+      errors.InputError: this version of Keras has no optimizer with that name, or the optimizer or
+        the schedule of the user's own can't be used.
     """
-    if task.is_compiled:
-        optimizer = task.model.optimizer
-    else:
-        rate = _rate(config, last_step)
-        if config.optimizer == "sgd" and config.loop == "custom":
-            return GradientDescent(rate, clip_norm=config.clip_norm)
-        classes = {name.lower(): value for name, value in vars(tf.keras.optimizers).items()}
-        errors.require(
-            config.optimizer in classes,
-            f"--optimizer={config.optimizer} needs a newer Keras than {tf.keras.version()}",
-        )
-        clip_norm = config.clip_norm or None
-        optimizer = classes[config.optimizer](rate, global_clipnorm=clip_norm)
-    if not optimizer.built:
+    optimizer = task.model.optimizer if task.is_compiled else _create(config, last_step)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # inside a loss-scaling optimizer
+    errors.require(
+        not getattr(inner, "use_ema", False),
+        "the optimizer has use_ema=True, whose averages would replace the weights at the end of "
+        "--loop=fit only, also of a run that goes on later: leave it out",
+    )
+    if not isinstance(optimizer, GradientDescent) and not optimizer.built:
         optimizer.build(task.model.trainable_variables)
+    with user_code.user_errors("computing the learning rate", *_own(config).values()):
+        found = rates(optimizer, np.array([0, last_step - 1]))
+        errors.require(
+            found.shape == (2,) and np.isfinite(found).all(),
+            f"the learning rate must be one finite number for each step; received {found.tolist()}",
+        )
     return optimizer
+
+
+def _own(config: config_lib.Config) -> dict[str, user_code.UserFunction]:
+    return user_code.find(config, ("schedule", "optimizer"))
+
+
+def _create(config: config_lib.Config, last_step: int) -> Optimizer:
+    own = _own(config).get("optimizer")
+    rate = _rate(config, last_step)
+    if own:
+        optimizer = own.make(learning_rate=rate, last_step=last_step)
+        errors.require(
+            isinstance(optimizer, tf.keras.optimizers.Optimizer) and not optimizer.built,
+            f"{own.flag} must be a new Keras optimizer, or a function that returns one and takes "
+            f"nothing but learning_rate and last_step; received {optimizer!r} ({own})",
+        )
+        return optimizer
+    if config.optimizer == "sgd" and config.loop == "custom":
+        return GradientDescent(rate, clip_norm=config.clip_norm)
+    classes = {name.lower(): value for name, value in vars(tf.keras.optimizers).items()}
+    errors.require(
+        config.optimizer in classes,
+        f"--optimizer={config.optimizer} needs a newer Keras than {tf.keras.version()}",
+    )
+    return classes[config.optimizer](rate, global_clipnorm=config.clip_norm or None)
 
 
 def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """The learning rates [K] of the updates steps + 1."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside a loss-scaling optimizer
     rate = getattr(optimizer, "rate", None) or optimizer._learning_rate
-    if callable(rate):
-        return np.asarray(rate(tf.constant(steps)), np.float32)
-    return np.full(steps.shape, np.asarray(rate), np.float32)
+    if not callable(rate):
+        return np.full(steps.shape, np.asarray(rate), np.float32)
+    with contextlib.suppress(ValueError, TypeError, tf.errors.OpError):
+        found = np.asarray(rate(tf.constant(steps)), np.float32)
+        if found.shape == steps.shape:
+            return found
+    return np.asarray(_one_by_one(rate)(tf.constant(steps)))
+
+
+@functools.lru_cache(maxsize=1)
+def _one_by_one(rate: Rate) -> Any:
+    """Makes a function of steps [K] from a schedule that takes one step at a time."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)  # type: ignore[untyped-decorator]
+    def run(steps: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(rate, steps, fn_output_signature=tf.float32)
+
+    return run
 
 
 def scaled_loss(optimizer: Optimizer, loss: tf.Tensor) -> tf.Tensor:
@@ -105,7 +160,7 @@ def unscaled_norm(optimizer: Optimizer, norm: tf.Tensor) -> tf.Tensor:
 
 
 def _rate(config: config_lib.Config, last_step: int) -> Rate:
-    """The learning rate, which depends on the step only.
+    """The learning rate, which depends on the step only; None for one that is not given.
 
     Cosine: Loshchilov and Hutter, SGDR, 2017, section 3, without restarts. Without --decay_steps,
     the schedule spans the whole run, up to last_step.
@@ -117,4 +172,12 @@ def _rate(config: config_lib.Config, last_step: int) -> Rate:
         rate = schedules.CosineDecay(rate, decay_steps)
     elif config.schedule == "exponential":
         rate = schedules.ExponentialDecay(rate, decay_steps, _TENTH)
+    elif own := _own(config).get("schedule"):
+        rate = own.make()
+        errors.require(
+            callable(rate),
+            f"{own.flag} must be a function of the step, or a Keras LearningRateSchedule; received "
+            f"{rate!r} ({own})",
+        )
+        rate = rate if isinstance(rate, schedules.LearningRateSchedule) else OwnRate(rate)
     return WarmUp(rate, steps=config.warmup_steps) if config.warmup_steps else rate

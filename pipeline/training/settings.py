@@ -41,8 +41,9 @@ class Solution:
     )
     loss: str = fields.field(
         "mean_squared_error",
-        "A name that tf.keras.losses.get knows, such as mse or huber, or a function of your own "
-        "such as mine:loss, which gets labels and predictions and returns a loss for each example.",
+        "A name that tf.keras.losses.get knows, such as mse or huber, or of your own, such as "
+        "mine:loss, a Keras Loss or a function that gets labels and predictions and returns a loss "
+        "for each example.",
     )
     loop: str = fields.field(
         "custom",
@@ -51,8 +52,11 @@ class Solution:
     )
     optimizer: str = fields.field(
         "sgd",
-        "In the custom loop 'sgd' is the hand-written assign_sub; the others are those of Keras.",
+        "In the custom loop 'sgd' is the hand-written assign_sub; the others are those of Keras. "
+        "Your own, such as mine:make, is a Keras optimizer or a function that returns one; the "
+        "function may take learning_rate and last_step.",
         choices=_OPTIMIZERS,
+        may_be_own=True,
     )
 
     def _check(self) -> None:
@@ -131,8 +135,10 @@ class Schedule:
     schedule: str = fields.field(
         "constant",
         "The learning rate over the steps: 'cosine' takes it to 0 in --decay_steps, 'exponential' "
-        "to a tenth in every --decay_steps.",
+        "to a tenth in every --decay_steps. Your own, such as mine:rate, is a function of the step "
+        "(float32), or a Keras LearningRateSchedule, that gives the learning rate.",
         choices=("constant", "cosine", "exponential"),
+        may_be_own=True,
     )
     decay_steps: int = fields.step_count(
         0,
@@ -145,14 +151,14 @@ class Schedule:
 
     def _check(self) -> None:
         errors.require(
-            self.schedule != "constant" or not self.decay_steps,
+            self.schedule in ("cosine", "exponential") or not self.decay_steps,
             f"--decay_steps={self.decay_steps} needs --schedule=cosine or --schedule=exponential",
         )
 
     @property
     def may_be_extended(self) -> bool:
         """Whether raising --epochs leaves the earlier steps unchanged."""
-        return self.schedule == "constant" or self.decay_steps > 0
+        return self.schedule not in ("cosine", "exponential") or self.decay_steps > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +167,8 @@ class Evaluation:
 
     metrics: str = fields.output_only(
         "",
-        "Names that tf.keras.metrics.get knows, separated by commas, such as mae,accuracy,auc; "
+        "Names that tf.keras.metrics.get knows, separated by commas, such as mae,accuracy,auc, or "
+        "of your own, such as mine:metrics, a list of Keras metrics or a function that returns it; "
         "they are evaluated with the loss.",
     )
     early_stopping_patience: int = fields.field(
@@ -174,14 +181,15 @@ class Evaluation:
 
     def _check(self) -> None:
         errors.require(
-            re.fullmatch(r"(\w+(,\w+)*)?", self.metrics),
-            f"--metrics must be names separated by commas; received {self.metrics!r}",
+            re.fullmatch(r"(\w+(,\w+)*)?|[^,]+:\w+", self.metrics),
+            "--metrics must be names separated by commas, or of your own, such as mine:metrics; "
+            f"received {self.metrics!r}",
         )
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The names in --metrics."""
-        return fields.split(self.metrics)
+        """The names in --metrics; () for the user's own."""
+        return () if ":" in self.metrics else fields.split(self.metrics)
 
 
 @dataclasses.dataclass(frozen=True)
