@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
-from pipeline.data import arrays, fingerprint, least_squares, table_examples, tables, text_tables
+from pipeline.data import (
+    arrays,
+    example_weights,
+    fingerprint,
+    least_squares,
+    table_examples,
+    tables,
+    text_tables,
+)
 from pipeline.data import batch as batch_lib
 from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
@@ -44,7 +52,7 @@ class Datasets(NamedTuple):
     and its part of the training examples if they are one full batch.
     """
 
-    train: Batch  # of numpy arrays
+    train: Batch  # of numpy arrays, with the weights that count in training
     validation: Batch | None  # evaluated, but not trained on
     features: tuple[str, ...] = ()  # the names of the columns of x [N, D]; () for other examples
     label: str = ""  # the name of y [N]
@@ -56,6 +64,8 @@ class Datasets(NamedTuple):
     least_squares: Solved | None = None
     dropped: int = 0  # rows of a table that were left out because of missing values
     label_variances: tuple[float, float] | None = None  # of a table; None for class labels
+    # The training examples without the weights of flags; None if there are no such weights.
+    unweighted: Batch | None = None
 
     @property
     def units(self) -> preprocessing_lib.Preprocessing | None:
@@ -77,9 +87,13 @@ class Datasets(NamedTuple):
 
     @property
     def evaluated(self) -> Batch:
-        """The part of the training examples that this worker evaluates."""
-        is_part = self.train.num_examples < self.num_train
-        return self.train if is_part else self.train.map(self.worker.part)
+        """The part of the training examples that this worker evaluates, as in Keras: unweighted."""
+        return self._own(self.unweighted or self.train)
+
+    def _own(self, examples: Batch) -> Batch:
+        """The worker's part of the training examples."""
+        is_part = examples.num_examples < self.num_train
+        return examples if is_part else examples.map(self.worker.part)
 
     def fingerprint(self) -> int:
         """This worker's term of a checksum of the examples, their names and their order.
@@ -90,14 +104,18 @@ class Datasets(NamedTuple):
         learned = self.preprocessing
         units = zlib.crc32(np.array([learned.mean, learned.stddev] if learned else 0.0).tobytes())
         result = names + units if self.worker.is_chief else 0
-        for factor, part in ((1, self.evaluated), (3, self.validation)):
+        for factor, part in ((1, self._own(self.train)), (3, self.validation)):
             if part is not None:
                 result += factor * fingerprint.of(part, self.worker)
         return result % fingerprint.COUNT
 
 
-def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets:
+def load(
+    config: config_lib.Config, worker: workers.Worker = _ALONE, *, keeps_features: bool = False
+) -> Datasets:
     """Makes or reads the examples of a config that this worker needs.
+
+    With `keeps_features`, the features of a table are not standardized.
 
     Raises:
       errors.InputError: the examples can't be used, or a setting doesn't fit their number.
@@ -109,9 +127,11 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
         if isinstance(made, tuple):
             datasets = _load_arrays(made, str(function), config, worker)
         else:
-            datasets = _load_table(arrays.table(made, function), config, worker)
+            table = arrays.table(made, function)
+            datasets = _load_table(table, config, worker, keeps_features=keeps_features)
     else:
-        datasets = _load_table(text_tables.open_table(config.data), config, worker)
+        table = text_tables.open_table(config.data)
+        datasets = _load_table(table, config, worker, keeps_features=keeps_features)
     config.last_step(datasets.num_train)  # raises if they do not fit
     errors.require(
         datasets.num_train >= worker.count,
@@ -162,7 +182,7 @@ def _load_arrays(
     made: tuple[Any, ...], name: str, config: config_lib.Config, worker: workers.Worker
 ) -> Datasets:
     """Splits the arrays that a function returned, without preprocessing."""
-    for flag in ("label", "features", "categorical", "missing", "standardize"):
+    for flag in ("label", "features", "categorical", "missing", "standardize", "weight"):
         value, default = getattr(config, flag), getattr(config_lib.Config, flag)
         errors.require(
             value == default or not value, f"--{flag}={value} is for tables; {name} returns arrays"
@@ -184,17 +204,24 @@ def _in_memory(
 ) -> Datasets:
     """This worker's datasets; it holds all training examples unless they are one full batch."""
 
-    def part(examples: Batch) -> Batch:
-        return examples.map(lambda array: np.ascontiguousarray(worker.part(array)))
+    def part(array: Any) -> Any:
+        return np.ascontiguousarray(worker.part(array))
 
     counts = train.num_examples, validation.num_examples
-    return Datasets(
-        train=part(train) if config.steps_per_epoch(counts[0]) == 1 else train,
-        validation=part(validation) if counts[1] else None,
+    keeps_part = config.steps_per_epoch(counts[0]) == 1
+    own = train.map(part) if keeps_part else train
+    result = Datasets(
+        train=own,
+        validation=validation.map(part) if counts[1] else None,
         worker=worker,
         counts=counts,
         least_squares=solved(train) if config.is_linear_regression else None,
     )
+    if not config.weighs:
+        return result
+    weight = example_weights.of(config, train.y, train.weight)
+    weighted = own._replace(weight=part(weight) if keeps_part else weight)
+    return result._replace(train=weighted, unweighted=own, least_squares=None)
 
 
 def solved(train: Batch) -> Solved | None:
@@ -205,11 +232,16 @@ def solved(train: Batch) -> Solved | None:
     return Solved.of(train.x, train.y)
 
 
-def _load_table(table: tables.Table, config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    learned, train, validation = table_examples.load(table, config, worker)
+def _load_table(
+    table: tables.Table, config: config_lib.Config, worker: workers.Worker, *, keeps_features: bool
+) -> Datasets:
+    learned, train, validation = table_examples.load(
+        table, config, worker, keeps_features=keeps_features
+    )
     variances = train.label_variance, validation.label_variance
     return Datasets(
-        train=Batch(train.x, train.y),
+        train=Batch(train.x, train.y, train.weight),
+        unweighted=Batch(train.x, train.y) if config.weighs else None,
         validation=Batch(validation.x, validation.y) if validation.count else None,
         features=learned.features,
         label=learned.label,

@@ -67,15 +67,19 @@ class Evaluator:
         self._mean, self._stddev = 0.0, 1.0
         if units:
             self._mean, self._stddev = float(units.mean[-1]), float(units.stddev[-1])
-        sample = datasets.train.rows(slice(_SAMPLE)).map(tf.constant)
-        self.is_mean_over_examples = _is_mean_over_examples(task, sample)
+        weighted, sample = (
+            examples.rows(slice(_SAMPLE)).map(tf.constant)
+            for examples in (datasets.train, datasets.unweighted or datasets.train)
+        )
+        self.is_mean_over_examples = _is_mean_over_examples(task, weighted)
         self._piece_size = 0
         if not self.is_mean_over_examples:
             self._piece_size = config.batch_size or datasets.num_train
         self._kept: dict[int, list[list[tf.Tensor]]] = {}  # tensors, by the id of their examples
         self._evaluated = datasets.evaluated, datasets.validation
         self._metrics = {name: _metric(name, task, sample) for name in config.metric_names}
-        leaves, self._structure = optree.tree_flatten(task.spec)  # type: ignore[arg-type, var-annotated]
+        spec = task.spec if sample.weight is not None else task.spec._replace(weight=None)
+        leaves, self._structure = optree.tree_flatten(spec)  # type: ignore[arg-type, var-annotated]
         self._run: Any = self._add_up
         functions = user_code.find(config, ("model", "loss")).values()
         with user_code.user_errors("computing the loss and the metrics", *functions):

@@ -61,7 +61,9 @@ class Monitor(hooks.Hook):
         config: config_lib.Config,
     ):
         """Prepares to evaluate during the run of a config."""
-        self._evaluator, self._task, self._train = evaluator, evaluator.task, datasets.train
+        self._evaluator, self._task = evaluator, evaluator.task
+        self._train = datasets.unweighted or datasets.train
+        self._is_weighted = datasets.unweighted is not None
         self.steps_per_epoch = config.steps_per_epoch(datasets.num_train)
         is_long = config.last_step(datasets.num_train) > _MANY_STEPS
         most = _FEW_PAUSES if is_long else _MOST_PAUSES
@@ -120,7 +122,8 @@ class Monitor(hooks.Hook):
     def is_good(self, rows: step_metrics.StepMetrics) -> npt.NDArray[np.bool_]:
         """Returns [K]: whether training has not diverged at a row."""
         good = rows.is_finite
-        if self.steps_per_epoch == 1:  # otherwise the loss is of one batch only
+        # The loss of a step may be of one batch only, or weighted by flags.
+        if self.steps_per_epoch == 1 and not self._is_weighted:
             good &= ~self._has_risen(rows.loss)
         return good
 
