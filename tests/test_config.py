@@ -218,7 +218,7 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
     all_fields = dataclasses.fields(config_lib.Config)
     assert {field.name for field in all_fields if not field.metadata["may_sweep"]} == {
         *("metrics", "run_eagerly", "validation_fraction", "data", "label", "features"),
-        *("categorical", "missing", "standardize", "initialize_from"),
+        *("categorical", "weight", "class_weight", "missing", "standardize", "initialize_from"),
         *("references", "profile_steps", "peer_timeout_secs", "export", "export_formats"),
         *("export_versions_to_keep", "logdir", "run_name", "overwrite"),
     }
@@ -226,7 +226,7 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
 
 _OF_TABLES = {
     *("data", "label", "features", "categorical", "missing", "validation_fraction"),
-    "standardize",
+    *("standardize", "weight", "class_weight"),
 }
 
 

@@ -40,7 +40,7 @@ def _said(end: hooks.Divergence, recording: helpers.Recording) -> str:
 def _warning(recording: helpers.Recording) -> str:
     """The warning before training, or ''."""
     compiled = compilation.Compilation(compilation.Mode.XLA)
-    about = recording.config, recording.datasets, recording.line, compiled
+    about = recording.config, recording.datasets, recording.task, recording.line, compiled
     found = [each for each in notes.before_training(*about) if each.startswith("Warning: ")]
     return found[0].removeprefix("Warning: ") if found else ""
 

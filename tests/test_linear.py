@@ -184,6 +184,7 @@ def test_weights_of_examples_have_no_reference() -> None:
     examples = _TRAIN._replace(weight=np.ones(50, np.float32))
     line = _known(_datasets()._replace(train=examples))
     assert (line.reference, line.solution) == (None, None)
+    assert line.why_not == "the examples have weights"
 
 
 @pytest.mark.parametrize("make", [helpers.linear, lambda: helpers.linear(model="keras"), _task])

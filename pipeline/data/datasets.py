@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
-from pipeline.data import arrays, fingerprint, least_squares, table_examples, tables, text_tables
+from pipeline.data import (
+    arrays,
+    example_weights,
+    fingerprint,
+    least_squares,
+    table_examples,
+    tables,
+    text_tables,
+)
 from pipeline.data import batch as batch_lib
 from pipeline.data import preprocessing as preprocessing_lib
 from pipeline.distributed import workers
@@ -48,7 +56,7 @@ class Datasets(NamedTuple):
     first batch, and its validation examples are batches that are read at each evaluation.
     """
 
-    train: Batch  # of numpy arrays, or of the tensors of a stream
+    train: Batch  # numpy arrays with the weights that count in training, or tensors of a stream
     validation: "Batch | streams.Stream | None"  # evaluated, but not trained on
     features: tuple[str, ...] = ()  # the names of the columns of x [N, D]; () for other examples
     label: str = ""  # the name of y [N]
@@ -62,6 +70,8 @@ class Datasets(NamedTuple):
     label_variances: tuple[float, float] | None = None  # of a table; None for class labels
     stream: "streams.Stream | None" = None  # the training batches, if they are not in memory
     stream_steps: int = 0  # batches of the stream in an epoch
+    # The training examples without the weights of flags; None if there are no such weights.
+    unweighted: Batch | None = None
 
     @property
     def units(self) -> preprocessing_lib.Preprocessing | None:
@@ -82,11 +92,12 @@ class Datasets(NamedTuple):
         part = self.validation
         return part.num_examples if isinstance(part, batch_lib.Batch) else 0
 
-    def sample(self, count: int) -> Batch:
+    def sample(self, count: int, *, is_weighted: bool = True) -> Batch:
         """The first training examples as tensors, `count` at most; imports TensorFlow."""
         import tensorflow as tf
 
-        return self.train.rows(slice(count)).map(lambda a: a if tf.is_tensor(a) else tf.constant(a))
+        train = self.train if is_weighted else self.unweighted or self.train
+        return train.rows(slice(count)).map(lambda a: a if tf.is_tensor(a) else tf.constant(a))
 
     def steps_per_epoch(self, config: config_lib.Config) -> int:
         """The number of batches in an epoch."""
@@ -100,11 +111,13 @@ class Datasets(NamedTuple):
 
     @property
     def evaluated(self) -> Batch | list[Batch]:
-        """The training examples that this worker evaluates; of a stream, its first batches."""
-        if self.stream:
-            return self.stream.kept
-        is_part = self.train.num_examples < self.num_train
-        return self.train if is_part else self.train.map(self.worker.part)
+        """The training examples that this worker evaluates: unweighted; a stream's first ones."""
+        return self.stream.kept if self.stream else self._own(self.unweighted or self.train)
+
+    def _own(self, examples: Batch) -> Batch:
+        """The worker's part of the training examples."""
+        is_part = examples.num_examples < self.num_train
+        return examples if is_part else examples.map(self.worker.part)
 
     def fingerprint(self) -> int:
         """This worker's term of a checksum of the examples, their names and their order.
@@ -115,7 +128,7 @@ class Datasets(NamedTuple):
         learned = self.preprocessing
         units = zlib.crc32(np.array([learned.mean, learned.stddev] if learned else 0.0).tobytes())
         result = names + units if self.worker.is_chief else 0
-        parts: tuple[Any, Any] = self.stream or self.evaluated, self.validation
+        parts: tuple[Any, Any] = self.stream or self._own(self.train), self.validation
         for factor, part in zip((1, 3), parts, strict=True):
             if isinstance(part, batch_lib.Batch):
                 result += factor * fingerprint.of(part, self.worker)
@@ -124,8 +137,12 @@ class Datasets(NamedTuple):
         return result % fingerprint.COUNT
 
 
-def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets:
+def load(
+    config: config_lib.Config, worker: workers.Worker = _ALONE, *, keeps_features: bool = False
+) -> Datasets:
     """Makes or reads the examples of a config that this worker needs.
+
+    With `keeps_features`, the features of a table are not standardized.
 
     Raises:
       errors.InputError: the examples can't be used, or a setting doesn't fit their number.
@@ -139,9 +156,11 @@ def load(config: config_lib.Config, worker: workers.Worker = _ALONE) -> Datasets
         elif isinstance(made.train, tuple):
             datasets = _load_arrays(made, str(function), config, worker)
         else:
-            datasets = _load_table(arrays.table(made, function), config, worker)
+            table = arrays.table(made, function)
+            datasets = _load_table(table, config, worker, keeps_features=keeps_features)
     else:
-        datasets = _load_table(text_tables.open_table(config.data), config, worker)
+        table = text_tables.open_table(config.data)
+        datasets = _load_table(table, config, worker, keeps_features=keeps_features)
     errors.require(
         datasets.stream or not config.steps_per_epoch,
         f"--steps_per_epoch={config.steps_per_epoch} is for a function that returns a "
@@ -213,7 +232,7 @@ def _load_stream(
     return Datasets(stream.first, validation, counts=counts, stream=stream, stream_steps=steps)
 
 
-_FOR_TABLES = ("label", "features", "categorical", "missing", "standardize")
+_FOR_TABLES = ("label", "features", "categorical", "missing", "standardize", "weight")
 _SPLITTING = ("validation_examples", "validation_fraction")
 
 
@@ -250,17 +269,24 @@ def _in_memory(
 ) -> Datasets:
     """This worker's datasets; it holds all training examples unless they are one full batch."""
 
-    def part(examples: Batch) -> Batch:
-        return examples.map(lambda array: np.ascontiguousarray(worker.part(array)))
+    def part(array: Any) -> Any:
+        return np.ascontiguousarray(worker.part(array))
 
     counts = train.num_examples, validation.num_examples
-    return Datasets(
-        train=part(train) if config.num_batches(counts[0]) == 1 else train,
-        validation=part(validation) if counts[1] else None,
+    keeps_part = config.num_batches(counts[0]) == 1
+    own = train.map(part) if keeps_part else train
+    result = Datasets(
+        train=own,
+        validation=validation.map(part) if counts[1] else None,
         worker=worker,
         counts=counts,
         least_squares=solved(train) if config.is_linear_regression else None,
     )
+    if not config.weighs:
+        return result
+    weight = example_weights.of(config, train.y, train.weight)
+    weighted = own._replace(weight=part(weight) if keeps_part else weight)
+    return result._replace(train=weighted, unweighted=own, least_squares=None)
 
 
 def solved(train: Batch) -> Solved | None:
@@ -271,11 +297,16 @@ def solved(train: Batch) -> Solved | None:
     return Solved.of(train.x, train.y)
 
 
-def _load_table(table: tables.Table, config: config_lib.Config, worker: workers.Worker) -> Datasets:
-    learned, train, validation = table_examples.load(table, config, worker)
+def _load_table(
+    table: tables.Table, config: config_lib.Config, worker: workers.Worker, *, keeps_features: bool
+) -> Datasets:
+    learned, train, validation = table_examples.load(
+        table, config, worker, keeps_features=keeps_features
+    )
     variances = train.label_variance, validation.label_variance
     return Datasets(
-        train=Batch(train.x, train.y),
+        train=Batch(train.x, train.y, train.weight),
+        unweighted=Batch(train.x, train.y) if config.weighs else None,
         validation=Batch(validation.x, validation.y) if validation.count else None,
         features=learned.features,
         label=learned.label,

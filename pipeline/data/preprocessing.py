@@ -44,7 +44,12 @@ class Preprocessing:
     @property
     def standardizes(self) -> bool:
         """Whether any column is standardized."""
-        return bool(self.mean.any() or (self.stddev != 1).any())
+        return self.standardizes_features or self.mean[-1] != 0 or self.stddev[-1] != 1
+
+    @property
+    def standardizes_features(self) -> bool:
+        """Whether any feature is standardized."""
+        return bool(self.mean[:-1].any() or (self.stddev[:-1] != 1).any())
 
     @property
     def needs_float64(self) -> bool:

@@ -1,8 +1,11 @@
 """Settings of the examples. Standard library only."""
 
 import dataclasses
+import re
 
 from pipeline import errors, fields
+
+_CLASS_WEIGHT = r"(-?\d+):(\d+\.?\d*(?:e[+-]?\d+)?)"  # such as 1:10 or 0:2.5e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Table:
         "Feature columns that hold texts, separated by commas: each different text becomes a "
         "feature that is 1 or 0, such as city=Paris.",
     )
+    weight: str = fields.not_swept(
+        "",
+        "The column with the weight of each training example, at least 0: its loss counts so many "
+        "times. It is no feature. Evaluation is not weighted.",
+    )
+    class_weight: str = fields.not_swept(
+        "",
+        "Weigh training examples by the class of their label: 'balanced' lets all classes count "
+        "the same; 0:1,1:10 lets class 1 count ten times. Evaluation is not weighted.",
+    )
     missing: str = fields.not_swept(
         "refuse",
         "What to do if a value is missing: 'refuse' the table, or 'drop' the row.",
@@ -79,6 +92,25 @@ class Table:
                 value == getattr(Table, name) or not self.is_synthetic,
                 f"--{name}={value} is for a table; say which one with --data",
             )
+        pairs = self.class_weight.split(",")
+        is_by_class = all(re.fullmatch(_CLASS_WEIGHT, pair) for pair in pairs)
+        errors.require(
+            self.class_weight in ("", "balanced")
+            or (is_by_class and len(self.class_weights) == len(pairs)),
+            "--class_weight must be 'balanced', or classes with their weights, such as 0:1,1:10; "
+            f"received {self.class_weight!r}",
+        )
+
+    @property
+    def class_weights(self) -> dict[int, float]:
+        """The weights of --class_weight by class; empty for 'balanced'."""
+        pairs = re.findall(_CLASS_WEIGHT, self.class_weight)
+        return {int(label): float(weight) for label, weight in pairs}
+
+    @property
+    def weighs(self) -> bool:
+        """Whether flags weigh the training examples."""
+        return bool(self.weight or self.class_weight)
 
     @property
     def is_synthetic(self) -> bool:

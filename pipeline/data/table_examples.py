@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import console, errors
-from pipeline.data import fingerprint, least_squares, preprocessing, tables
+from pipeline.data import example_weights, fingerprint, least_squares, preprocessing, tables
 from pipeline.distributed import workers
 
 Float64 = npt.NDArray[np.float64]
@@ -22,11 +22,16 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def load(
-    table: tables.Table, config: config_lib.Config, worker: workers.Worker
+    table: tables.Table,
+    config: config_lib.Config,
+    worker: workers.Worker,
+    *,
+    keeps_features: bool = False,
 ) -> tuple[preprocessing.Preprocessing, "Part", "Part"]:
     """Learns from the training rows, and makes training and validation examples.
 
-    Rows are scaled to about mean 0 and deviation 1 in float64, then kept in float32.
+    Rows are scaled to about mean 0 and deviation 1 in float64, then kept in float32. With
+    `keeps_features` only labels are.
 
     Raises:
       errors.InputError: the table can't be used as it is.
@@ -41,22 +46,23 @@ def load(
     )
     own = worker if keeps_part else workers.Worker()
     width = len(reader.encoder.features)
-    train = Part(width, own, solves=config.is_linear_regression)
+    train = Part(width, own, solves=config.is_linear_regression and not config.weighs)
     validation = Part(width, worker)
-    first = 0
-    for rows in reader.rows():
+    first, weighed = 0, list[Float64]()  # [2, N], the label and the weight of training rows
+    for rows, weight in reader.rows():
         if not first:
-            given = config.is_regression
-            is_classes = np.isin(rows[:, -1], range(_MOST_CLASSES + 1)).all()
-            is_regression = not is_classes if given is None else given
-            standardized = np.full(width, config.is_standardized)
-            standardized[-1] &= is_regression and not config.keeps_label
+            is_regression = _is_regression(config, rows[:, -1])
+            standardized = np.full(width, config.is_standardized and not keeps_features)
+            keeps_label = not is_regression or config.keeps_label
+            standardized[-1] = config.is_standardized and not keeps_label
             near, spread = _around(rows, standardized)
         moved = reader.checked((rows - near) / spread)
         held_out = split.held_out(first, len(rows))
         first += len(rows)
         validation.add(moved[held_out])
         train.add(moved[~held_out] if held_out.any() else moved)
+        if config.weighs:
+            weighed.append(np.stack([rows[:, -1], weight])[:, ~held_out])
     errors.require(
         train.count >= 2,
         f"{config.data}: at least 2 rows must be left to train on; received {train.count} of "
@@ -65,9 +71,19 @@ def load(
     mean, stddev = train.units(standardized)
     for part in (train, validation):
         part.finish(mean, stddev)
+    if config.weighs:
+        train.weight = own.part(example_weights.of(config, *np.hstack(weighed))).copy()
     mean, stddev = near + spread * mean, spread * stddev
     learned = preprocessing.Preprocessing(reader.columns, reader.label, mean, stddev, is_regression)
     return learned, train, validation
+
+
+def _is_regression(config: config_lib.Config, labels: Float64) -> bool:
+    """Whether labels are numbers that may be standardized; the labels tell for an own loss."""
+    if config.class_weight:
+        return False
+    is_classes = np.isin(labels, range(_MOST_CLASSES + 1)).all()
+    return not is_classes if config.is_regression is None else config.is_regression
 
 
 def _around(rows: Float64, standardized: Bools) -> tuple[Float64, Float64]:
@@ -95,14 +111,17 @@ class _Reader:
         errors.require(
             table.is_on_disk, f"{table.name}: must be a file on disk, which is read several times"
         )
-        self.label = config.label or table.header[-1]
+        self._weight = config.weight
+        table.check_columns([self._weight] if self._weight else [], flag="weight")
+        others = [name for name in table.header if name != self._weight]
+        self.label = config.label or (others or table.header)[-1]
         table.check_columns([self.label], flag="label")
-        others = [name for name in table.header if name != self.label]
+        errors.require(self.label != self._weight, f"--weight={self._weight} must not be the label")
+        others = [name for name in others if name != self.label]
         names = _names(config.features) or others
         table.check_columns(names, flag="features")
-        errors.require(
-            self.label not in names, f"--features must not contain the label {self.label!r}"
-        )
+        for what, name in (("label", self.label), ("weight", self._weight)):
+            errors.require(name not in names, f"--features must not contain the {what} {name!r}")
         errors.require(names, f"{table.name}: needs a feature beside the label {self.label!r}")
         self.texts = _names(config.categorical)
         table.check_columns(self.texts, flag="categorical")
@@ -132,9 +151,12 @@ class _Reader:
         self.columns |= {name: tuple(sorted(texts)) for name, texts in found.items()}
         return count
 
-    def rows(self) -> Iterator[Float64]:
-        """Yields all rows [N, D + 1], block by block."""
-        return map(self.encoder.encode, self._read())
+    def rows(self) -> Iterator[tuple[Float64, Float64]]:
+        """Yields all rows [N, D + 1] and their weights [N], block by block."""
+        encoder = self.encoder
+        for columns in self._read():
+            rows = encoder.encode(columns)
+            yield rows, columns.get(self._weight, np.ones(len(rows)))
 
     def checked(self, rows: Float64) -> Float64:
         """Returns the rows; raises errors.InputError if a number is too large for float32."""
@@ -149,8 +171,11 @@ class _Reader:
     def _read(self) -> Iterator[tables.Columns]:
         """Reads the columns, and shows the progress."""
         live = console.LiveLine()
-        numbers = [name for name in (*self.columns, self.label) if name not in self.texts]
-        for columns in self._table.rows(numbers, self.texts, drops_missing=self._drops_missing):
+        names = filter(None, (*self.columns, self.label, self._weight))
+        numbers = [name for name in names if name not in self.texts]
+        for columns in self._table.rows(
+            numbers, self.texts, weight=self._weight, drops_missing=self._drops_missing
+        ):
             if live.is_due():
                 live.show(f"Reading {self._table.name}: {self._table.part_read:.0%}")
             yield columns
@@ -196,6 +221,7 @@ class Part:
     Attributes:
       count: The number of all rows.
       x, y: The worker's features [N, D] and labels [N], after `finish`.
+      weight: The weights [N] of the worker's examples; None if all count the same.
       least_squares: Least squares over all rows; None if it is not needed or too expensive.
       label_variance: The variance of all labels, in units of the model's labels.
     """
@@ -205,6 +231,7 @@ class Part:
         self.count, self._worker, self._kept = 0, worker, list[npt.NDArray[np.float32]]()
         self._mean, self._squares = np.zeros(width), np.zeros(width)
         self._qr = least_squares.StreamingQR() if solves else None
+        self.weight: npt.NDArray[np.float32] | None = None
 
     def add(self, rows: Float64) -> None:
         """Adds the next rows."""

@@ -77,9 +77,9 @@ class Block(NamedTuple):
             raise errors.InputError(self.place(0) + problem)
 
 
-def not_finite(column: str, cell: str) -> str:
+def not_finite(column: str, cell: str, expected: str = "a finite number") -> str:
     """The message for a cell that is not a finite number."""
-    return f", column {column!r}: expected a finite number; received {cell}"
+    return f", column {column!r}: expected {expected}; received {cell}"
 
 
 class Table(abc.ABC):
@@ -110,13 +110,18 @@ class Table(abc.ABC):
         """
 
     def rows(
-        self, numbers: Sequence[str], texts: Sequence[str] = (), *, drops_missing: bool = False
+        self,
+        numbers: Sequence[str],
+        texts: Sequence[str] = (),
+        *,
+        weight: str = "",
+        drops_missing: bool = False,
     ) -> Iterator[Columns]:
         """Reads some numeric columns and some text columns, many rows at a time.
 
         Raises:
-          errors.InputError: a number is a text or not finite, or a value is missing and
-            `drops_missing` is False.
+          errors.InputError: a number is a text or not finite, a number of the column `weight` is
+            negative, or a value is missing and `drops_missing` is False.
         """
         names = [*numbers, *texts]
         self.check_columns(names)
@@ -125,7 +130,7 @@ class Table(abc.ABC):
             for row, problem in block.wrong.items():
                 raise errors.InputError(block.place(row) + problem)
             columns = block.numbers(numbers)
-            self._check_numbers(block, columns, is_first=is_first)
+            self._check_numbers(block, columns, weight=weight, is_first=is_first)
             columns |= {name: block.texts(name) for name in texts}
             is_first = False
             missing = {n: c == "" if n in texts else np.isnan(c) for n, c in columns.items()}
@@ -144,9 +149,12 @@ class Table(abc.ABC):
             "leave them out with --missing=drop",
         )
 
-    def _check_numbers(self, block: Block, columns: Columns, *, is_first: bool) -> None:
-        """Raises errors.InputError for a text column, and for a number that is not finite."""
-        bad = {n: np.flatnonzero(np.isinf(c)) for n, c in columns.items() if np.isinf(c).any()}
+    def _check_numbers(
+        self, block: Block, columns: Columns, *, weight: str, is_first: bool
+    ) -> None:
+        """Raises errors.InputError for texts, infinite numbers and negative weights."""
+        wrong = {n: np.isinf(c) | ((n == weight) & (c < 0)) for n, c in columns.items()}
+        bad = {name: np.flatnonzero(rows) for name, rows in wrong.items() if rows.any()}
         if not bad:
             return
         words = [
@@ -164,7 +172,8 @@ class Table(abc.ABC):
         name = min(bad, key=lambda name: bad[name][0])
         row = int(bad[name][0])
         cell = short.repr(str(block.frame[name][row]))
-        raise errors.InputError(block.place(row) + not_finite(name, cell))
+        expected = "a finite weight of at least 0" if name == weight else "a finite number"
+        raise errors.InputError(block.place(row) + not_finite(name, cell, expected))
 
     def check_columns(self, names: Sequence[str], *, flag: str = "") -> None:
         """Raises errors.InputError if the table lacks a column, or --<flag> names one twice."""

@@ -71,8 +71,8 @@ class Evaluator:
         self._mean, self._stddev = 0.0, 1.0
         if units:
             self._mean, self._stddev = float(units.mean[-1]), float(units.stddev[-1])
-        sample = datasets.sample(_SAMPLE)
-        self.is_mean_over_examples = _is_mean_over_examples(task, sample)
+        sample = datasets.sample(_SAMPLE, is_weighted=False)
+        self.is_mean_over_examples = _is_mean_over_examples(task, datasets.sample(_SAMPLE))
         self._piece_size = 0
         if not self.is_mean_over_examples:
             self._piece_size = config.batch_size or datasets.num_train
@@ -82,7 +82,8 @@ class Evaluator:
         self._metrics = {name: _metric(name, task, sample) for name in config.metric_names}
         if own := functions.get("metrics"):
             self._metrics = _own_metrics(own, task, sample, datasets.train.y)
-        leaves, self._structure = optree.tree_flatten(task.spec)  # type: ignore[arg-type, var-annotated]
+        spec = task.spec if sample.weight is not None else task.spec._replace(weight=None)
+        leaves, self._structure = optree.tree_flatten(spec)  # type: ignore[arg-type, var-annotated]
         self._run: Any = self._add_up
         with user_code.user_errors("computing the loss and the metrics", *functions.values()):
             if not config.run_eagerly:

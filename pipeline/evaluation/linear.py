@@ -55,8 +55,10 @@ class Linear:
             return None
         reference, why_not = None, ""
         solved = datasets.least_squares
-        if config.is_linear_regression and datasets.train.weight is None:
-            if solved is None:
+        if config.is_linear_regression:
+            if datasets.train.weight is not None:
+                why_not = "the examples have weights"
+            elif solved is None:
                 count, width = datasets.num_train, datasets.train.x.shape[1]
                 why_not = f"{width:,} features of {count:,} examples take too long to solve for"
                 why_not = "a stream is not held in memory" if datasets.stream else why_not

@@ -120,7 +120,8 @@ class Monitor(hooks.Hook):
     def is_good(self, rows: step_metrics.StepMetrics) -> npt.NDArray[np.bool_]:
         """Returns [K]: whether training has not diverged at a row."""
         good = rows.is_finite
-        if self.steps_per_epoch == 1:  # otherwise the loss is of one batch only
+        # The loss of a step may be of one batch only, or weighted by flags.
+        if self.steps_per_epoch == 1 and self._datasets.unweighted is None:
             good &= ~self._has_risen(rows.loss)
         return good
 
@@ -139,7 +140,7 @@ class Monitor(hooks.Hook):
 
     def _loss_of_zero(self) -> float:
         """The mean loss of a model that predicts 0; infinite if it is not finite."""
-        batch = self._datasets.sample(_MOST_LABELS)
+        batch = self._datasets.sample(_MOST_LABELS, is_weighted=False)
         zeros = optree.tree_map(tf.zeros_like, self._task.outputs(batch.x))
         loss = abs(float(self._task.loss_of(batch, zeros)))
         return loss if math.isfinite(loss) else math.inf

@@ -40,7 +40,7 @@ class ImageLogger(hooks.Hook):
     def __post_init__(self) -> None:
         """Chooses the plots and their steps."""
         train, self._sample = self.datasets.train, None
-        if self.datasets.features and train.is_table and train.weight is None:
+        if self.datasets.features and train.is_table:
             prediction = self.task.predict(tf.constant(train.x[:2]))
             if isinstance(prediction, tf.Tensor) and prediction.shape.rank in (1, 2):
                 self._sample = plots.Sample.of(self.datasets)

@@ -8,7 +8,8 @@ from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import linear, monitor
 from pipeline.reporting import progress
-from pipeline.training import compilation, hooks
+from pipeline.training import compilation, hooks, make_task
+from pipeline.training import task as task_lib
 
 _COLLINEAR = 30  # condition number
 
@@ -16,6 +17,7 @@ _COLLINEAR = 30  # condition number
 def before_training(
     config: config_lib.Config,
     datasets: datasets_lib.Datasets,
+    task: task_lib.Task,
     line: linear.Linear | None,
     compiled: compilation.Compilation,
 ) -> Iterator[str]:
@@ -28,6 +30,13 @@ def before_training(
     if config.is_linear_regression and (line is None or line.why_not):
         why = line.why_not if line else "this model with this loss is not linear regression"
         yield f"Note: {why}, so the least-squares reference is left out"
+    layer = make_task.raw_layer(task.model)
+    if layer and datasets.preprocessing and config.standardize is None:
+        article = "an" if layer[0] in "AEIOU" else "a"
+        yield (
+            f"Note: the model has {article} {layer} layer, so the features are not standardized; "
+            "set --standardize=true if they should be"
+        )
     squares = line.standardized if line else None
     if datasets.units and squares and squares.condition_number > _COLLINEAR:
         yield (

@@ -84,7 +84,8 @@ class _Trainer:
         communicator: communicator_lib.Communicator | None,
     ):
         """Prepares and checks everything that can fail; writes nothing yet."""
-        self._given, self._datasets, self._communicator = config, datasets, communicator
+        self._datasets, self._task = datasets, task = make_task.fitting(config, datasets)
+        self._given, self._communicator = config, communicator
         self._writes = datasets.worker.is_chief
         self._reporters: reporters_lib.Reporters | None = None
         self._stop = signals.StopRequest()
@@ -92,7 +93,6 @@ class _Trainer:
         self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
         batches = streams.batches_of(datasets, config)
         self._last_step = config.last_step(datasets.steps_per_epoch(config))
-        self._task = task = make_task.make_task(config, datasets)
         self._total = communicator.sum if communicator else workers.alone
         self._evaluator = evaluate.Evaluator(task, datasets, config, self._total)
         is_mean = self._evaluator.is_mean_over_examples
@@ -148,7 +148,8 @@ class _Trainer:
             return self._train_and_finish(state.step if state else 0)
         if config.formats:  # fails before training, if at all
             export.try_formats(self._task, self._datasets, config.formats)
-        for note in notes.before_training(config, self._datasets, self._line, self._compilation):
+        about = config, self._datasets, self._task, self._line, self._compilation
+        for note in notes.before_training(*about):
             console.say(note)
         if self._communicator and (note := self._loop.note_on_speed()):
             console.say(f"Note: {note}")

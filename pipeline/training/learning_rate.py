@@ -33,9 +33,9 @@ def choose(
     For plain gradient descent the choice is 1 / the largest eigenvalue of the loss's Hessian at the
     start, half of the largest stable rate (Goodfellow, Bengio and Courville, Deep Learning, section
     4.3.1). With mini-batches, the Hessian is measured on a batch of the examples with the largest
-    |x|. Except for squared errors and cross-entropies, the curvature may grow during training (the
-    absolute error has curvature only at its kink). For such losses the rate also limits the length
-    of the first step to 0.1.
+    weight * |x|². Except for squared errors and cross-entropies, the curvature may grow during
+    training (the absolute error has curvature only at its kink). For such losses the rate also
+    limits the length of the first step to 0.1.
 
     Args:
       config: The settings of the run.
@@ -62,6 +62,8 @@ def choose(
         chosen = np.linspace(0, count - 1, min(most, count), dtype=np.int64)
     else:
         lengths = np.einsum("nd,nd->n", train.x, train.x)
+        if train.weight is not None:
+            lengths *= train.weight
         chosen = np.sort(np.argpartition(lengths, count - most)[-most:])
     curvature, slope = _curvature(task, train.rows(chosen).map(tf.constant))
     rates = [1 / curvature if curvature > 0 else np.inf]

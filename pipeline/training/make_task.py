@@ -17,8 +17,42 @@ from pipeline.training import task as task_lib
 
 _SAMPLE = 100  # examples that test the functions
 _RATE = ("learning_rate", "schedule", "decay_steps", "warmup_steps")
+# Layers of Keras that look up, count or scale the features, so they need them as they are.
+_OF_RAW_FEATURES = (
+    *("Embedding", "Normalization", "Discretization", "CategoryEncoding", "Hashing"),
+    *("HashedCrossing", "IntegerLookup"),
+)
 # Flags that have no effect on a compiled model.
 _COMPILED = ("loss", "optimizer", "metrics", "l2", "clip_norm", *_RATE)
+
+
+class _NeedsRawFeatures(errors.InputError):
+    """The model has a layer for features that are not standardized, but they are."""
+
+
+def fitting(
+    config: config_lib.Config, datasets: datasets_lib.Datasets
+) -> tuple[datasets_lib.Datasets, task_lib.Task]:
+    """Makes the task, and loads a table again if the model needs features as they are in it.
+
+    This is the case if the model has an Embedding or a preprocessing layer, and the user has not
+    set --standardize. Labels are standardized nevertheless.
+
+    Raises:
+      errors.InputError: as make_task does.
+    """
+    try:
+        return datasets, make_task(config, datasets)
+    except _NeedsRawFeatures:
+        datasets = datasets_lib.load(config, datasets.worker, keeps_features=True)
+        return datasets, make_task(config, datasets)
+
+
+def raw_layer(model: Any) -> str:
+    """The class of the model's first layer that needs features as they are; '' without one."""
+    layers = model._flatten_layers() if _is_keras(model) else ()
+    kinds = tuple(getattr(tf.keras.layers, name) for name in _OF_RAW_FEATURES)
+    return next((type(layer).__name__ for layer in layers if isinstance(layer, kinds)), "")
 
 
 def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> task_lib.Task:
@@ -35,7 +69,9 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.of_training(config)
     sample = datasets.sample(_SAMPLE)
-    model = _make_model(functions["model"], config, sample)
+    learned = datasets.preprocessing
+    is_raw = config.standardize is not None or not (learned and learned.standardizes_features)
+    model = _make_model(functions["model"], config, sample, is_raw=is_raw)
     is_compiled = bool(getattr(model, "compiled", False))
     if is_compiled:
         _check_compiled(functions["model"], config)
@@ -92,7 +128,11 @@ def _start(
 
 
 def _make_model(
-    function: user_code.UserFunction, config: config_lib.Config, sample: batch_lib.Batch
+    function: user_code.UserFunction,
+    config: config_lib.Config,
+    sample: batch_lib.Batch,
+    *,
+    is_raw: bool,
 ) -> Any:
     """Calls the function, then the model once, which creates the model's variables."""
     make = function.load()
@@ -114,8 +154,10 @@ def _make_model(
             f"{function}: the model has a {name} of its own, which would not be called: put what "
             "it computes into compute_loss or compute_metrics, which are",
         )
+    _check_features(function, model, is_raw=is_raw)  # an Embedding refuses other numbers
     with user_code.user_errors("calling the model", function), tf_runtime.quiet_stderr():
         outputs = model(sample.x)
+    _check_features(function, model, is_raw=is_raw)  # a call may make layers
     _check_outputs(function, outputs, sample)
     errors.require(
         model.trainable_variables,
@@ -123,6 +165,13 @@ def _make_model(
         "add_weight gives, a tf.Module the tf.Variable in its attributes",
     )
     return model
+
+
+def _check_features(function: user_code.UserFunction, model: Any, *, is_raw: bool) -> None:
+    """Raises _NeedsRawFeatures if a layer of the model needs other features than it gets."""
+    layer = "" if is_raw else raw_layer(model)
+    if layer:
+        raise _NeedsRawFeatures(f"{function}: {layer} needs --standardize=false")
 
 
 def _arguments(
