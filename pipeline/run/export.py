@@ -137,28 +137,18 @@ def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> Non
 
     A single array is named x or y; arrays in a dict have its keys, in a tuple x_0, x_1, ...
     """
-    structure, specs = optree.tree_structure(task.spec.x), _named(task.spec.x, "x")
+    structure, specs = optree.tree_structure(task.spec.x), exported.named(task.spec.x, "x")
 
     def predict(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         x = optree.tree_unflatten(structure, [inputs[name] for name in specs])
-        return _named(task.predict(x), "y")
+        return exported.named(task.predict(x), "y")
 
     named = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
     _save(task, path, {exported.SERVE: _function(predict, named)}, task.variables.by_name)
-    inputs = {name: tf.constant(array) for name, array in _named(sample, "x").items()}
+    inputs = {name: tf.constant(array) for name, array in exported.named(sample, "x").items()}
     found = tf.saved_model.load(str(path)).signatures[exported.SERVE](**inputs)
     for name, expected in _function(predict, named)(inputs).items():
         _compare(f"the SavedModel ({name})", [(found[name].numpy(), expected.numpy())])
-
-
-def _named(nest: Any, default: str) -> dict[str, Any]:
-    """Returns the leaves of a nest by name."""
-    leaves = optree.tree_leaves(nest)
-    if len(leaves) == 1 and not isinstance(nest, dict):
-        return {default: leaves[0]}
-    paths = ["_".join(map(str, path)) for path in optree.tree_paths(nest)]
-    names = [path if path[:1].isalpha() else f"{default}_{path}" for path in paths]
-    return dict(zip(names, leaves, strict=True))
 
 
 def _function(predict: Callable[..., Any], inputs: Any) -> Any:
@@ -191,7 +181,7 @@ def _save(
 
     def signature(function: Any) -> Any:
         (inputs,) = function.input_signature
-        return _function(lambda given: _named(function(given), "y"), inputs)
+        return _function(lambda given: exported.named(function(given), "y"), inputs)
 
     def variables() -> dict[str, tf.Tensor]:
         """Returns the variables; those with one element are scalars."""
