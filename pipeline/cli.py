@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 
 from pipeline import config as config_lib
-from pipeline import console, errors, fields, flagfile
+from pipeline import console, errors, fields, flagfile, user_code
 
 flags.disclaim_key_flags()  # they belong to the entry point that asks for them
 
@@ -171,6 +171,15 @@ def command(module: str, *arguments: str) -> str:
     return shlex.join([interpreter, "-m", f"pipeline.{module}", *arguments])
 
 
-def repeat_command(path: pathlib.Path) -> str:
-    """The command line that trains a flagfile's run again under a new name."""
+def resume_command(config: config_lib.Config, path: pathlib.Path) -> str:
+    """The command line, or the call, that resumes the run of a flagfile."""
+    if user_code.has_given(config):
+        return f"the same call with logdir={config.logdir!r}, run_name={config.run_name!r}"
+    return command("train", f"--flagfile={path}")
+
+
+def repeat_command(config: config_lib.Config, path: pathlib.Path) -> str:
+    """The command line, or the call, that trains a flagfile's run again under a new name."""
+    if user_code.has_given(config):
+        return "the same call with another run_name"
     return command("train", f"--flagfile={path}", "--run_name=")

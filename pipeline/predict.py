@@ -22,12 +22,27 @@ from absl import flags
 
 from pipeline import cli, console, errors, files, tf_runtime
 from pipeline.data import tables, text_tables
-from pipeline.run import signals, versions
+from pipeline.run import run_dir, signals, versions
 
 if TYPE_CHECKING:
-    from pipeline.run import exported, predictions
+    from pipeline.run import exported, predictions, predictor
 
 _STANDARD = "-"  # stdin or stdout
+
+
+def load(directory: "str | os.PathLike[str]") -> "predictor.Predictor":
+    """Loads the newest export of a run, or an export directory, to predict from Python.
+
+    Raises:
+      errors.InputError: there is no export.
+    """
+    path = pathlib.Path(directory)
+    errors.require(path.is_dir(), f"{path}: is not a directory; give that of a run or an export")
+    with tf_runtime.as_guest(), tf_runtime.importing():
+        from pipeline.run import predictor
+
+        export = run_dir.RunDir(path).export
+        return predictor.Predictor(export if export.is_dir() else path)
 
 
 def _define_flags() -> None:

@@ -16,18 +16,19 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
-from pipeline import cli, console, errors, files, tf_runtime, user_code
+from pipeline import arguments, cli, console, errors, files, tf_runtime, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.run import run_dir
 
 if TYPE_CHECKING:
+    from pipeline.evaluation import evaluate
     from pipeline.run import finish
 
 # Short names of settings in run names, so the run names fit into TensorBoard's side bar. A setting
@@ -44,31 +45,43 @@ _PARSE[float | None] = lambda text: None if text == "auto" else float(text)
 
 
 class Outcome(NamedTuple):
-    """The result of one combination, or the message of its divergence."""
+    """The result of one combination, without its model, or the message of its divergence."""
 
     config: config_lib.Config
     result: "finish.Result | None"
-    message: str = ""
+    diverged: str = ""
+    settings: Mapping[str, Any] = {}  # those in which the combinations differ
+
+    def __repr__(self) -> str:
+        return f"<{self.config.run_name}: {self.report}>"
+
+    @property
+    def report(self) -> str:
+        """The outcome on one line."""
+        return self.result.report if self.result else f"diverged: {self.diverged}"
+
+    @property
+    def evaluation(self) -> "evaluate.Evaluation | None":
+        """The losses and metrics; None if the run has diverged."""
+        return self.result.evaluation if self.result else None
 
     @property
     def loss(self) -> float:
         """The validation loss, or else the training loss; it orders the outcomes."""
-        return self.result.evaluation.monitored if self.result else math.inf
+        return self.evaluation.monitored if self.evaluation else math.inf
 
 
-def combinations() -> list[config_lib.Config]:
-    """Returns one config for each combination of the flags' values.
+def combinations(values: Mapping[str, list[Any]]) -> list[config_lib.Config]:
+    """Returns one config for each combination of values of the settings.
 
     Raises:
       errors.InputError: a value is wrong, or there is nothing to combine.
     """
-    fields = dataclasses.fields(config_lib.Config)
-    values = {field.name: _values(field) for field in fields}
     varied = [name for name, several in values.items() if len(several) > 1]
     errors.require(varied, "give at least one flag several values, as in --learning_rate=0.1,0.2")
-    name = flags.FLAGS.run_name or f"sweep-{run_dir.name_from_time()}"
-    config_lib.Config(run_name=name)  # raises if it is not a valid name
-    logdir = os.path.join(flags.FLAGS.logdir, name)
+    given = config_lib.Config(**{name: several[0] for name, several in values.items()})
+    name = given.run_name or f"sweep-{run_dir.name_from_time()}"
+    logdir = os.path.join(given.logdir, name)
     configs = []
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(values, combination, strict=True))
@@ -76,6 +89,7 @@ def combinations() -> list[config_lib.Config]:
         # mse and mean_squared_error are one value; the value of "auto" is not known yet.
         shown = {n: "auto" if chosen[n] is None else getattr(config, n) for n in varied}
         label = ",".join(f"{_SHORT.get(name, f'{name}=')}{value}" for name, value in shown.items())
+        label = label.replace(f"{user_code.IN_PYTHON}:", "")
         label = re.sub(r"[^\w.,=+-]", "-", label)  # a model's path may have other characters
         configs.append(dataclasses.replace(config, run_name=label))
     configs = list(dict.fromkeys(configs))
@@ -86,6 +100,11 @@ def combinations() -> list[config_lib.Config]:
         "other names",
     )
     return configs
+
+
+def values_of_flags() -> dict[str, list[Any]]:
+    """Returns the values of each flag by name; raises errors.InputError."""
+    return {field.name: _values(field) for field in dataclasses.fields(config_lib.Config)}
 
 
 def _values(field: "dataclasses.Field[Any]") -> list[Any]:
@@ -102,15 +121,38 @@ def _values(field: "dataclasses.Field[Any]") -> list[Any]:
         ) from error
 
 
-def main(arguments: list[str]) -> None:
+@arguments.keywords
+def sweep(**settings: Any) -> list[Outcome]:
+    """Trains every combination of some settings from Python, and returns the outcomes, best first.
+
+    The keywords are those of train.train; a list gives several values:
+    sweep(learning_rate=[0.1, 0.01], model=[make_small, make_large]). The same call with the same
+    run_name goes on with a sweep that was stopped.
+
+    Raises:
+      errors.PipelineError: a subclass, with the message that the program prints.
+    """
+    with arguments.of_call("sweep.sweep", settings, takes_several=True) as values:
+        try:
+            _load_examples.cache_clear()  # another call may give other data the same name
+            return _sweep(combinations(values), "the same call with run_name=")
+        finally:
+            _load_examples.cache_clear()
+
+
+def main(rest: list[str]) -> None:
     """Runs the sweep."""
-    cli.refuse(arguments)
+    cli.refuse(rest)
+    _sweep(combinations(values_of_flags()), "the same command with --run_name=")
+
+
+def _sweep(configs: list[config_lib.Config], again: str) -> list[Outcome]:
+    """Trains all combinations; `again` is what to repeat, with the name, to go on after a stop."""
     errors.require(
         workers.from_environment().count == 1,
         "TF_CONFIG names several workers; a sweep trains its runs one after the other, in one "
         "process: unset TF_CONFIG",
     )
-    configs = combinations()
     loaded = []
     for config in configs:
         user_code.find(config)
@@ -118,15 +160,11 @@ def main(arguments: list[str]) -> None:
         datasets = _load(config)
         loaded.append((datasets.fingerprint(), datasets.steps_per_epoch(config)))
     configs = _with_references_once(configs, loaded)
-    how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
+    how_to_resume = f"{again}{os.path.basename(configs[0].logdir)}"
     console.say(
         f"Sweeping {configs[0].logdir}: {len(configs)} combinations; {how_to_resume} resumes"
     )
     tf_runtime.import_tensorflow()
-    import tensorflow as tf
-
-    # Each run traces its own step, so the retracing warning is expected.
-    tf.get_logger().addFilter(lambda record: "retracing" not in record.getMessage())
     outcomes = []
     try:
         for number, config in enumerate(configs, 1):
@@ -135,9 +173,11 @@ def main(arguments: list[str]) -> None:
     except errors.StoppedError as error:
         raise errors.StoppedError(error.signal_number, how_to_resume) from None
     outcomes.sort(key=lambda outcome: outcome.loss)
+    outcomes = _with_settings(outcomes)
     _print_table(outcomes)
     _write_table(outcomes)
     console.say(f"\nWatch: {cli.command('watch', configs[0].logdir)}")
+    return outcomes
 
 
 def _with_references_once(
@@ -181,9 +221,21 @@ def _train(config: config_lib.Config) -> Outcome:
 
     try:
         with console.only_progress():
-            return Outcome(config, trainer.train(config, _load(config)))
+            result = trainer.train(config, _load(config))
+            return Outcome(config, dataclasses.replace(result, model=None))
     except errors.DivergedError as error:
         return Outcome(config, None, str(error).partition(";")[0])
+
+
+def _with_settings(outcomes: list[Outcome]) -> list[Outcome]:
+    """Adds the settings in which the outcomes differ."""
+    compared = [{"learning_rate": "auto", **outcome.config.compared} for outcome in outcomes]
+    every = dict.fromkeys(name for each in compared for name in each)
+    names = [name for name in every if len({str(each.get(name)) for each in compared}) > 1]
+    return [
+        outcome._replace(settings={name: each.get(name, "") for name in names})
+        for outcome, each in zip(outcomes, compared, strict=True)
+    ]
 
 
 def _print_table(outcomes: list[Outcome]) -> None:
@@ -191,21 +243,17 @@ def _print_table(outcomes: list[Outcome]) -> None:
     console.say("")
     width = max(len(outcome.config.run_name) for outcome in outcomes)
     for outcome in outcomes:
-        report = outcome.result.report if outcome.result else f"diverged: {outcome.message}"
-        console.say(f"{outcome.config.run_name:{width}}  {report}")
+        console.say(f"{outcome.config.run_name:{width}}  {outcome.report}")
 
 
 def _write_table(outcomes: list[Outcome]) -> None:
     """Writes sweep.csv: each run's varied settings, outcome, losses and metrics."""
-    settings = [outcome.config.compared for outcome in outcomes]
-    every = dict.fromkeys(name for each in settings for name in each)
-    names = [name for name in every if len({str(each.get(name)) for each in settings}) > 1]
-    rows = []
-    for outcome, setting in zip(outcomes, settings, strict=True):
-        setting = {"learning_rate": "auto", **setting}
-        row = {"run": outcome.config.run_name} | {name: setting.get(name, "") for name in names}
-        row["outcome"] = "trained" if outcome.result else outcome.message
-        rows.append(row | (outcome.result.evaluation.named if outcome.result else {}))
+    rows = [
+        {"run": outcome.config.run_name, **outcome.settings}
+        | {"outcome": outcome.diverged or "trained"}
+        | (outcome.evaluation.named if outcome.evaluation else {})
+        for outcome in outcomes
+    ]
     path = pathlib.Path(outcomes[0].config.logdir) / "sweep.csv"
     with files.replacing(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, max(rows, key=len), lineterminator="\n")

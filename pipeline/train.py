@@ -8,17 +8,47 @@ trained model as a SavedModel. If TF_CONFIG names several workers, they train on
 """
 
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from pipeline import cli, console, errors, user_code
+from pipeline import arguments, cli, console, errors, user_code
+from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import start, workers
 from pipeline.run import run_dir
 
+if TYPE_CHECKING:
+    from pipeline.run import finish
 
-def main(arguments: list[str]) -> None:
+
+@arguments.keywords
+def train(**settings: Any) -> "finish.Result":
+    """Trains a model from Python, for example in a notebook.
+
+    Each flag is a keyword: train(epochs=100, learning_rate=0.05). `model` and `loss` may also be
+    functions themselves, and `data` columns by their names (a mapping, a polars or pandas data
+    frame), arrays (x, y) or (x, y, weight), or a function that returns such. Their source is kept
+    in the run, and compared when the same call with the same run_name resumes it; names that they
+    use from outside are not. Ctrl-C, or a notebook's stop button, saves a checkpoint first.
+
+    Returns:
+      The result: history, model, directory, export and evaluation.
+
+    Raises:
+      errors.PipelineError: InputError, RunError, DivergedError or StoppedError, with the message
+        that the program prints.
+    """
+    with arguments.of_call("train.train", settings) as values:
+        return _train(config_lib.Config(**values))
+
+
+def main(rest: list[str]) -> None:
     """Trains as the flags say."""
-    cli.refuse(arguments)
-    config = cli.config_from_flags()
+    cli.refuse(rest)
+    _train(cli.config_from_flags())
+
+
+def _train(config: config_lib.Config) -> "finish.Result":
+    """Checks the settings, loads the data and trains."""
     name = config.run_name or run_dir.name_from_time()
     config = dataclasses.replace(config, run_name=name)
     directory = run_dir.RunDir.of(config)
@@ -33,8 +63,9 @@ def main(arguments: list[str]) -> None:
         directory.check(config)
     datasets = datasets_lib.load(config, worker)
     if worker.is_chief:
+        model = config.model.removeprefix(f"{user_code.IN_PYTHON}:")
         console.say(
-            f"Training {directory.path}: {config.model} model, {config.loop} loop, "
+            f"Training {directory.path}: {model} model, {config.loop} loop, "
             f"{datasets.described(config)}, {config.epochs:,} epochs"
             + (f", {datasets.dropped:,} rows left out" if datasets.dropped else "")
             + (f", {worker.count} workers" if worker.count > 1 else "")
@@ -45,7 +76,7 @@ def main(arguments: list[str]) -> None:
     communicator = start.import_tensorflow(worker, timeout_secs=config.peer_timeout_secs)
     from pipeline.run import trainer
 
-    trainer.train(config, datasets, communicator)
+    return trainer.train(config, datasets, communicator)
 
 
 if __name__ == "__main__":

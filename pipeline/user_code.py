@@ -30,6 +30,8 @@ from pipeline import errors
 # Flags that may name the user's own functions or objects.
 _TRAINING = ("model", "loss", "optimizer", "schedule", "metrics")
 _FLAGS = (*_TRAINING, "data")
+IN_PYTHON = "in-python"  # stands for the module of an object that a call from Python gives
+given: dict[str, "UserFunction"] = {}  # these objects, by flag and value, during the call
 _MODELS = pathlib.Path(__file__).parent / "training" / "models.py"
 # Colours and node names that TensorFlow and Keras add to error messages.
 _DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.*|\[Op:\w+\]")
@@ -113,7 +115,19 @@ def of_training(config: config_lib.Config) -> dict[str, UserFunction]:
     return find(config, _TRAINING)
 
 
+def has_given(config: config_lib.Config) -> bool:
+    """Whether a config names objects that only a Python program has."""
+    return any(f"{IN_PYTHON}:" in str(value) for value in vars(config).values())
+
+
 def _find(flag: str, module: str, name: str) -> UserFunction:
+    if module == IN_PYTHON:
+        errors.require(
+            flag in given,
+            f"{flag} was given by a Python program, which alone can repeat or resume this run: by "
+            "the same call",
+        )
+        return given[flag]
     errors.require(
         name.isidentifier(), f"{flag} must be a name, module:function, or path/to/file.py:function"
     )

@@ -14,8 +14,12 @@ validation, ...), and none if there are more. Then filter them by a regular expr
 the side bar and tick the box above them, or watch a directory further down.
 """
 
+import html
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 import urllib.parse
 
@@ -23,12 +27,74 @@ from pipeline import cli, console, errors, tf_runtime
 from pipeline.reporting import tensorboard_page
 
 _PINNED = ("W", "b", "loss")
+_IN_BACKGROUND = """
+from pipeline import cli, watch
+cli.start(watch.serve_for_parent, flags_parser=cli.parse_nothing)
+"""
 _SETTINGS = (
     # By default TensorBoard keeps 1000 values and 10 images of a tag, and drops the rest.
     "--samples_per_plugin=scalars=200000,images=100",
     "--reload_interval=2",  # seconds
     "--load_fast=true",  # the default, but without its note
 )
+
+
+_shown: list["Page"] = []  # without a reference, a server would end
+
+
+class Page:
+    """TensorBoard's page, which a notebook shows; its server ends with `close`, or with Python.
+
+    Attributes:
+      url: The link to open in a browser.
+    """
+
+    def __init__(self, url: str, server: "subprocess.Popen[str]"):
+        """Keeps the link and the process that serves it."""
+        self.url, self._server = url, server
+        _shown.append(self)
+
+    def close(self) -> None:
+        """Ends the server."""
+        self._server.communicate()  # closes stdin, and waits for the end
+        _shown.remove(self)
+
+    def __repr__(self) -> str:
+        return f"<TensorBoard: {self.url}>"
+
+    def _repr_html_(self) -> str:
+        url = html.escape(self.url)
+        frame = f'<iframe src="{url}" width="100%" height="800" frameborder="0"></iframe>'
+        return f'<a href="{url}" target="_blank">{url}</a>{frame}'
+
+
+def show(directory: "str | os.PathLike[str]" = "logs", *flags: str) -> Page:
+    """Starts TensorBoard in the background on a run, or on a directory of runs, for a notebook.
+
+    Args:
+      directory: A run, or a directory of runs.
+      *flags: Flags of the program tensorboard, such as "--bind_all".
+
+    Raises:
+      errors.InputError: there is no such directory, or a flag is wrong.
+      errors.RunError: TensorBoard can't start.
+    """
+    command = [sys.executable, "-c", _IN_BACKGROUND, os.fspath(directory), *flags]
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile("w+") as log:
+        # It is in its own session, so a notebook's stop button does not end it.
+        server = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log, text=True, start_new_session=True
+        )
+        assert server.stdout
+        server.stdout.readline()  # what is said before the seconds of the start
+        url = server.stdout.readline().strip()
+        if not url:
+            server.communicate()
+            log.seek(0)
+            message = log.read().strip().rpartition("\n")[2].removeprefix("-c: ")
+            raise (errors.InputError if server.returncode == 2 else errors.RunError)(message)
+    return Page(url, server)
 
 
 def link(url: str) -> str:
@@ -39,9 +105,21 @@ def link(url: str) -> str:
 
 def main(arguments: list[str]) -> None:
     """Serves until Ctrl-C."""
+    if _serve(arguments):
+        threading.Event().wait()
+
+
+def serve_for_parent(arguments: list[str]) -> None:
+    """Serves until the parent process closes stdin or ends."""
+    if _serve(arguments):
+        sys.stdin.read()
+
+
+def _serve(arguments: list[str]) -> bool:
+    """Starts the server; False if only help was asked for."""
     if {"--help", "-h"} & set(arguments):
         print(__doc__ or "usage: watch [<directory>] [flags of the program tensorboard]")
-        return
+        return False
     logdir, *flags = arguments or ["logs"]
     errors.require(logdir[:1] != "-", f"the directory comes before the flags; received {logdir!r}")
     is_there = os.path.isdir(logdir)
@@ -65,7 +143,7 @@ def main(arguments: list[str]) -> None:
     except program.TensorBoardServerException as error:
         raise errors.RunError(f"TensorBoard can't start: {error.msg}") from error
     console.say(link(url))
-    threading.Event().wait()
+    return True
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pipeline
 
 ROOT = pathlib.Path(pipeline.__file__).parent
 SHARED = {
-    *("__init__", "cli", "config", "console", "errors", "fields", "files", "flagfile"),
+    *("__init__", "arguments", "cli", "config", "console", "errors", "fields", "files", "flagfile"),
     *("tf_runtime", "user_code"),
 }
 LAYERS = (SHARED, {"distributed"}, {"data"}, {"training"}, {"evaluation"}, {"reporting"}, {"run"})

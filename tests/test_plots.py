@@ -1,6 +1,7 @@
 """Tests of pipeline.reporting.plots."""
 
 import io
+from collections.abc import Iterator
 
 import matplotlib.colors
 import matplotlib.image
@@ -25,6 +26,13 @@ def _datasets(
     names = tuple(f"feature{i}" for i in range(num_features))
     examples = batch_lib.Batch(x, x.sum(axis=1))
     return datasets_lib.Datasets(examples, None, names, "target", truth)
+
+
+@pytest.fixture(autouse=True)
+def _style() -> Iterator[None]:
+    """Draws as a run does."""
+    with plots.style():
+        yield
 
 
 def _sample(count: int, num_features: int = 1) -> plots.Sample:

@@ -149,7 +149,7 @@ def test_two_spellings_of_a_value_are_one() -> None:
 from pipeline import cli, sweep
 cli.define_flags(takes_several=True)
 cli.parse(["", "--loss=mse,MeanSquaredError,huber", "--optimizer=Adam,adam", "--seed=1,2"])
-print(*[config.run_name for config in sweep.combinations()])
+print(*[config.run_name for config in sweep.combinations(sweep.values_of_flags())])
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stdout.split() == [
@@ -162,7 +162,7 @@ def test_outcomes_are_ordered_by_the_validation_loss(
     validation: dict[str, float], expected: float
 ) -> None:
     """Without it the training loss counts, as for a run's best epoch."""
-    result = finish.Result(evaluate.Evaluation({"loss": 1.0}, validation), "")
+    result = finish.Result(evaluate.Evaluation({"loss": 1.0}, validation), "", pathlib.Path())
     assert sweep.Outcome(config_lib.Config(), result).loss == expected
 
 

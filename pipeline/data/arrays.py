@@ -65,18 +65,25 @@ def table(made: Made, function: user_code.UserFunction) -> tables.Table:
         f"{function.flag} returns columns, which are split by --validation_fraction; leave out its "
         "parameter `split`",
     )
-    given = made.train
     with user_code.user_errors("making the data", function):
-        names = list(given.columns) if hasattr(given, "columns") else list(given)
-        columns = {str(name): np.asarray(given[name]) for name in names}
-    lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
-    errors.require(
-        len(lengths) == 1 and -1 not in lengths,
-        f"{function.flag} must return columns of one length by their names, or arrays (x, y); "
-        "received "
-        + tables.short.repr({name: list(array.shape) for name, array in columns.items()}),
-    )
+        columns = columns_of(made.train)
+    what = f"{function.flag} must return columns of one length by their names, or arrays (x, y)"
+    check_lengths(columns, what)
     return tables.Arrays(str(function), columns)
+
+
+def columns_of(made: Any) -> dict[str, npt.NDArray[Any]]:
+    """The columns of a mapping or a data frame by name."""
+    names = list(made.columns) if hasattr(made, "columns") else list(made)
+    return {str(name): np.asarray(made[name]) for name in names}
+
+
+def check_lengths(columns: dict[str, npt.NDArray[Any]], what: str) -> None:
+    """Raises InputError, with what is wanted, unless all columns are [N] for one N."""
+    lengths = {len(column) if column.ndim == 1 else -1 for column in columns.values()}
+    shapes = {name: list(array.shape) for name, array in columns.items()}
+    is_right = len(lengths) == 1 and -1 not in lengths
+    errors.require(is_right, f"{what}; received {tables.short.repr(shapes)}")
 
 
 def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:

@@ -87,7 +87,9 @@ class Stream:
         return count
 
     def fingerprint(self) -> int:
-        """A checksum of the first batch."""
+        """A checksum of the first batch; of its spec, if each pass begins with other examples."""
+        if _seeded(self.dataset):
+            return zlib.crc32(str(self.spec).encode())
         parts = [getattr(each, "flat_values", each) for each in self.first.arrays]
         return zlib.crc32(b"".join(tf.io.serialize_tensor(each).numpy() for each in parts))
 
@@ -135,8 +137,7 @@ class Position(tf.train.experimental.PythonState):  # type: ignore[misc]
     def __init__(self, dataset: "tf.data.Dataset[Any]"):
         """Starts at the beginning of the dataset."""
         self.iterator = iter(_repeated(dataset))
-        seeded = (part for part in _parts(dataset) if type(part).__name__ in _SEEDED)
-        self._seeds = [iter(part) for part in seeded]
+        self._seeds = [iter(part) for part in _seeded(dataset)]
 
     def serialize(self) -> bytes:
         """Saves all iterators, when no other thread begins a pass meanwhile."""
@@ -210,9 +211,13 @@ def batches_of(datasets: datasets_lib.Datasets, config: config_lib.Config) -> An
     return batches_lib.Batches(datasets.train, config, worker=worker, count=count)
 
 
-# The datasets that take new random seeds in each pass.
 _SEEDED = ("_ShuffleDataset", "_ShuffleAndRepeatDataset", "_RandomDataset")
 _FAIL = 2  # serialization refuses state outside of the dataset
+
+
+def _seeded(dataset: Any) -> list[Any]:
+    """The parts of a dataset that take new random seeds in each pass."""
+    return [part for part in _parts(dataset) if type(part).__name__ in _SEEDED]
 
 
 def _repeated(dataset: "tf.data.Dataset[Any]") -> "tf.data.Dataset[Any]":

@@ -1,8 +1,9 @@
 """The guide's plots, drawn with matplotlib."""
 
+import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,20 +18,17 @@ from pipeline.data import least_squares, preprocessing
 from pipeline.reporting import progress
 from pipeline.training import step_metrics
 
-matplotlib.rcdefaults()  # ignores a matplotlibrc in the current directory
 _STYLES = rcsetup.cycler("linestyle", ["-", ":"])
-matplotlib.rcParams.update(
-    {
-        "axes.formatter.limits": (-4, 5),  # outside these, an axis shows a power of ten
-        "axes.titlesize": "medium",
-        "axes.prop_cycle": _STYLES * matplotlib.rcParams["axes.prop_cycle"],
-        # 640 x 480 pixels; the text is readable at half the size, as in TensorBoard.
-        "figure.figsize": (4.8, 3.6),
-        "figure.dpi": 400 / 3,
-        "figure.titlesize": "medium",
-        "text.parse_math": False,  # a $ in a column's name is a $
-    }
-)
+_SETTINGS: Any = {
+    "axes.formatter.limits": (-4, 5),  # outside these, an axis shows a power of ten
+    "axes.titlesize": "medium",
+    "axes.prop_cycle": _STYLES * matplotlib.rcParamsDefault["axes.prop_cycle"],
+    # 640 x 480 pixels; the text is readable at half the size, as in TensorBoard.
+    "figure.figsize": (4.8, 3.6),
+    "figure.dpi": 400 / 3,
+    "figure.titlesize": "medium",
+    "text.parse_math": False,  # a $ in a column's name is a $
+}
 # Leaves room for tick labels of eight characters beside one pair of axes. Matplotlib's automatic
 # layout would take as long as the drawing.
 _MARGINS = {"left": 0.2, "right": 0.97, "bottom": 0.14, "top": 0.88}
@@ -48,6 +46,15 @@ _CURVE = 201  # points of a curve
 
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[Any]
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Draws with this package's settings, not with a matplotlibrc or those of a notebook."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
 
 
 class Sample(NamedTuple):

@@ -24,7 +24,6 @@ _MOST_HISTOGRAMS = 100  # of a variable
 _SECONDS_BETWEEN_WRITES = 0.5
 _MANY_ROWS = 1024  # rows that are written at once
 _MOST_REFERENCES = 16  # points of a flat line
-_TABLE = "metrics.csv"
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,7 +57,8 @@ class Recorder(hooks.Hook):
         # A selection of the rows so far, in the units of the data.
         rows = self.rows or step_metrics.empty(len(names))
         self.history = step_metrics.History(self.last_step, rows)
-        self._table = results.MetricsTable(self.directory / _TABLE, size=earlier.pop(_TABLE, 0))
+        size = earlier.pop(results.METRICS, 0)
+        self._table = results.MetricsTable(self.directory / results.METRICS, size=size)
         first_step = self.history.last.next_step
         self.writer = summary_writer.SummaryWriter(
             self.directory, names=names, clock=self.clock, first_step=first_step, earlier=earlier
@@ -133,7 +133,7 @@ class Recorder(hooks.Hook):
     def flush(self) -> dict[str, int]:
         """Writes everything pending; returns the sizes of the files in bytes."""
         self._write()
-        return self.writer.sizes() | {_TABLE: self._table.size()}
+        return self.writer.sizes() | {results.METRICS: self._table.size()}
 
     def close(self) -> None:
         """Closes the event files."""

@@ -1,4 +1,4 @@
-"""Writes results for programs without TensorBoard: metrics.csv and result.json."""
+"""Writes and reads results for programs without TensorBoard: metrics.csv and result.json."""
 
 import csv
 import importlib.metadata
@@ -9,10 +9,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from pipeline import files
 
+METRICS = "metrics.csv"
 _PACKAGES = ("tensorflow", "keras", "tensorboard", "numpy")
 
 
@@ -42,6 +44,15 @@ class MetricsTable:
     def size(self) -> int:
         """The size in bytes."""
         return self._path.stat().st_size if self._path.exists() else 0
+
+
+def read_metrics(path: pathlib.Path) -> dict[str, npt.NDArray[np.float64]]:
+    """Reads the columns [K] of metrics.csv by name; none without such a file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return dict(zip(header, np.array(rows, np.float64).T, strict=True))
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

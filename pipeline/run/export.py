@@ -137,17 +137,17 @@ def _publish_arrays(task: task_lib.Task, sample: Any, path: pathlib.Path) -> Non
 
     A single array is named x or y; arrays in a dict have its keys, in a tuple x_0, x_1, ...
     """
-    structure, specs = optree.tree_structure(task.spec.x), _named(task.spec.x, "x")
+    structure, specs = optree.tree_structure(task.spec.x), exported.named(task.spec.x, "x")
 
     def predict(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         leaves = [
             tf.nest.pack_sequence_as(spec, [inputs[n] for n in _tensors(name, spec)], True)
             for name, spec in specs.items()
         ]
-        return _named(task.predict(optree.tree_unflatten(structure, leaves)), "y")
+        return exported.named(task.predict(optree.tree_unflatten(structure, leaves)), "y")
 
     def tensors(nest: Any) -> dict[str, Any]:
-        pairs = _named(nest, "x").items()
+        pairs = exported.named(nest, "x").items()
         return {n: t for name, leaf in pairs for n, t in _tensors(name, leaf).items()}
 
     named = {n: tf.TensorSpec(s.shape, s.dtype, n) for n, s in tensors(task.spec.x).items()}
@@ -162,16 +162,6 @@ def _tensors(name: str, leaf: Any) -> dict[str, Any]:
     """The tensors of a leaf by name: a RaggedTensor has values and row splits."""
     parts = tf.nest.flatten(leaf, expand_composites=True)
     return dict(zip([name, f"{name}_row_splits"], parts, strict=False))
-
-
-def _named(nest: Any, default: str) -> dict[str, Any]:
-    """Returns the leaves of a nest by name."""
-    leaves = optree.tree_leaves(nest)
-    if len(leaves) == 1 and not isinstance(nest, dict):
-        return {default: leaves[0]}
-    paths = ["_".join(map(str, path)) for path in optree.tree_paths(nest)]
-    names = [path if path[:1].isalpha() else f"{default}_{path}" for path in paths]
-    return dict(zip(names, leaves, strict=True))
 
 
 def _function(predict: Callable[..., Any], inputs: Any) -> Any:
@@ -204,7 +194,7 @@ def _save(
 
     def signature(function: Any) -> Any:
         (inputs,) = function.input_signature
-        return _function(lambda given: _named(function(given), "y"), inputs)
+        return _function(lambda given: exported.named(function(given), "y"), inputs)
 
     def variables() -> dict[str, tf.Tensor]:
         """Returns the variables; those with one element are scalars."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import optree
 import tensorflow as tf
 
 from pipeline import errors, files
@@ -135,6 +136,16 @@ def _maps_x_to_y(serve: Any) -> bool:
     if x.dtype != y.dtype or x.dtype not in (tf.float32, tf.float64) or not is_y:
         return False
     return bool(x.shape.rank in (1, 2) and x.shape[0] is None and x.shape[1:].num_elements())
+
+
+def named(nest: Any, default: str) -> dict[str, Any]:
+    """Returns the leaves of a nest by name: a single array is named as by default."""
+    leaves = optree.tree_leaves(nest)
+    if len(leaves) == 1 and not isinstance(nest, dict):
+        return {default: leaves[0]}
+    paths = ["_".join(map(str, path)) for path in optree.tree_paths(nest)]
+    names = [path if path[:1].isalpha() else f"{default}_{path}" for path in paths]
+    return dict(zip(names, leaves, strict=True))
 
 
 def load(path: pathlib.Path) -> Exported:

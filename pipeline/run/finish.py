@@ -1,9 +1,11 @@
 """Finishes a run: the export, the weights, result.json, and commands to continue with."""
 
 import dataclasses
-from typing import Any, NamedTuple
+import pathlib
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import cli, console, files, user_code
@@ -17,11 +19,29 @@ from pipeline.training import task as task_lib
 _MOST_NUMBERS = 20  # numbers in a printed command
 
 
-class Result(NamedTuple):
-    """The evaluation of a trained model, and a report in the style of the guide."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class Result:
+    """What a run has given."""
 
     evaluation: evaluate.Evaluation
-    report: str
+    report: str  # in the style of the guide
+    directory: pathlib.Path  # of the run
+    # The exported keras.Model or tf.Module, which takes what training gives it: of a table,
+    # standardized features. predict.load(directory) takes the table's columns.
+    model: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{self.directory}: {self.report}>"
+
+    @property
+    def history(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The columns of metrics.csv by name: step, epoch, loss, validation_loss, metrics, ..."""
+        return results.read_metrics(self.directory / results.METRICS)
+
+    @property
+    def export(self) -> pathlib.Path | None:
+        """The newest version of the export."""
+        return versions.find(run_dir.RunDir(self.directory).export)
 
 
 @dataclasses.dataclass
@@ -40,7 +60,8 @@ class Outputs:
         """Makes the result of a finished run."""
         values = self.task.variables.values().numpy()[None]
         values = self.line.watched_in_data_units(values) if self.line else values
-        return Result(final, progress.report(self.task.variables.watched, values[0], *final))
+        report = progress.report(self.task.variables.watched, values[0], *final)
+        return Result(final, report, self.run.path, self.task.model)
 
     def export(
         self, last_step: int, final: evaluate.Evaluation, found: reports.Reports, seconds: float
@@ -48,9 +69,8 @@ class Outputs:
         """Exports the trained model; this is the last step of a run."""
         if note := notes.of_negative_loss(self.config, final.train["loss"]):
             console.say(note)
-        step, model = self._exported_step(last_step), self.task.model
+        step, model = self._take_exported(last_step), self.task.model
         if step != last_step:
-            self.task.variables.assign(self.saved.best(step))
             epoch = step // self.watched.steps_per_epoch
             loss = f"{self.watched.monitored}={self.watched.best.loss:.5f}"
             console.say(f"Exporting the best model, of epoch {epoch:,} with {loss}")
@@ -89,7 +109,7 @@ class Outputs:
         console.say(f"{self.run.path} is finished; {extend}")
         exported = versions.description(self.run.export) or {}
         has_formats = set(self.config.formats) <= set(exported.get("formats", ()))
-        if exported.get("step") != self._exported_step(step) or not has_formats:
+        if exported.get("step") != self._take_exported(step) or not has_formats:
             self.export(step, final, found, seconds)
             self.say_what_next()
         self._remove_old_exports()
@@ -119,7 +139,7 @@ class Outputs:
         if example := self._example():
             predict = cli.command("predict", f"--export_dir={self.run.export}", example)
             console.say(f"Predict: {predict}")
-        console.say(f"Repeat:  {cli.repeat_command(self.run.flags)}")
+        console.say(f"Repeat:  {cli.repeat_command(self.config, self.run.flags)}")
 
     def _example(self) -> str:
         """A flag with an input for predict, or '' if it would take none."""
@@ -132,9 +152,12 @@ class Outputs:
         is_file = data.features and "data" not in user_code.find(self.config)
         return f"--input={self.config.data}" if is_file else ""
 
-    def _exported_step(self, last_step: int) -> int:
-        """The step whose model is exported."""
-        return self.watched.best.step if self.config.export == "best" else last_step
+    def _take_exported(self, last_step: int) -> int:
+        """Gives the model the variables that are exported, and returns their step."""
+        step = self.watched.best.step if self.config.export == "best" else last_step
+        if step != last_step:
+            self.task.variables.assign(self.saved.best(step))
+        return step
 
     def _description(self, step: int, last_step: int, final: evaluate.Evaluation) -> dict[str, Any]:
         """Describes the exported model of a step and its origin."""

@@ -47,13 +47,8 @@ class Predictions:
         import polars
 
         has_header = False
-        for block in self._table.blocks(self._table.header):
-            self.rows += len(block.frame)
-            columns, is_usable = self._columns(block)
-            if not is_usable.any():
-                continue
+        for block, is_usable, y in self.blocks():
             frame = block.frame.select(self._table.header).filter(polars.Series(is_usable))
-            y = self._model.predict_columns({n: c[is_usable] for n, c in columns.items()})
             if not has_header:
                 yield self._lines(frame[:0], y[:0], include_header=True)
                 has_header = True
@@ -63,6 +58,15 @@ class Predictions:
             empty = polars.DataFrame(schema=dict.fromkeys(self._table.header, polars.String))
             row = {n: np.array(ts[:1] if ts else [0.0]) for n, ts in self._model.columns.items()}
             yield self._lines(empty, self._model.predict_columns(row)[:0], include_header=True)
+
+    def blocks(self) -> Iterator[tuple[tables.Block, Bools, exported.Array]]:
+        """Yields blocks of rows, which of them are usable, and the predictions y of those."""
+        for block in self._table.blocks(self._table.header):
+            self.rows += len(block.frame)
+            columns, is_usable = self._columns(block)
+            if is_usable.any():
+                usable = {name: column[is_usable] for name, column in columns.items()}
+                yield block, is_usable, self._model.predict_columns(usable)
 
     def _columns(self, block: tables.Block) -> tuple[tables.Columns, Bools]:
         """Returns the model's columns, and which rows are usable."""

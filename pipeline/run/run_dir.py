@@ -13,6 +13,8 @@ from typing import TextIO
 from pipeline import config as config_lib
 from pipeline import errors, files, flagfile, tf_runtime, user_code
 
+_last_name = ""
+
 
 class RunDir:
     """The directory of one run, `<logdir>/<run_name>/`, and the paths in it.
@@ -92,6 +94,8 @@ class RunDir:
                 if not resumes:
                     flagfile.write(self.flags, flagfile.from_config(config))
                 for copy, function in self._own_code(config).items():
+                    if not function.code:  # an object of a Python program without a source
+                        continue
                     self.code.mkdir(exist_ok=True)
                     with files.replacing(copy) as unfinished:
                         unfinished.write_bytes(function.code)
@@ -137,10 +141,11 @@ class RunDir:
             f"run with --initialize_from={self.path}",
         )
         for copy, function in self._own_code(config).items():
+            changed = function.path if function.module else function
             may_differ = copy.stem == "metrics" or not copy.exists()
             errors.require(
                 may_differ or user_code.is_same_code(copy.read_bytes(), function.code),
-                f"{function.path} has changed since the run {self.path} was started, which keeps "
+                f"{changed} has changed since the run {self.path} was started, which keeps "
                 f"it as {copy}; choose another --run_name, or start anew with --overwrite",
             )
 
@@ -204,4 +209,8 @@ def ends_with_run(config: config_lib.Config) -> str:
 
 def name_from_time() -> str:
     """A run name that sorts by time and is unique on this machine."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    global _last_name
+    while (name := f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}") == _last_name:
+        time.sleep(0.01)  # this process has made one in this second
+    _last_name = name
+    return name

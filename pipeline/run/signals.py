@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import types
 from typing import Any
 
@@ -11,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """While entered, remembers a signal until a checkpoint is saved; a second one ends the process.
+    """While entered, remembers a signal until a checkpoint is saved; a second one acts as before.
 
     Attributes:
       received: The number of the signal that this process has received.
@@ -24,7 +25,8 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in SIGNALS:
+        is_main = threading.current_thread() is threading.main_thread()  # no other gets signals
+        for number in SIGNALS if is_main else ():
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._remember)
         return self
@@ -50,5 +52,5 @@ class StopRequest:
 
     def _remember(self, number: int, _: types.FrameType | None) -> None:
         self.received = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)

@@ -12,7 +12,7 @@ from pipeline.data import streams
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.evaluation import evaluate, linear, monitor, reports
-from pipeline.reporting import profiler, recorder
+from pipeline.reporting import plots, profiler, recorder
 from pipeline.reporting import reporters as reporters_lib
 from pipeline.run import (
     agreement,
@@ -59,7 +59,7 @@ def train(
       errors.LostWorkerError: another worker can't be reached; restart all workers.
     """
     functions = user_code.find(config).values()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, plots.style():
         # files.writing handles TensorFlow's errors about the disk.
         stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
         trainer = _Trainer(config, datasets, communicator)
@@ -90,7 +90,7 @@ class _Trainer:
         self._reporters: reporters_lib.Reporters | None = None
         self._stop = signals.StopRequest()
         self.run_dir = run_dir.RunDir.of(config)
-        self.command = cli.command("train", f"--flagfile={self.run_dir.flags}")
+        self.command = cli.resume_command(config, self.run_dir.flags)
         batches = streams.batches_of(datasets, config)
         self._last_step = config.last_step(datasets.steps_per_epoch(config))
         self._total = communicator.sum if communicator else workers.alone
@@ -220,7 +220,7 @@ class _Trainer:
         mode, reason = self._compilation
         count = self._datasets.worker.count
         settings = {
-            "repeat": f"`{cli.repeat_command(self.run_dir.flags)}`",
+            "repeat": f"`{cli.repeat_command(self._config, self.run_dir.flags)}`",
             "compilation": mode.value + (f" ({reason})" if reason else ""),
             **({"workers": str(count)} if count > 1 else {}),
         }
