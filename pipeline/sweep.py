@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> None:
         user_code.find(config)
         run_dir.RunDir.of(config).check(config)
         datasets = _load(config)
-        loaded.append((datasets.fingerprint(), len(datasets.train.y)))
+        loaded.append((datasets.fingerprint(), datasets.train.num_examples))
     configs = _with_references_once(configs, loaded)
     how_to_resume = f"the same command with --run_name={os.path.basename(configs[0].logdir)}"
     console.say(

@@ -1,4 +1,4 @@
-"""Finds the functions of --model, --loss and --data before TensorFlow is imported, then loads them.
+"""Finds the functions of --model, --loss, ... before TensorFlow is imported, then loads them.
 
 `mlp` is a function in this package, `mine:make_model` is in a module that Python finds from the
 current directory, `models/mine.py:make_model` is in a file. A process reads a file once, when it
@@ -59,12 +59,13 @@ class UserFunction:
         with user_errors("importing its file", self):
             function: Any = getattr(_import(self), self.name, None)
         message = f"{self.flag}: {self} is no function; received {function!r}"
-        errors.require(callable(function), message)
+        is_list = self.flag.startswith("--callbacks") and isinstance(function, list)
+        errors.require(callable(function) or is_list, message)
         return function  # type: ignore[no-any-return]
 
 
 def find(
-    config: config_lib.Config, flags: Sequence[str] = ("model", "loss", "data")
+    config: config_lib.Config, flags: Sequence[str] = ("model", "loss", "data", "callbacks")
 ) -> dict[str, UserFunction]:
     """Finds the functions that a config names, by flag, without running any of them.
 

@@ -19,18 +19,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which s
 _FILE = pathlib.Path(kinds.__file__)
 
 
-def _config(kind: str, folder: pathlib.Path, name: str, **more: Any) -> config_lib.Config:
+def config_of(
+    kind: str, folder: pathlib.Path, name: str, *, file: pathlib.Path = _FILE, **more: Any
+) -> config_lib.Config:
+    """The settings of a run of a kind of model and its data, both in a file."""
     settings: dict[str, Any] = {"batch_size": 32, "epochs": 2, "validation_examples": 40} | more
     return config_lib.Config(
-        data=f"{_FILE}:{kind}_data",
-        model=f"{_FILE}:{kind}",
+        data=f"{file}:{kind}_data",
+        model=f"{file}:{kind}",
         logdir=str(folder),
         run_name=name,
         **settings,
     )
 
 
-def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
+def weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
     """The weights after plain fit on the same batches, by the pipeline's names."""
     datasets = datasets_lib.load(config)
     task = make_task.make_task(config, datasets)
@@ -39,11 +42,9 @@ def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
 
     def all_batches() -> Iterator[Any]:
         for step in range(count):
-            batch = batches.batch(step)
-            yield tuple(batch) if batch.weight is not None else batch[:2]
+            yield batches.batch(step).as_keras
 
-    signature = tuple(task.spec) if task.spec.weight is not None else task.spec[:2]
-    data = tf.data.Dataset.from_generator(all_batches, output_signature=signature)
+    data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)
     data = data.apply(tf.data.experimental.assert_cardinality(count))
     task.model.fit(data, shuffle=False, verbose=0)
     return dict(task.variables.arrays())
@@ -54,7 +55,7 @@ def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
     tmp_path: pathlib.Path, kind: str
 ) -> None:
     """Weights agree exactly with fit, and up to rounding in the other loop; resuming is exact."""
-    expected = _weights_of_plain_keras(_config(kind, tmp_path, "plain"))
+    expected = weights_of_plain_keras(config_of(kind, tmp_path, "plain"))
     found = {}
     for name, loop, epochs in (
         ("fit", "fit", [2]),
@@ -62,7 +63,7 @@ def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
         ("cut", "fit", [1, 2]),
     ):
         for count in epochs:
-            config = _config(kind, tmp_path, name, loop=loop, epochs=count)
+            config = config_of(kind, tmp_path, name, loop=loop, epochs=count)
             result = trainer.train(config, datasets_lib.load(config))
         found[name] = checkpoints.variables(tmp_path / name / "checkpoints")
         assert np.isfinite(result.evaluation.monitored)

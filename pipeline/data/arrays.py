@@ -44,17 +44,18 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
     As in Keras, floats become float32, and the first dimension of all arrays is the examples.
 
     Args:
-      made: (x, y) or (x, y, weight), each an array or a nest (dict, tuple) of arrays.
+      made: (x, y), (x, y, weight), or (x,) for a model with a train_step of its own; each part is
+        an array or a nest (dict, tuple) of arrays.
       name: The function, for messages.
 
     Raises:
       errors.InputError: something else was returned, or a number is not finite.
     """
     errors.require(
-        len(made) in (2, 3),
+        len(made) in (1, 2, 3),
         f"{name} must return (x, y) or (x, y, weight); received {len(made)} parts",
     )
-    tree: Any = batch_lib.Batch(*made)
+    tree: Any = batch_lib.Batch(*made, y=None) if len(made) == 1 else batch_lib.Batch(*made)
     shapes = {}
     for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
         place = ".".join([batch_lib.Batch._fields[path[0]], *map(str, path[1:])])
@@ -67,7 +68,8 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
         + (", ... (a list is a nest, not an array)" if len(shapes) > _MOST_NAMED else ""),
     )
     places = iter(shapes)
-    return batch_lib.Batch(*made).map(lambda leaf: _array(leaf, f"{name}: {next(places)}"))
+    batch: batch_lib.Batch = tree
+    return batch.map(lambda leaf: _array(leaf, f"{name}: {next(places)}"))
 
 
 def _array(values: Any, name: str) -> npt.NDArray[Any]:

@@ -82,6 +82,8 @@ class Outputs:
         """Exports a finished run again, unless its newest export is already right."""
         flag = "epochs" if step == last_step else "early_stopping_patience"
         extend = f"raise --{flag} to extend it"
+        if self.config.callbacks and step != last_step:
+            extend = "its --callbacks ended it"
         if not self.config.may_be_extended:
             extend = f"its --schedule={self.config.schedule} ends with it"
         console.say(f"{self.run.path} is finished; {extend}")

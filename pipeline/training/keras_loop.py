@@ -41,6 +41,5 @@ def fit(
 
     model.train_function = train_function
     spec = task.spec.map(lambda s: tf.zeros([2, *s.shape[1:]], s.dtype))
-    example = spec[:2] if spec.weight is None else tuple(spec)
-    data = tf.data.Dataset.from_tensors(example).repeat()
+    data = tf.data.Dataset.from_tensors(spec.as_keras).repeat()
     model.fit(data, shuffle=False, verbose=0)

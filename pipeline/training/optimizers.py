@@ -1,6 +1,6 @@
 """Optimizers (the guide's hand-written update and Keras optimizers) and learning rates."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,29 @@ class GradientDescent(tf.Module):  # type: ignore[misc]
         self.iterations.assign_add(1)
 
 
+class Several(tf.Module):  # type: ignore[misc]
+    """The optimizers of a model whose own train_step uses several, or none, by their names."""
+
+    def __init__(self, named: Mapping[str, Any]):
+        super().__init__()
+        self.named = dict(named)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of all optimizers."""
+        return [variable for each in self.named.values() for variable in each.variables]
+
+
+def of_own_step(model: Any) -> Optimizer:
+    """The optimizer, or Several, that a model's own train_step uses; it must have been traced."""
+    found = {
+        name: value
+        for name, value in vars(model).items()
+        if isinstance(value, tf.keras.optimizers.Optimizer) and value.built
+    }
+    return next(iter(found.values())) if len(found) == 1 else Several(found)
+
+
 def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) -> Optimizer:
     """Makes the optimizer of a task's model, or returns the compiled model's own optimizer.
 
@@ -64,6 +87,8 @@ def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) ->
     Raises:
       errors.InputError: this version of Keras has no optimizer with that name.
     """
+    if task.is_compiled and task.has_own_step:
+        return of_own_step(task.model)
     if task.is_compiled:
         optimizer = task.model.optimizer
     else:
@@ -82,8 +107,14 @@ def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) ->
     return optimizer
 
 
-def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """The learning rates [K] of the updates steps + 1."""
+def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float32]]:
+    """The learning rates [K] of the updates steps + 1, by name."""
+    if not isinstance(optimizer, Several):
+        return {"learning_rate": _rates(optimizer, steps)}
+    return {f"{n}_learning_rate": _rates(each, steps) for n, each in optimizer.named.items()}
+
+
+def _rates(optimizer: Any, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside a loss-scaling optimizer
     rate = getattr(optimizer, "rate", None) or optimizer._learning_rate
     if callable(rate):

@@ -19,6 +19,8 @@ class Task:
       variables: The variables of the model.
       is_compiled: Whether the model is a Keras model that brings its loss, optimizer and metrics.
       spec: The TensorSpecs of a batch, with None for B.
+      has_own_step: Whether the model overrides Keras' train_step.
+      numbers: The names of what its own train_step returns besides 'loss'.
     """
 
     def __init__(
@@ -29,13 +31,15 @@ class Task:
         spec: batch_lib.Batch,
         features: tuple[str, ...] = (),
         is_compiled: bool = False,
+        numbers: tuple[str, ...] = (),
     ):
         """Combines a model whose variables exist with a loss.
 
         `features` are the names of the columns of x, if it is [B, D].
         """
         self.model, self._loss, self.spec = model, loss, spec
-        self.is_compiled = is_compiled
+        self.is_compiled, self.numbers = is_compiled, numbers
+        self.has_own_step = overrides(model, "train_step")
         self.variables = variables_lib.Variables(model, features)
         is_keras = isinstance(model, tf.keras.Model)
         self._call = model if is_keras else losses.with_autograph(model)
@@ -63,3 +67,9 @@ class Task:
     def loss(self, batch: batch_lib.Batch, *, training: bool = False) -> tf.Tensor:
         """The loss (scalar float32) of a batch."""
         return self.loss_of(batch, self.outputs(batch.x, training=training))
+
+
+def overrides(model: Any, name: str) -> bool:
+    """Whether a Keras model overrides a method of keras.Model."""
+    is_keras = isinstance(model, tf.keras.Model)
+    return is_keras and getattr(type(model), name) is not getattr(tf.keras.Model, name)
