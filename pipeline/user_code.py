@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, files
 
 _MODELS = pathlib.Path(__file__).parent / "training" / "models.py"
 # Colours and node names that TensorFlow and Keras add to error messages.
@@ -162,6 +162,19 @@ def _import(function: UserFunction) -> types.ModuleType:
         del sys.modules[name]
         raise
     return sys.modules[name]
+
+
+def named_files(config: config_lib.Config) -> dict[str, str]:
+    """The existing files that texts in the user's code name, such as weights, with checksums."""
+    own = [function for function in find(config).values() if function.is_own]
+    return {name: crc for function in own for name, crc in _named_files(function.code).items()}
+
+
+@functools.cache  # once in a process, as it reads the code
+def _named_files(code: bytes) -> dict[str, str]:
+    texts = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    names = sorted(text for text in texts if isinstance(text, str) and os.path.isfile(text))
+    return {name: files.checksum(pathlib.Path(name)) for name in names}
 
 
 def is_same_code(one: bytes, other: bytes) -> bool:

@@ -122,6 +122,20 @@ def hidden_in_a_list(n):
                   b=tf.Variable(0.0, name="of_another_name"))
 
 
+class Later(tf.Module):
+    w = None
+
+    @tf.function
+    def __call__(self, x):
+        if self.w is None:
+            self.w = tf.Variable(tf.ones([x.shape[1], 1]), name="w")
+        return x @ self.w
+
+
+def built_at_the_first_call(n):
+    return Module(lambda self, x: self.all[0](x) + self.all[1](x), all=[Later(), Later()])
+
+
 def dropout(n):
     return keras.Sequential([keras.Input([n]), dense(20), keras.layers.Dropout(0.5), dense(1)])
 
@@ -399,6 +413,7 @@ _OF_MLP = ("dense.kernel", "dense.bias", "dense_1.kernel", "dense_1.bias", "dens
         (":module", 2, "kernel/area kernel/age"),
         (":nested", 1, _SEQUENTIAL),
         (":hidden_in_a_list", 1, "w w_1 b"),
+        (":built_at_the_first_call", 1, "w w_1"),
     ],
 )
 def test_values_have_the_shortest_names_that_differ(

@@ -1,8 +1,10 @@
 """Tests of finding the functions of --model, --loss and --data, and of errors in them."""
 
+import json
 import pathlib
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,8 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import trainer
 from tests import helpers
 
 _SHIPPED = ("module", "keras", "polynomial", "mlp", "logistic")
@@ -427,3 +431,45 @@ def test_what_tensorflow_refuses_in_later_rows_is_not_the_disk(
 )
 def test_only_what_it_does_makes_a_file_another(one: str, other: str, is_same: bool) -> None:
     assert user_code.is_same_code(one.encode(), other.encode()) == is_same
+
+
+_READS = """
+import numpy as np
+import tensorflow as tf
+
+
+def model(num_features):
+    start = np.loadtxt("start.txt", dtype=np.float32)
+    return Line(start)
+
+
+class Line(tf.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.W, self.b = tf.Variable(start), tf.Variable(0.0)
+
+    @tf.function
+    def __call__(self, x, *, training):
+        return x[:, 0] * self.W + self.b
+"""
+
+
+def test_files_that_the_code_names_are_named_in_the_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resumed run with another content says so."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("reads.py").write_text(_READS)
+    pathlib.Path("start.txt").write_text("3")
+    found = []
+    for epochs, content in ((1, "3"), (2, "3"), (3, "4")):
+        pathlib.Path("start.txt").write_text(content)
+        user_code._named_files.cache_clear()
+        config = config_lib.Config(model="reads.py:model", run_name="run", epochs=epochs)
+        trainer.train(config, datasets_lib.load(config))
+        result = json.loads(pathlib.Path("logs/run/result.json").read_text())
+        found.append((result["files"], "Warning: start.txt, which" in capsys.readouterr().out))
+    before, after = ({"start.txt": f"{zlib.crc32(text):08x}"} for text in (b"3", b"4"))
+    assert found == [(before, False), (before, False), (after, True)]
+    texts = b"".join(path.read_bytes() for path in pathlib.Path("logs/run/train").iterdir())
+    assert f"| start.txt | {before['start.txt']} |".encode() in texts

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
+from pipeline import user_code
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate, linear, monitor, reports
 from pipeline.reporting import results, summary_writer
@@ -87,6 +88,7 @@ class Recorder(hooks.Hook):
             **settings,
             **{name: f"`{value}`" for name, value in self.config.applied.items()},
             "features": ", ".join(datasets.features[:20]),
+            **user_code.named_files(self.config),
             "python": f"{platform.python_version()} on {platform.platform()}",
             **results.versions(),
         }

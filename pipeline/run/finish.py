@@ -103,6 +103,7 @@ class Outputs:
             "best": self.watched.best._asdict(),
             "seconds_of_training": seconds,
             "settings": self.config.applied,
+            "files": user_code.named_files(self.config),
             "versions": results.versions(),
         }
         results.write_json(self.run.result, result)

@@ -135,12 +135,15 @@ def _make_model(
         not _is_keras(model) or task_lib.overrides(model, "call"),
         f"{function}: the model has no `call`, which the export serves: define what it predicts",
     )
+    has_own_step = task_lib.overrides(model, "train_step")
+    takes_training = task_lib.takes_training(model)
     with (
         user_code.user_errors("calling the model", function),
         tf_runtime.quiet_stderr(),
-        variables_lib.unchanged(model.variables),
+        # An encoder of a VAE draws random numbers; plain fit starts before them.
+        variables_lib.unchanged(model.variables if has_own_step else ()),
     ):
-        outputs = model(sample.x)
+        outputs = model(sample.x, training=False) if takes_training else model(sample.x)
     _check_outputs(function, outputs, sample)
     errors.require(
         model.trainable_variables,

@@ -41,10 +41,8 @@ class Task:
         self.is_compiled, self.numbers = is_compiled, numbers
         self.has_own_step = overrides(model, "train_step")
         self.variables = variables_lib.Variables(model, features)
-        is_keras = isinstance(model, tf.keras.Model)
-        self._call = model if is_keras else losses.with_autograph(model)
-        takes = inspect.signature(model.call if is_keras else model.__call__).parameters
-        self._takes_training = is_keras or "training" in takes
+        self._call = model if _is_keras(model) else losses.with_autograph(model)
+        self._takes_training = takes_training(model)
 
     def outputs(self, x: Any, *, training: bool = False) -> Any:
         """The model's outputs for x, by default in inference mode."""
@@ -71,5 +69,13 @@ class Task:
 
 def overrides(model: Any, name: str) -> bool:
     """Whether a Keras model overrides a method of keras.Model."""
-    is_keras = isinstance(model, tf.keras.Model)
-    return is_keras and getattr(type(model), name) is not getattr(tf.keras.Model, name)
+    return _is_keras(model) and getattr(type(model), name) is not getattr(tf.keras.Model, name)
+
+
+def takes_training(model: Any) -> bool:
+    """Whether a model is called with training=; a tf.Module need not take it."""
+    return _is_keras(model) or "training" in inspect.signature(model.__call__).parameters
+
+
+def _is_keras(model: Any) -> bool:
+    return isinstance(model, tf.keras.Model)
