@@ -282,6 +282,10 @@ def one_callback() -> Any:
     return Calls()
 
 
+def unknown_direction() -> Any:
+    return [keras.callbacks.EarlyStopping("val_unknown")]
+
+
 def tensorboard() -> Any:
     return [keras.callbacks.TensorBoard()]
 

@@ -158,6 +158,7 @@ def test_callbacks_of_keras(
         ({"callbacks": f"{_FILE}:one_callback"}, "must give a list of keras.callbacks.Callback; r"),
         ({"callbacks": f"{_FILE}:tensorboard"}, "leave out TensorBoard; a run writes event files"),
         ({"callbacks": f"{_FILE}:backup"}, "leave out BackupAndRestore; a run saves checkpoints"),
+        ({"callbacks": f"{_FILE}:unknown_direction"}, "isn't able to automatically dete"),
         ({"callbacks": f"{_FILE}:raising"}, "calling on_epoch_end raised KeyError: 'missing'"),
     ],
 )

@@ -63,8 +63,10 @@ class Callbacks(hooks.Hook):
         """Calls on_train_begin, then restores the state of an earlier process."""
         self._call("on_train_begin")
         for each in self._callbacks:
-            if getattr(each, "monitor_op", ...) is None:  # Keras sets it, and changes min_delta
-                each._set_monitor_op()  # in the first epoch, which an earlier process may have made
+            if getattr(each, "monitor_op", ...) is None:
+                # Keras does this in the first epoch, which may have been in an earlier process; it
+                # changes the sign of min_delta.
+                self._call("_set_monitor_op", of=each)
         self._state, self._at_start = None, [dict(vars(each)) for each in self._callbacks]
         self._plain_at_start = [_plain(each) for each in self._callbacks]
         for each, attributes in zip(self._callbacks, state, strict=False):
@@ -118,10 +120,10 @@ class Callbacks(hooks.Hook):
         self._call("on_epoch_end", event.step // self._steps_per_epoch - 1, logs)
         return bool(self._task.model.stop_training)
 
-    def _call(self, method: str, *arguments: Any) -> None:
+    def _call(self, method: str, *arguments: Any, of: Any = None) -> None:
         if self._function:
             with user_code.user_errors(f"calling {method}", self._function):
-                getattr(self._list, method)(*arguments)
+                getattr(of or self._list, method)(*arguments)
 
 
 def _made(function: user_code.UserFunction) -> list[Any]:
