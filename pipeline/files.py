@@ -12,6 +12,7 @@ import stat
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -139,3 +140,15 @@ def without_pattern(path: pathlib.Path) -> Iterator[pathlib.Path]:
                 suffix = file.name.removeprefix(path.name)
                 link.with_name(f"link{suffix}").symlink_to(file.absolute())
         yield link
+
+
+def checksum(path: pathlib.Path) -> str:
+    """The CRC-32 of a file's content in 8 hexadecimal digits; '' if it can't be read."""
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(2**20):
+                crc = zlib.crc32(part, crc)
+    except OSError:
+        return ""
+    return f"{crc:08x}"

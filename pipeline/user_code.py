@@ -6,7 +6,6 @@ finds it. These bytes are executed, compared on resume and copied into the run.
 """
 
 import ast
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -17,24 +16,19 @@ import os
 import pathlib
 import re
 import sys
-import textwrap
-import traceback
 import types
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline import config as config_lib
-from pipeline import errors
+from pipeline import errors, files, user_calls
 
 # Flags that may name the user's own functions or objects.
-_TRAINING = ("model", "loss", "optimizer", "schedule", "metrics")
+_TRAINING = ("model", "loss", "optimizer", "schedule", "metrics", "callbacks")
 _FLAGS = (*_TRAINING, "data")
 IN_PYTHON = "in-python"  # stands for the module of an object that a call from Python gives
 given: dict[str, "UserFunction"] = {}  # these objects, by flag and value, during the call
 _MODELS = pathlib.Path(__file__).parent / "training" / "models.py"
-# Colours and node names that TensorFlow and Keras add to error messages.
-_DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.*|\[Op:\w+\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +58,8 @@ class UserFunction:
         """Returns the function; raises InputError if it is none."""
         function = self._load()
         message = f"{self.flag}: {self} is no function; received {function!r}"
-        errors.require(callable(function), message)
+        is_list = self.flag.startswith("--callbacks") and isinstance(function, list)
+        errors.require(callable(function) or is_list, message)
         return function  # type: ignore[no-any-return]
 
     def make(self, **offered: Any) -> Any:
@@ -77,7 +72,7 @@ class UserFunction:
         is_maker = inspect.isroutine(found) and all(names[name] for name in names.keys() - offered)
         if not inspect.isclass(found) and not is_maker:
             return found
-        with user_errors("making it", self):
+        with user_calls.user_errors("making it", self):
             return found(**{name: offered[name] for name in names.keys() & offered})
 
     @property
@@ -89,7 +84,7 @@ class UserFunction:
 
     def _load(self) -> Any:
         """Executes the file, once in a process, and returns what the flag names."""
-        with user_errors("importing its file", self):
+        with user_calls.user_errors("importing its file", self):
             return getattr(_import(self), self.name, None)
 
 
@@ -208,104 +203,26 @@ def _import(function: UserFunction) -> types.ModuleType:
     return sys.modules[name]
 
 
+def named_files(config: config_lib.Config) -> dict[str, str]:
+    """The existing files that texts in the user's code name, such as weights, with checksums."""
+    own = [function for function in find(config).values() if function.is_own]
+    return {name: crc for function in own for name, crc in _named_files(function.code).items()}
+
+
+@functools.cache  # once in a process, as it reads the code
+def _named_files(code: bytes) -> dict[str, str]:
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:  # a description of an object
+        return {}
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    names = sorted(text for text in texts if isinstance(text, str) and os.path.isfile(text))
+    return {name: files.checksum(pathlib.Path(name)) for name in names}
+
+
 def is_same_code(one: bytes, other: bytes) -> bool:
     """Whether two files have the same code, ignoring comments and whitespace."""
     try:
         return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
     except (SyntaxError, ValueError):
         return one == other
-
-
-@contextlib.contextmanager
-def user_errors(action: str, *functions: UserFunction, beside_ours: bool = False) -> Iterator[None]:
-    """Re-raises errors of user code, sys.exit among them, as errors.InputError.
-
-    The message names the function whose file raised the error, or else the first function of the
-    user's own. Without one, errors are not changed.
-
-    Args:
-      action: What is being done, for the message.
-      *functions: The functions that may be called.
-      beside_ours: Whether code of this package also runs in the block. Then only errors from the
-        user's files and from TensorFlow's operations are re-raised.
-    """
-    own = [function for function in functions if function.is_own]
-    try:
-        with kept_process():
-            yield
-        if own:
-            _check_settings(action)
-    except (MemoryError, errors.UserCodeError):
-        raise
-    except BaseException as error:
-        tf: Any = sys.modules.get("tensorflow")
-        is_of_operation = bool(tf) and isinstance(error, tf.errors.OpError)
-        if is_of_operation and isinstance(error, tf.errors.ResourceExhaustedError):
-            raise MemoryError(_reason(error)) from error
-        text = "".join(traceback.format_exception(error))
-        is_of_data = "IteratorGetNext" in text
-        raised = [
-            f for f in own if (f.flag.startswith("--data") if is_of_data else f'"{f.path}"' in text)
-        ]
-        is_input = isinstance(error, errors.InputError)
-        if (
-            not own
-            or (isinstance(error, errors.PipelineError) and not is_input)
-            or (is_input and any(str(error).startswith(each.flag) for each in own))
-            or (beside_ours and not raised and not is_of_operation)
-        ):
-            raise
-        function = (raised or own)[0]
-        if is_input:
-            raise errors.InputError(f"{function.flag}: {error} ({function})") from error
-        message = f"{function.flag}: {action} raised {_reason(error)} ({function})"
-        raise errors.UserCodeError(message, _traceback(error, function.path)) from error
-
-
-@contextlib.contextmanager
-def kept_process() -> Iterator[None]:
-    """Restores the working directory, and removes new filters that turn warnings into errors."""
-    folder, filters = os.open(".", os.O_RDONLY), list(warnings.filters)
-    try:
-        yield
-    finally:
-        os.fchdir(folder)
-        os.close(folder)
-        new = [each for each in warnings.filters if each not in filters]
-        warnings.filters = [f for f in warnings.filters if f not in new or f[0] != "error"]
-
-
-def _check_settings(action: str) -> None:
-    """Raises InputError if the user's code has changed a global setting."""
-    tf, keras = sys.modules.get("tensorflow"), sys.modules.get("keras")
-    errors.require(
-        not tf or not tf.config.functions_run_eagerly(),
-        f"{action} called tf.config.run_functions_eagerly(True); use --run_eagerly instead",
-    )
-    errors.require(
-        not keras or keras.config.floatx() == "float32",
-        f"{action} called keras.config.set_floatx; give the layers that need it a dtype instead",
-    )
-
-
-def _traceback(error: BaseException, path: pathlib.Path) -> str:
-    """Returns the traceback from the user's file on; for compiled code, TensorFlow's version."""
-    text = _DECORATION.sub("", str(error))
-    if place := re.search(f'^ *File "{re.escape(str(path))}"', text, re.MULTILINE):
-        return textwrap.dedent(text[place.start() :]).rstrip()
-    frames = error.__traceback__
-    while frames and frames.tb_frame.f_code.co_filename != str(path):
-        frames = frames.tb_next
-    lines = traceback.format_exception(type(error), error, frames)
-    return _DECORATION.sub("", "".join(lines)).rstrip() if frames else ""
-
-
-def _reason(error: BaseException) -> str:
-    """The type and the message of an error on one line."""
-    text = _DECORATION.sub("", str(error)).partition("Traceback (most")[0].strip()
-    first, *parts = text.split("\n\n")
-    if parts and first.startswith("Exception encountered"):
-        text = " ".join(parts[:-1] or parts)  # the last part has the arguments
-    elif parts and first.startswith(("in user code", "Graph execution")):
-        text = parts[-1].strip().removeprefix(f"{type(error).__name__}: ")
-    return f"{type(error).__name__}: {textwrap.shorten(text, 300) or 'no message'}"

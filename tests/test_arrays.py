@@ -57,7 +57,6 @@ def _with(value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        ((_IMAGES,), "mine:data must return (x, y) or (x, y, weight); received 1 parts"),
         ((), "received 0 parts"),
         ((_NUMBER,) * 4, "received 4 parts"),
         (

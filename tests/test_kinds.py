@@ -16,11 +16,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which s
 _FILE = pathlib.Path(kinds.__file__)
 
 
-def _config(kind: str, folder: pathlib.Path, name: str, **more: Any) -> config_lib.Config:
+def config_of(
+    kind: str, folder: pathlib.Path, name: str, *, file: pathlib.Path = _FILE, **more: Any
+) -> config_lib.Config:
+    """The settings of a run of a kind of model and its data, both in a file."""
     settings: dict[str, Any] = {"batch_size": 32, "epochs": 2, "validation_examples": 40} | more
     return config_lib.Config(
-        data=f"{_FILE}:{kind}_data",
-        model=f"{_FILE}:{kind}",
+        data=f"{file}:{kind}_data",
+        model=f"{file}:{kind}",
         logdir=str(folder),
         run_name=name,
         **settings,
@@ -32,7 +35,7 @@ def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
     tmp_path: pathlib.Path, kind: str
 ) -> None:
     """Weights agree exactly with fit, and up to rounding in the other loop; resuming is exact."""
-    _, expected = helpers.fitted_by_keras(_config(kind, tmp_path, "plain"))
+    _, expected = helpers.fitted_by_keras(config_of(kind, tmp_path, "plain"))
     found = {}
     for name, loop, epochs in (
         ("fit", "fit", [2]),
@@ -40,7 +43,7 @@ def test_a_model_is_trained_as_by_plain_keras_in_both_loops(
         ("cut", "fit", [1, 2]),
     ):
         for count in epochs:
-            config = _config(kind, tmp_path, name, loop=loop, epochs=count)
+            config = config_of(kind, tmp_path, name, loop=loop, epochs=count)
             result = trainer.train(config, datasets_lib.load(config))
         found[name] = checkpoints.variables(tmp_path / name / "checkpoints")
         assert np.isfinite(result.evaluation.monitored)

@@ -122,6 +122,20 @@ def hidden_in_a_list(n):
                   b=tf.Variable(0.0, name="of_another_name"))
 
 
+class Later(tf.Module):
+    w = None
+
+    @tf.function
+    def __call__(self, x):
+        if self.w is None:
+            self.w = tf.Variable(tf.ones([x.shape[1], 1]), name="w")
+        return x @ self.w
+
+
+def built_at_the_first_call(n):
+    return Module(lambda self, x: self.all[0](x) + self.all[1](x), all=[Later(), Later()])
+
+
 def dropout(n):
     return keras.Sequential([keras.Input([n]), dense(20), keras.layers.Dropout(0.5), dense(1)])
 
@@ -244,8 +258,8 @@ def _own(mine: pathlib.Path, settings: dict[str, str]) -> dict[str, str]:
         ({"model": ":half_a_nest"}, r"for 6 examples it gave \[6\], \[3, 1\]"),
         ({"model": ":empty"}, "for 6 examples it gave nothing"),
         ({"model": ":text"}, "must give a tensor with one row for each example"),
-        ({"model": ":own_step"}, "a train_step of its own, which would not be called: put what it"),
-        ({"model": ":own_test"}, "a test_step of its own, which would not be called: put what it"),
+        ({"model": ":own_step"}, "a train_step of its own, which only a compiled model uses: com"),
+        ({"model": ":own_test"}, "a test_step of its own, which only a compiled model uses: comp"),
         ({"model": ":vector_loss"}, r"the loss of a batch must be one number; received \(6,\)"),
         ({"model": ":twice_the_loss"}, "has a compute_loss of its own, which only a compiled mod"),
         ({"model": ":random"}, "predict the same each time .*its predictions differed"),
@@ -400,6 +414,7 @@ _OF_MLP = ("dense.kernel", "dense.bias", "dense_1.kernel", "dense_1.bias", "dens
         (":module", 2, "kernel/area kernel/age"),
         (":nested", 1, _SEQUENTIAL),
         (":hidden_in_a_list", 1, "w w_1 b"),
+        (":built_at_the_first_call", 1, "w w_1"),
     ],
 )
 def test_values_have_the_shortest_names_that_differ(

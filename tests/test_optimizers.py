@@ -82,7 +82,7 @@ def _rates(count: int, **settings: Any) -> np.ndarray:
     """The learning rates of the first updates of a run of 100 steps."""
     config = config_lib.Config(**settings)
     optimizer = optimizers.create(config, _task(tf.keras.Variable(0.0)), last_step=100)
-    return optimizers.rates(optimizer, np.arange(count))
+    return optimizers.rates(optimizer, np.arange(count))["learning_rate"]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -153,7 +153,8 @@ def test_a_compiled_model_brings_its_optimizer(is_scaled: bool, loop: str) -> No
     made = optimizers.create(config, trained, last_step=10)
     assert made is own
     assert made.built
-    assert optimizers.rates(made, np.array([0, 50])).tolist() == pytest.approx([0.5, 0.25])
+    (rates,) = optimizers.rates(made, np.array([0, 50])).values()
+    assert rates.tolist() == pytest.approx([0.5, 0.25])
 
 
 def test_slices_of_the_same_row_are_added_up() -> None:

@@ -20,7 +20,8 @@ def _rows(first: int, end: int, num_values: int = 2) -> metrics.StepMetrics:
 
 
 def _assert_same(rows: metrics.StepMetrics, expected: metrics.StepMetrics) -> None:
-    for column, other in zip(rows, expected, strict=True):
+    assert rows.numbers is expected.numbers is None
+    for column, other in zip(rows[:4], expected[:4], strict=True):
         np.testing.assert_array_equal(column, other)
         assert column.dtype == other.dtype
 

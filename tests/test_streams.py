@@ -133,7 +133,7 @@ def _interleaved() -> Any:
         (_slices, "whose tensors have the same first dimension; received [[12], []]: batch it"),
         (lambda: _slices().batch(32).take(0), "returned an empty dataset"),
         (lambda: _slices().batch(32).repeat(), "without an end; set --steps_per_epoch"),
-        (lambda: _slices().map(lambda x, y: {"x": x, "y": y}).batch(32), "batches (x, y) or"),
+        (lambda: _slices().map(lambda x, y: (x, y, y, y)).batch(32), "(x, y, weight); received 4"),
     ],
 )
 def test_what_can_not_be_trained_on_or_repeated_is_refused(

@@ -1,8 +1,10 @@
 """Tests of finding the functions of --model, --loss and --data, and of errors in them."""
 
+import json
 import pathlib
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors, user_code
+from pipeline import errors, user_calls, user_code
+from pipeline.data import datasets as datasets_lib
+from pipeline.run import trainer
 from tests import helpers
 
 _SHIPPED = ("module", "keras", "polynomial", "mlp", "logistic")
@@ -255,7 +259,7 @@ def test_an_error_shows_the_users_part(
     path = _write(folder / "mine.py", _CALLS)
     function = _find(f"mine.py:{name}")
     call, argument = function.load(), tf.constant(value) if "ed" in name + "as" else value
-    with pytest.raises(errors.UserCodeError) as caught, user_code.user_errors("trying", function):
+    with pytest.raises(errors.UserCodeError) as caught, user_calls.user_errors("trying", function):
         call(argument)
     message, text = str(caught.value), caught.value.traceback
     assert "\n" not in message
@@ -304,7 +308,7 @@ def test_the_function_that_raised_is_named(folder: pathlib.Path) -> None:
         called = function.load()
         with (
             pytest.raises(errors.UserCodeError, match=re.escape(function.flag)),
-            user_code.user_errors("training", model, loss),
+            user_calls.user_errors("training", model, loss),
         ):
             called(1)
 
@@ -321,18 +325,18 @@ def test_other_errors_are_not_the_users(folder: pathlib.Path) -> None:
     ):
         with (
             pytest.raises(type(error)),
-            user_code.user_errors("it", function, beside_ours=beside_ours),
+            user_calls.user_errors("it", function, beside_ours=beside_ours),
         ):
             raise error
-    with pytest.raises(MemoryError, match="OOM"), user_code.user_errors("it", shipped):
+    with pytest.raises(MemoryError, match="OOM"), user_calls.user_errors("it", shipped):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
     operation = tf.errors.InvalidArgumentError(None, None, "an index")
     with (
         pytest.raises(errors.UserCodeError, match="training raised InvalidArgumentError: an index"),
-        user_code.user_errors("training", own, beside_ours=True),
+        user_calls.user_errors("training", own, beside_ours=True),
     ):
         raise operation
-    with pytest.raises(errors.InputError) as caught, user_code.user_errors("it", own):
+    with pytest.raises(errors.InputError) as caught, user_calls.user_errors("it", own):
         raise errors.InputError("the loss must be less")
     expected = f"--model=mine:make: the loss must be less (make in {folder / 'mine.py'})"
     assert str(caught.value) == expected
@@ -454,3 +458,45 @@ def test_what_tensorflow_refuses_in_later_rows_is_not_the_disk(
 )
 def test_only_what_it_does_makes_a_file_another(one: str, other: str, is_same: bool) -> None:
     assert user_code.is_same_code(one.encode(), other.encode()) == is_same
+
+
+_READS = """
+import numpy as np
+import tensorflow as tf
+
+
+def model(num_features):
+    start = np.loadtxt("start.txt", dtype=np.float32)
+    return Line(start)
+
+
+class Line(tf.Module):
+    def __init__(self, start):
+        super().__init__()
+        self.W, self.b = tf.Variable(start), tf.Variable(0.0)
+
+    @tf.function
+    def __call__(self, x, *, training):
+        return x[:, 0] * self.W + self.b
+"""
+
+
+def test_files_that_the_code_names_are_named_in_the_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A resumed run with another content says so."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("reads.py").write_text(_READS)
+    pathlib.Path("start.txt").write_text("3")
+    found = []
+    for epochs, content in ((1, "3"), (2, "3"), (3, "4")):
+        pathlib.Path("start.txt").write_text(content)
+        user_code._named_files.cache_clear()
+        config = config_lib.Config(model="reads.py:model", run_name="run", epochs=epochs)
+        trainer.train(config, datasets_lib.load(config))
+        result = json.loads(pathlib.Path("logs/run/result.json").read_text())
+        found.append((result["files"], "Warning: start.txt, which" in capsys.readouterr().out))
+    before, after = ({"start.txt": f"{zlib.crc32(text):08x}"} for text in (b"3", b"4"))
+    assert found == [(before, False), (before, False), (after, True)]
+    texts = b"".join(path.read_bytes() for path in pathlib.Path("logs/run/train").iterdir())
+    assert f"| start.txt | {before['start.txt']} |".encode() in texts

@@ -169,7 +169,7 @@ def test_workers_that_differ_in_any_setting_are_told_so(tmp_path: pathlib.Path) 
     of_table = {"data": "t.csv", "learning_rate": 0.2}
     changed: list[dict[str, Any]] = [
         {"metrics": "mae", "epochs": 3, "batch_size": 3, "seed": 1, "export": "best"},
-        {"loop": "fit", "model": "keras", "jit_compile": "false"},
+        {"loop": "fit", "model": "keras", "jit_compile": "false", "callbacks": mine},
         {"run_eagerly": True, "clip_norm": 1.0, "early_stopping_patience": 1, "l2": 0.5},
         {"schedule": "cosine", "decay_steps": 5, "warmup_steps": 1, "optimizer": "adam"},
         {"synthetic": "sine", "model": "mlp", "learning_rate": 0.2, "loss": "huber"},

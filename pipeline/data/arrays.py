@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import optree
 
-from pipeline import errors, tf_runtime, user_code
+from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import tables
 
@@ -30,7 +30,7 @@ def returned_by(function: user_code.UserFunction, seed: int) -> Made:
     Its file may import TensorFlow, for example to define a model. Random numbers that it draws
     without a seed of its own are the same each time.
     """
-    with tf_runtime.importing(), user_code.user_errors("making the data", function):
+    with tf_runtime.importing(), user_calls.user_errors("making the data", function):
         if b"tensorflow" in function.code or b"keras" in function.code:
             importlib.import_module("tensorflow")  # to seed it
         make = function.load()
@@ -65,7 +65,7 @@ def table(made: Made, function: user_code.UserFunction) -> tables.Table:
         f"{function.flag} returns columns, which are split by --validation_fraction; leave out its "
         "parameter `split`",
     )
-    with user_code.user_errors("making the data", function):
+    with user_calls.user_errors("making the data", function):
         columns = columns_of(made.train)
     what = f"{function.flag} must return columns of one length by their names, or arrays (x, y)"
     check_lengths(columns, what)
@@ -92,17 +92,18 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
     As in Keras, floats become float32, and the first dimension of all arrays is the examples.
 
     Args:
-      made: (x, y) or (x, y, weight), each an array or a nest (dict, tuple) of arrays.
+      made: (x, y), (x, y, weight), or (x,) for a model with a train_step of its own; each part is
+        an array or a nest (dict, tuple) of arrays.
       name: The function, for messages.
 
     Raises:
       errors.InputError: something else was returned, or a number is not finite.
     """
     errors.require(
-        len(made) in (2, 3),
+        len(made) in (1, 2, 3),
         f"{name} must return (x, y) or (x, y, weight); received {len(made)} parts",
     )
-    tree: Any = batch_lib.Batch(*made)
+    tree: Any = batch_lib.Batch(*made, y=None) if len(made) == 1 else batch_lib.Batch(*made)
     shapes = {}
     for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
         place = ".".join([batch_lib.Batch._fields[path[0]], *map(str, path[1:])])
@@ -115,7 +116,8 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
         + (", ... (a list is a nest, not an array)" if len(shapes) > _MOST_NAMED else ""),
     )
     places = iter(shapes)
-    return batch_lib.Batch(*made).map(lambda leaf: _array(leaf, f"{name}: {next(places)}"))
+    batch: batch_lib.Batch = tree
+    return batch.map(lambda leaf: _array(leaf, f"{name}: {next(places)}"))
 
 
 def _array(values: Any, name: str) -> npt.NDArray[Any]:

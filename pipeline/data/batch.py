@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     """
 
     x: Any
-    y: Any
+    y: Any  # None for examples without labels
     weight: Any = None  # None if all examples count the same
 
     def map(self, function: Callable[[Any], Any]) -> "Batch":
@@ -40,6 +40,13 @@ class Batch(NamedTuple):
         """The number of elements of one example."""
         shapes = ([size or 1 for size in array.shape[1:]] for array in self.arrays)
         return sum(map(math.prod, shapes))
+
+    @property
+    def as_keras(self) -> Any:
+        """What Keras' fit passes to train_step: x alone, (x, y) or (x, y, weight)."""
+        if self.weight is not None:
+            return tuple(self)
+        return self.x if self.y is None else (self.x, self.y)
 
     @property
     def is_table(self) -> bool:

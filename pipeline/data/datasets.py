@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
-from pipeline import errors, user_code
+from pipeline import errors, user_calls, user_code
 from pipeline.data import (
     arrays,
     example_weights,
@@ -220,7 +220,7 @@ def _load_stream(
 
     _check_flags(config, ("batch_size", *_FOR_TABLES, *_SPLITTING), f"{name} returns batches")
     errors.require(worker.count == 1, f"{name} returns batches, which workers can't divide")
-    with user_code.user_errors("reading the data", user_code.find(config)["data"]):
+    with user_calls.user_errors("reading the data", user_code.find(config)["data"]):
         stream = streams.Stream(made.train, name)
         validation = None if made.validation is None else streams.Stream(made.validation, name)
         steps = config.steps_per_epoch or stream.steps_per_epoch()

@@ -44,17 +44,16 @@ class Stream:
         """Checks a dataset, which the function `name` returned.
 
         Raises:
-          errors.InputError: it has other elements than batches (x, y) or (x, y, weight), or a
-            resumed run could not repeat it.
+          errors.InputError: its elements are no batches, or a resumed run could not repeat it.
         """
         self.dataset, self._name = dataset, name
         spec = dataset.element_spec
         errors.require(
-            isinstance(spec, tuple) and len(spec) in (2, 3),
+            not isinstance(spec, tuple) or len(spec) in (1, 2, 3),
             f"{name} must return a dataset of batches (x, y) or (x, y, weight); received "
-            f"{errors.one_line(Exception(spec))[:200]}",
+            f"{len(spec)} parts",
         )
-        self.spec = batch_lib.Batch(*spec).map(_any_size)
+        self.spec = batch_of(spec).map(_any_size)
         self._check_repeatable()
         self.kept = list(self._first_batches())
         errors.require(self.kept, f"{name} returned an empty dataset")
@@ -63,7 +62,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[batch_lib.Batch]:
         """Yields the batches of one pass."""
-        return (batch_lib.Batch(*element) for element in self.dataset)
+        return map(batch_of, self.dataset)
 
     def steps_per_epoch(self) -> int:
         """The number of batches in a pass; reads them all if the dataset does not know.
@@ -125,6 +124,12 @@ class Stream:
             numbers += batch.num_examples * batch.numbers
             if numbers > _MOST_NUMBERS:
                 return
+
+
+def batch_of(element: Any) -> batch_lib.Batch:
+    """Makes a Batch of an element of a dataset: x alone, (x, y) or (x, y, weight)."""
+    x, *others = element if isinstance(element, tuple) else (element,)
+    return batch_lib.Batch(x, *others) if others else batch_lib.Batch(x, None)
 
 
 class Position(tf.train.experimental.PythonState):  # type: ignore[misc]

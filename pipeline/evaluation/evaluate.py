@@ -10,7 +10,7 @@ import optree
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors, user_code
+from pipeline import errors, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
@@ -85,7 +85,7 @@ class Evaluator:
         spec = task.spec if sample.weight is not None else task.spec._replace(weight=None)
         leaves, self._structure = optree.tree_flatten(spec)  # type: ignore[arg-type, var-annotated]
         self._run: Any = self._add_up
-        with user_code.user_errors("computing the loss and the metrics", *functions.values()):
+        with user_calls.user_errors("computing the loss and the metrics", *functions.values()):
             if not config.run_eagerly:
                 traced = tf.function(self._add_up, input_signature=leaves, autograph=False)
                 self._run = traced.get_concrete_function()  # a call takes half the time
@@ -209,7 +209,7 @@ def _own_metrics(
         )
         if isinstance(prediction, tf.Tensor) and hasattr(y, "dtype"):
             losses.check_range(f"{function.flag}: {name}", metric, y, prediction.numpy())
-        with user_code.user_errors(f"computing {name}", function):
+        with user_calls.user_errors(f"computing {name}", function):
             _update(metric, sample.y, prediction)
             _number(metric)
         metrics[name] = metric

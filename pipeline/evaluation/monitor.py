@@ -40,7 +40,8 @@ class EpochEvaluation(NamedTuple):
 class Monitor(hooks.Hook):
     """Evaluates at evenly spaced ends of epochs, and decides when training ends.
 
-    It evaluates up to 1,000 times, and up to 200 times in a run of more than 200,000 steps.
+    It evaluates up to 1,000 times, and up to 200 times in a run of more than 200,000 steps; with
+    --callbacks it evaluates after every epoch.
 
     Training ends when patience has run out, or when it diverges: the loss becomes NaN or infinite,
     or a million times larger than at the start.
@@ -66,6 +67,7 @@ class Monitor(hooks.Hook):
         is_long = config.last_step(self.steps_per_epoch) > _MANY_STEPS
         most = _FEW_PAUSES if is_long else _MOST_PAUSES
         stride = step_metrics.power_of_two_stride(config.epochs, most)
+        stride = 1 if config.callbacks else stride
         self.every = stride * self.steps_per_epoch
         self._patience = config.early_stopping_patience
         self.monitored = "validation loss" if datasets.validation else "loss"
@@ -85,7 +87,9 @@ class Monitor(hooks.Hook):
         """
         evaluation = self.checked(step)
         if self.is_exhausted(step, evaluation):
-            raise hooks.EndOfTraining(step)  # the last evaluation follows its checkpoint
+            evaluations = f"--early_stopping_patience={self._patience} evaluations"
+            reason = f"no smaller {self.monitored} in {evaluations}"
+            raise hooks.EndOfTraining(step, reason)  # the last evaluation follows its checkpoint
         if not evaluation.is_finite:
             return None  # the next step is the last one
         return self.noted(step, evaluation)
@@ -139,7 +143,9 @@ class Monitor(hooks.Hook):
         return np.asarray((losses > limit) & (limit > 0))
 
     def _loss_of_zero(self) -> float:
-        """The mean loss of a model that predicts 0; infinite if it is not finite."""
+        """The mean loss of a model that predicts 0; infinite if it is not finite or unknown."""
+        if self._task.has_own_step:
+            return math.inf
         batch = self._datasets.sample(_MOST_LABELS, is_weighted=False)
         zeros = optree.tree_map(tf.zeros_like, self._task.outputs(batch.x))
         loss = abs(float(self._task.loss_of(batch, zeros)))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import config as config_lib
+from pipeline import user_code
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate, linear, monitor, reports
 from pipeline.reporting import results, summary_writer
@@ -34,7 +35,8 @@ class Recorder(hooks.Hook):
     task: task_lib.Task
     datasets: datasets_lib.Datasets
     line: linear.Linear | None
-    rates: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]  # of steps [K]
+    # The learning rates [K] of steps [K], by name.
+    rates: Callable[[npt.NDArray[np.int64]], Mapping[str, npt.NDArray[np.float32]]]
     directory: pathlib.Path  # of the run
     last_step: int  # the step at which the run is complete
     clock: clock_lib.Clock  # the loop reports the steps to it
@@ -55,7 +57,7 @@ class Recorder(hooks.Hook):
         self._writing = hooks.Every(seconds=_SECONDS_BETWEEN_WRITES)
         names, earlier = self.task.variables.watched, dict(self.event_files)
         # A selection of the rows so far, in the units of the data.
-        rows = self.rows or step_metrics.empty(len(names))
+        rows = self.rows or step_metrics.empty(len(names), len(self.task.numbers))
         self.history = step_metrics.History(self.last_step, rows)
         size = earlier.pop(results.METRICS, 0)
         self._table = results.MetricsTable(self.directory / results.METRICS, size=size)
@@ -86,6 +88,7 @@ class Recorder(hooks.Hook):
             **settings,
             **{name: f"`{value}`" for name, value in self.config.applied.items()},
             "features": ", ".join(datasets.features[:20]),
+            **user_code.named_files(self.config),
             "python": f"{platform.python_version()} on {platform.platform()}",
             **results.versions(),
         }
@@ -95,7 +98,8 @@ class Recorder(hooks.Hook):
     def after(self, rows: step_metrics.StepMetrics) -> None:
         """Records the next rows; small groups are buffered, because single writes are slow."""
         self._rows.append(rows)
-        if self._writing.is_due() or len(rows.step) >= _MANY_ROWS:
+        is_many = len(rows.step) >= _MANY_ROWS
+        if self._writing.is_due() or is_many or self.config.callbacks:  # which may change the rate
             self._write()
         self._write_rates(rows.next_step)
 
@@ -165,10 +169,12 @@ class Recorder(hooks.Hook):
         some = rows.select(self._due(rows.step, max(self._every, self.history.stride)))
         if not len(some.step):
             return
-        values: dict[str, npt.ArrayLike] = {
-            "training/learning_rate": self.rates(some.step),
-            "training/gradient_norm": some.gradient_norm,
-        }
+        values = _prefixed("training", self.rates(some.step))
+        if not np.isnan(some.gradient_norm).all():
+            values["training/gradient_norm"] = some.gradient_norm
+        if some.numbers is not None:
+            names = self.task.numbers
+            values |= _prefixed("training", dict(zip(names, some.numbers.T, strict=True)))
         if self.line and self.line.reference:
             values["training/distance_to_optimum"] = self.line.reference.distance(some.values)
         self.writer.scalars(some.step, values)
@@ -196,7 +202,7 @@ class Recorder(hooks.Hook):
             tags = _prefixed("evaluation", validation) | {"loss": validation["loss"]}
             self.writer.scalars(steps, tags, curve="validation", times=times)
         columns = {"step": steps, "epoch": epochs, **_columns([each.named for each in found])}
-        self._table.add(columns | {"learning_rate": self.rates(steps)})
+        self._table.add({**columns, **self.rates(steps)})
         self._evaluations.clear()
 
     def _write_rates(self, step: int) -> None:

@@ -44,14 +44,11 @@ class Reporters:
         """Reports the new settings of a run that continues for more epochs at a step."""
         self._recorder.write_settings(settings, step=step)
 
-    def end_early(self, step: int, monitored: str) -> None:
-        """Ends the run at a step, because the monitored loss no longer falls."""
+    def end_early(self, step: int, reason: str) -> None:
+        """Ends the run at a step, for a reason in words."""
         self._recorder.last_step = self._progress.last_step = step
-        patience = self._recorder.config.early_stopping_patience
-        self._progress.line(
-            f"Ending early, after epoch {step // self._recorder.steps_per_epoch:,}: no smaller "
-            f"{monitored} in --early_stopping_patience={patience} evaluations"
-        )
+        epoch = step // self._recorder.steps_per_epoch
+        self._progress.line(f"Ending early, after epoch {epoch:,}: {reason}")
 
     def finish(
         self, last: step_metrics.StepMetrics, final: monitor.EpochEvaluation, found: reports.Reports

@@ -156,6 +156,10 @@ def _description(tag: str) -> str:
     first, _, name = tag.partition("/")
     if found := _DESCRIPTIONS.get(tag) or _DESCRIPTIONS.get(first):
         return found
+    if name.endswith("_learning_rate"):
+        return f"The learning rate of {name.removesuffix('_learning_rate')} in the next update."
+    if first == "training":
+        return f"The {name} that the model's train_step returned for the batch of the next update."
     if first == "evaluation":
         return f"The {name} over all training examples, in `validation` over all validation ones."
     if first == "final":

@@ -104,6 +104,8 @@ class Outputs:
         """Exports a finished run again, unless its newest export is already right."""
         flag = "epochs" if step == last_step else "early_stopping_patience"
         extend = f"raise --{flag} to extend it"
+        if self.config.callbacks and step != last_step:
+            extend = "its --callbacks ended it"
         if ends := run_dir.ends_with_run(self.config):
             extend = f"its {ends} ends with it"
         console.say(f"{self.run.path} is finished; {extend}")
@@ -123,6 +125,7 @@ class Outputs:
             "best": self.watched.best._asdict(),
             "seconds_of_training": seconds,
             "settings": self.config.applied,
+            "files": user_code.named_files(self.config),
             "versions": results.versions(),
         }
         results.write_json(self.run.result, result)

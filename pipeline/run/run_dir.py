@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from pipeline import config as config_lib
-from pipeline import errors, files, flagfile, tf_runtime, user_code
+from pipeline import console, errors, files, flagfile, tf_runtime, user_code
 
 _last_name = ""
 
@@ -99,6 +100,7 @@ class RunDir:
                     self.code.mkdir(exist_ok=True)
                     with files.replacing(copy) as unfinished:
                         unfinished.write_bytes(function.code)
+                self._check_files(user_code.named_files(config), resumes=resumes)
             try:
                 yield resumes
             except BaseException:
@@ -147,6 +149,19 @@ class RunDir:
                 may_differ or user_code.is_same_code(copy.read_bytes(), function.code),
                 f"{changed} has changed since the run {self.path} was started, which keeps "
                 f"it as {copy}; choose another --run_name, or start anew with --overwrite",
+            )
+
+    def _check_files(self, named: dict[str, str], *, resumes: bool) -> None:
+        """Notes which files that the user's code names have changed since the run was started."""
+        path = self.code / "files.json"
+        if not resumes and named:
+            with files.replacing(path) as unfinished:
+                unfinished.write_text(json.dumps(named), "utf-8")
+        before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        for name in sorted(name for name, crc in before.items() if named.get(name) != crc):
+            console.say(
+                f"Warning: {name}, which your code names, has changed since the run {self.path} "
+                "was started; if the model reads it, this is no longer the same run"
             )
 
     def _own_code(self, config: config_lib.Config) -> dict[pathlib.Path, user_code.UserFunction]:

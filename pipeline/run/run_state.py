@@ -2,8 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,12 +23,15 @@ class RunState(NamedTuple):
     seconds: float  # of training so far
     event_files: Mapping[str, int]  # sizes in bytes, by paths in the run's directory
     history: step_metrics.StepMetrics  # a selection of the rows so far
+    callbacks: Sequence[Mapping[str, Any]] = ()  # what each of --callbacks keeps
 
     def to_bytes(self) -> bytes:
         """Serializes the state as an .npz file."""
         buffer = io.BytesIO()
-        *others, history = self
-        np.savez(buffer, others=json.dumps(others), **history._asdict())
+        others = self._asdict()
+        history = others.pop("history")._asdict().items()
+        columns = {name: column for name, column in history if column is not None}
+        np.savez(buffer, others=json.dumps(others), **columns)
         return buffer.getvalue()
 
     @classmethod
@@ -37,5 +40,6 @@ class RunState(NamedTuple):
         with np.load(io.BytesIO(content)) as arrays:
             columns = dict(arrays)
         others = json.loads(str(columns.pop("others")))
-        state = cls._make([*others, step_metrics.StepMetrics(**columns)])
-        return state._replace(best=monitor.Best(*state.best))
+        others["best"] = monitor.Best(*others["best"])
+        others["callbacks"] = tuple(others["callbacks"])
+        return cls(**others, history=step_metrics.StepMetrics(**columns))

@@ -5,13 +5,13 @@ import dataclasses
 
 import numpy as np
 
-from pipeline import cli, console, errors, files, flagfile, user_code
+from pipeline import cli, console, errors, files, flagfile, user_calls, user_code
 from pipeline import config as config_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import streams
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
-from pipeline.evaluation import evaluate, linear, monitor, reports
+from pipeline.evaluation import callbacks, evaluate, linear, monitor, own_steps, reports
 from pipeline.reporting import plots, profiler, recorder
 from pipeline.reporting import reporters as reporters_lib
 from pipeline.run import (
@@ -61,7 +61,7 @@ def train(
     functions = user_code.find(config).values()
     with contextlib.ExitStack() as stack, plots.style():
         # files.writing handles TensorFlow's errors about the disk.
-        stack.enter_context(user_code.user_errors("training", *functions, beside_ours=True))
+        stack.enter_context(user_calls.user_errors("training", *functions, beside_ours=True))
         trainer = _Trainer(config, datasets, communicator)
         resumes = datasets.worker.is_chief and stack.enter_context(trainer.run_dir.opened(config))
         stack.enter_context(agreement.ending_together(communicator))
@@ -94,7 +94,7 @@ class _Trainer:
         batches = streams.batches_of(datasets, config)
         self._last_step = config.last_step(datasets.steps_per_epoch(config))
         self._total = communicator.sum if communicator else workers.alone
-        self._evaluator = evaluate.Evaluator(task, datasets, config, self._total)
+        self._evaluator = own_steps.evaluator(task)(task, datasets, config, self._total)
         is_mean = self._evaluator.is_mean_over_examples
         agreement.check(config, datasets, task, communicator, is_mean_over_examples=is_mean)
         self._line = linear.Linear.of(task, datasets, config)
@@ -106,17 +106,16 @@ class _Trainer:
         if self._writes and config.initialize_from and not self.run_dir.resumes(config):
             initialization.initialize(task, self._line, config.initialize_from)
         self._optimizer = optimizer = optimizers.create(config, task, last_step=self._last_step)
-        make_step = train_step.guide_step
         if config.loop == "fit":
             keras_loop.compile_model(task, optimizer)
-            make_step = train_step.keras_step
-        step = make_step(task, optimizer)
+        step = train_step.create(config.loop, task, optimizer)
         self._graph, self._compilation = compilation.prepare(config, task, optimizer, batches, step)
         mode = self._compilation.mode
         self._loop = loop_lib.Loop(
             task, optimizer, batches, mode, step=step, communicator=communicator
         )
         self._monitor = monitor.Monitor(self._evaluator, datasets, config)
+        self._callbacks = callbacks.Callbacks(config, task, self._monitor.steps_per_epoch)
         self._fingerprint = agreement.fingerprint_of_all(datasets, communicator)
         self._checkpoints = checkpoints.Checkpoints(
             self.run_dir.checkpoints, task.variables, optimizer, datasets.preprocessing, batches
@@ -132,7 +131,9 @@ class _Trainer:
             self._checkpoints.remove_unfinished()
             state = self._checkpoints.restore() if resumes else None
         state = agreement.state_of_first(state, self._communicator)
-        self._take_from_first()
+        if self._communicator:  # all processes start with the same bits
+            own = self._task.variables.with_optimizer(self._optimizer)
+            self._communicator.from_chief(own)
         self._clock = clock_lib.Clock(not_before=state.time if state else 0)
         self._seconds_before = state.seconds if state else 0.0
         if state is not None:
@@ -149,7 +150,7 @@ class _Trainer:
         if config.formats:  # fails before training, if at all
             export.try_formats(self._task, self._datasets, config.formats)
         about = config, self._datasets, self._task, self._line, self._compilation
-        for note in notes.before_training(*about):
+        for note in (*notes.before_training(*about), *self._callbacks.notes()):
             console.say(note)
         if self._communicator and (note := self._loop.note_on_speed()):
             console.say(f"Note: {note}")
@@ -157,16 +158,11 @@ class _Trainer:
             self._begin(state, self._reporters)
             return self._train_and_finish(state.step if state else 0)
 
-    def _take_from_first(self) -> None:
-        """Broadcasts the first process's variables to all processes, bit for bit."""
-        if self._communicator:
-            own = self._task.variables.with_optimizer(self._optimizer)
-            self._communicator.from_chief(own)
-
     def _if_finished(self, state: run_state.RunState) -> finish.Result | None:
         """The result of a run that has ended and was exported; None for any other run."""
         final = self._evaluator.evaluate()
         is_end = state.step == self._last_step or self._monitor.is_exhausted(state.step, final)
+        is_end |= bool(self._config.callbacks) and state.step < state.last_step  # if exported
         exported = versions.newest_steps(self.run_dir.export) if self._writes else None
         is_finished = is_end and exported is not None and exported.last == state.step
         if self._communicator:
@@ -234,6 +230,7 @@ class _Trainer:
             reporters.start(self._graph, settings)
         elif state.last_step < self._last_step:
             reporters.extend(settings, step=state.step)
+        self._callbacks.begin(state.callbacks if state else ())
 
     def _train(self, first_step: int) -> None:
         config, reporters = self._config, self._reporters
@@ -243,8 +240,9 @@ class _Trainer:
         directory = self.run_dir.path / "train"
         profiled = config.profiled if reporters else None
         profile = profiler.Profiler(profiled, directory, first_step=first_step)
+        reported = reporters.hooks if reporters else ()
         hook = agreement.Hooks(
-            [self._monitor, *(reporters.hooks if reporters else ()), profile, save],
+            [self._callbacks, self._monitor, *reported, profile, save],
             self._stop,
             self._communicator,
             self._monitor.is_good,
@@ -258,7 +256,7 @@ class _Trainer:
                 self._save(end.step)
                 self._last_step = end.step
                 if reporters:
-                    reporters.end_early(end.step, self._monitor.monitored)
+                    reporters.end_early(end.step, end.reason)
             self._save(self._last_step)
             self._stop.check(self.command)
 
@@ -276,6 +274,7 @@ class _Trainer:
             seconds=self._seconds(),
             event_files=self._reporters.flush(),
             history=self._reporters.history,
+            callbacks=self._callbacks.state(),
         )
         self._checkpoints.save(state, self._monitor.best_variables)
 
@@ -291,6 +290,7 @@ class _Trainer:
             raise hooks.Divergence(step, float(last.loss[0]))
         final = self._monitor.checked(step)
         event = self._monitor.noted(step, final)
+        self._callbacks.finish(event)
         found = reports.regression(self._task, self._datasets, self._line, self._total)
         if self._reporters:
             self._reporters.finish(last, event, found)

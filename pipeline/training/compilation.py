@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
 from pipeline import config as config_lib
-from pipeline import errors, tf_runtime, user_code
+from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import streams
 from pipeline.training import optimizers, train_step
@@ -67,7 +67,7 @@ def prepare(
     if config.run_eagerly:
         return None, Compilation(Mode.EAGER)
     functions = user_code.of_training(config).values()
-    with user_code.user_errors("tracing the training step", *functions):
+    with user_calls.user_errors("tracing the training step", *functions):
         traced = train_step.trace(step, task, optimizer)
         graph = traced.as_graph_def()
         _check_variables(traced, task, optimizer)

@@ -11,9 +11,9 @@ from pipeline.training import step_metrics
 class EndOfTraining(Exception):  # noqa: N818 (it is no error)
     """Training should end at a step, earlier than planned."""
 
-    def __init__(self, step: int):
-        super().__init__(step)
-        self.step = step
+    def __init__(self, step: int, reason: str):
+        super().__init__(step, reason)
+        self.step, self.reason = step, reason
 
 
 class Divergence(Exception):  # noqa: N818

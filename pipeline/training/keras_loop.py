@@ -41,8 +41,6 @@ def fit(
         return {}
 
     model.train_function = train_function
-    first = loop.first_batch
-    example = first[:2] if first.weight is None else tuple(first)
-    data = tf.data.Dataset.from_tensors(example).repeat()
+    data = tf.data.Dataset.from_tensors(loop.first_batch.as_keras).repeat()
     with contextlib.closing(calls):
         model.fit(data, shuffle=False, verbose=0)

@@ -157,11 +157,12 @@ class Loop:
           The columns of the rows [block_steps, ...]. The values after the first `steps` rows are
           undefined.
         """
-        columns = tuple(tf.TensorArray(tf.float32, self._batches.block_steps) for _ in range(3))
+        count = 4 if self.task.numbers else 3
+        columns = tuple(tf.TensorArray(tf.float32, self._batches.block_steps) for _ in range(count))
         i = tf.constant(0)
         while i < steps:  # `for i in tf.range(steps)` recompiles for every number
             row = self._step(block, first + i)
-            columns = tuple(a.write(i, v) for a, v in zip(columns, row, strict=True))
+            columns = tuple(a.write(i, v) for a, v in zip(columns, row, strict=False))
             i += 1
         return tuple(column.stack() for column in columns)
 
@@ -205,7 +206,7 @@ def _on_stream(step: train_step.Step, mode: compilation.Mode) -> _BlockStep:
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def on_stream(iterator: Any, i: tf.Tensor) -> train_step.Row:
         del i
-        row: train_step.Row = run(batch_lib.Batch(*next(iterator)))
+        row: train_step.Row = run(streams.batch_of(next(iterator)))
         return row
 
     return on_stream  # type: ignore[no-any-return]

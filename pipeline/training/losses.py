@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import errors, user_code
+from pipeline import errors, user_calls, user_code
 from pipeline.data import batch as batch_lib
 
 Array = npt.NDArray[Any]
@@ -65,7 +65,7 @@ def own(function: user_code.UserFunction) -> Any:
         f"{function.flag}: the loss of a batch is the mean over its examples; received a "
         f"{type(found).__name__} with reduction={getattr(found, 'reduction', None)!r} ({function})",
     )
-    with user_code.user_errors("reading its parameters", function):
+    with user_calls.user_errors("reading its parameters", function):
         parameters = inspect.signature(found.call if is_object else found).parameters
     first, second = [*parameters, "", ""][:2]
     errors.require(

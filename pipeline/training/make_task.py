@@ -8,12 +8,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors, tf_runtime, user_code
+from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares
-from pipeline.training import losses
+from pipeline.training import losses, train_step
 from pipeline.training import task as task_lib
+from pipeline.training import variables as variables_lib
 
 _SAMPLE = 100  # examples that test the functions
 _RATE = ("learning_rate", "schedule", "decay_steps", "warmup_steps")
@@ -69,31 +70,38 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.of_training(config)
     sample = datasets.sample(_SAMPLE)
+    spec = datasets.stream.spec if datasets.stream else sample.map(_spec)
     learned = datasets.preprocessing
     is_raw = config.standardize is not None or not (learned and learned.standardizes_features)
     model = _make_model(functions["model"], config, sample, is_raw=is_raw)
     is_compiled = bool(getattr(model, "compiled", False))
+    numbers: tuple[str, ...] = ()
+    has_own_step = task_lib.overrides(model, "train_step")
+    errors.require(
+        has_own_step or spec.y is not None,
+        f"--data={config.data} returns no labels: only a model with a train_step of its own can do "
+        "without; return (x, y)",
+    )
     if is_compiled:
         _check_compiled(functions["model"], config)
         found, loss = None, losses.compiled_loss(model)
+        if has_own_step:
+            numbers = _own_numbers(functions["model"], config, model, spec)
     else:
         _check_optimizer(functions.get("optimizer"), config)
         found = _loss(config, functions, model)
         loss = losses.mean_loss(losses.of_examples(found), model, l2=config.l2)
     made = task_lib.Task(
-        model,
-        loss,
-        spec=datasets.stream.spec if datasets.stream else sample.map(_spec),
-        features=datasets.features,
-        is_compiled=is_compiled,
+        model, loss, spec=spec, features=datasets.features, is_compiled=is_compiled, numbers=numbers
     )
     if config.is_linear:
         made.variables.assign(made.variables.split(_start(config, datasets)))
     else:
         _check_model(functions["model"], made, sample)
     blamed = functions.get("loss", functions["model"]), functions["model"]
-    with user_code.user_errors("calling the loss", *blamed):
-        _check_loss(config, found, made, datasets.train.y, sample)
+    if not made.has_own_step:
+        with user_calls.user_errors("calling the loss", *blamed):
+            _check_loss(config, found, made, datasets.train.y, sample)
     return made
 
 
@@ -105,13 +113,32 @@ def _loss(
     config: config_lib.Config, functions: dict[str, user_code.UserFunction], model: Any
 ) -> Any:
     """Returns the loss of an uncompiled model, a function or a Keras Loss."""
-    for name in ("compute_loss", "compute_metrics"):
+    for name in ("compute_loss", "compute_metrics", "train_step", "test_step"):
         errors.require(
-            not _overrides(model, name),
+            not task_lib.overrides(model, name),
             f"{functions['model']}: the model has a {name} of its own, which only a compiled model "
             "uses: compile it in this function",
         )
     return losses.own(functions["loss"]) if "loss" in functions else losses.by_name(config.loss)
+
+
+def _own_numbers(
+    function: user_code.UserFunction, config: config_lib.Config, model: Any, spec: batch_lib.Batch
+) -> tuple[str, ...]:
+    """Traces a model's own train_step, which makes all variables; returns Task.numbers."""
+    errors.require(
+        config.loop == "fit",
+        f"{function}: the model has a train_step of its own, which only --loop=fit calls",
+    )
+    names: list[str] = []
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def trace(batch: batch_lib.Batch) -> None:
+        names[:] = train_step.of_own_step(model, batch)[0]  # may be traced twice
+
+    with user_calls.user_errors("calling train_step", function):
+        trace.get_concrete_function(spec)
+    return tuple(name for name in names if name != "loss")
 
 
 def _start(
@@ -137,7 +164,7 @@ def _make_model(
     """Calls the function, then the model once, which creates the model's variables."""
     make = function.load()
     arguments = _arguments(function, make, sample)
-    with user_code.user_errors("making the model", function):
+    with user_calls.user_errors("making the model", function):
         model = make(*arguments)
     errors.require(
         _is_keras(model) or (isinstance(model, tf.Module) and callable(model)),
@@ -148,15 +175,20 @@ def _make_model(
         _is_keras(model) or config.loop == "custom",
         f"{function} returns a tf.Module, which has no compile and fit; use --loop=custom",
     )
-    for name in ("train_step", "test_step"):
-        errors.require(
-            not _overrides(model, name),
-            f"{function}: the model has a {name} of its own, which would not be called: put what "
-            "it computes into compute_loss or compute_metrics, which are",
-        )
+    errors.require(
+        not _is_keras(model) or task_lib.overrides(model, "call"),
+        f"{function}: the model has no `call`, which the export serves: define what it predicts",
+    )
+    has_own_step = task_lib.overrides(model, "train_step")
+    takes_training = task_lib.takes_training(model)
     _check_features(function, model, is_raw=is_raw)  # an Embedding refuses other numbers
-    with user_code.user_errors("calling the model", function), tf_runtime.quiet_stderr():
-        outputs = model(sample.x)
+    with (
+        user_calls.user_errors("calling the model", function),
+        tf_runtime.quiet_stderr(),
+        # An encoder of a VAE draws random numbers; plain fit starts before them.
+        variables_lib.unchanged(model.variables if has_own_step else ()),
+    ):
+        outputs = model(sample.x, training=False) if takes_training else model(sample.x)
     _check_features(function, model, is_raw=is_raw)  # a call may make layers
     _check_outputs(function, outputs, sample)
     errors.require(
@@ -178,7 +210,7 @@ def _arguments(
     function: user_code.UserFunction, make: Any, sample: batch_lib.Batch
 ) -> tuple[Any, ...]:
     """The arguments of a model function: none, the spec, or the number of features."""
-    with user_code.user_errors("making the model", function):
+    with user_calls.user_errors("making the model", function):
         parameters = list(inspect.signature(make).parameters.values())
     names = [p.name for p in parameters]
     if "spec" in names[:1]:
@@ -238,13 +270,14 @@ def _check_model(
 ) -> None:
     """Checks that predictions are repeatable and change no variables."""
     before = made.variables.arrays()
-    with user_code.user_errors("calling the model", function):
+    with user_calls.user_errors("calling the model", function), made.variables.unchanged():
         one, other = (
             [np.asarray(array) for array in batch_lib.Batch(made.predict(sample.x), ()).arrays]
             for _ in range(2)
         )
-    after = made.variables.arrays()
-    changed = [n for n in before if not _are_equal(before[n], after[n])]
+        after = made.variables.arrays()
+    # A VAE's encoder draws random numbers, even if `call` takes only their mean.
+    changed = [n for n in before if not (made.has_own_step or _are_equal(before[n], after[n]))]
     errors.require(
         all(map(_are_equal, one, other)) and not changed,
         f"{function}: the model must predict the same each time it is called with training=False, "
@@ -272,11 +305,6 @@ def _check_loss(
 
 def _is_keras(model: Any) -> bool:
     return isinstance(model, tf.keras.Model)
-
-
-def _overrides(model: Any, name: str) -> bool:
-    """Whether a Keras model overrides a method of keras.Model."""
-    return _is_keras(model) and getattr(type(model), name) is not getattr(tf.keras.Model, name)
 
 
 def _are_equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:

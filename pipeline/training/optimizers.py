@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline import errors, user_code
+from pipeline import errors, user_calls, user_code
 from pipeline.training import losses, norms
 from pipeline.training import task as task_lib
 
@@ -69,6 +69,29 @@ class GradientDescent(tf.Module):  # type: ignore[misc]
         self.iterations.assign_add(1)
 
 
+class Several(tf.Module):  # type: ignore[misc]
+    """The optimizers of a model whose own train_step uses several, or none, by their names."""
+
+    def __init__(self, named: Mapping[str, Any]):
+        super().__init__()
+        self.named = dict(named)
+
+    @property
+    def variables(self) -> list[Any]:
+        """The variables of all optimizers."""
+        return [variable for each in self.named.values() for variable in each.variables]
+
+
+def of_own_step(model: Any) -> Optimizer:
+    """The optimizer, or Several, that a model's own train_step uses; it must have been traced."""
+    found = {
+        name: value
+        for name, value in vars(model).items()
+        if isinstance(value, tf.keras.optimizers.Optimizer) and value.built
+    }
+    return next(iter(found.values())) if len(found) == 1 else Several(found)
+
+
 def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) -> Optimizer:
     """Makes the optimizer of a task's model, or returns the compiled model's own optimizer.
 
@@ -79,6 +102,8 @@ def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) ->
       errors.InputError: this version of Keras has no optimizer with that name, or the optimizer or
         the schedule of the user's own can't be used.
     """
+    if task.is_compiled and task.has_own_step:
+        return of_own_step(task.model)
     optimizer = task.model.optimizer if task.is_compiled else _create(config, last_step)
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # inside a loss-scaling optimizer
     errors.require(
@@ -88,8 +113,8 @@ def create(config: config_lib.Config, task: task_lib.Task, *, last_step: int) ->
     )
     if not isinstance(optimizer, GradientDescent) and not optimizer.built:
         optimizer.build(task.model.trainable_variables)
-    with user_code.user_errors("computing the learning rate", *_own(config).values()):
-        found = rates(optimizer, np.array([0, last_step - 1]))
+    with user_calls.user_errors("computing the learning rate", *_own(config).values()):
+        found = _rates(optimizer, np.array([0, last_step - 1]))
         errors.require(
             found.shape == (2,) and np.isfinite(found).all(),
             f"the learning rate must be one finite number for each step; received {found.tolist()}",
@@ -122,8 +147,14 @@ def _create(config: config_lib.Config, last_step: int) -> Optimizer:
     return classes[config.optimizer](rate, global_clipnorm=config.clip_norm or None)
 
 
-def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """The learning rates [K] of the updates steps + 1."""
+def rates(optimizer: Optimizer, steps: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float32]]:
+    """The learning rates [K] of the updates steps + 1, by name."""
+    if not isinstance(optimizer, Several):
+        return {"learning_rate": _rates(optimizer, steps)}
+    return {f"{n}_learning_rate": _rates(each, steps) for n, each in optimizer.named.items()}
+
+
+def _rates(optimizer: Any, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # inside a loss-scaling optimizer
     rate = getattr(optimizer, "rate", None) or optimizer._learning_rate
     if not callable(rate):

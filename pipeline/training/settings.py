@@ -59,7 +59,19 @@ class Solution:
         may_be_own=True,
     )
 
+    callbacks: str = fields.field(
+        "",
+        "With --loop=fit: a list of Keras callbacks, or a function that returns one, such as "
+        "mine:callbacks. Training and every epoch call them at their start and end, batches do "
+        "not; `logs` has the evaluation after the epoch: loss, accuracy, val_loss, ...",
+    )
+
     def _check(self) -> None:
+        errors.require(
+            not self.callbacks or (self.loop == "fit" and ":" in self.callbacks),
+            f"--callbacks={self.callbacks} must be a function or list of your own, such as "
+            f"mine:callbacks, and needs --loop=fit; received --loop={self.loop}",
+        )
         errors.require(
             self.model != "module" or self.loop != "fit",
             "--model=module can't be trained with --loop=fit: compile and fit are methods of "

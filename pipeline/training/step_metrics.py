@@ -16,7 +16,9 @@ class StepMetrics(NamedTuple):
     step: npt.NDArray[np.int64]  # [K]
     values: npt.NDArray[np.float32]  # [K, M], named by Variables.watched
     loss: npt.NDArray[np.float32]  # [K]
-    gradient_norm: npt.NDArray[np.float32]  # [K]
+    gradient_norm: npt.NDArray[np.float32]  # [K]; NaN if a model's own train_step shows none
+    # [K, L], what a model's own train_step returns besides the loss, named by Task.numbers.
+    numbers: npt.NDArray[np.float32] | None = None
 
     @property
     def next_step(self) -> int:
@@ -25,7 +27,7 @@ class StepMetrics(NamedTuple):
 
     def select(self, index: Any) -> "StepMetrics":
         """The rows that a numpy index (slice, mask, positions) selects."""
-        return StepMetrics(*(column[index] for column in self))
+        return StepMetrics(*(column[index] for column in self if column is not None))
 
     def every(self, steps: int) -> "StepMetrics":
         """The rows whose steps are multiples of `steps`; no copy for steps=1."""
@@ -39,16 +41,18 @@ class StepMetrics(NamedTuple):
         return np.asarray(np.isfinite(self.loss) & np.isfinite(self.values).all(axis=1))
 
 
-def empty(num_values: int) -> StepMetrics:
-    """Returns no rows, with M values."""
+def empty(num_values: int, num_numbers: int = 0) -> StepMetrics:
+    """Returns no rows, with M values and L numbers."""
     nothing = np.zeros(0, np.float32)
     values = np.zeros((0, num_values), np.float32)
-    return StepMetrics(np.zeros(0, np.int64), values, nothing, nothing)
+    numbers = np.zeros((0, num_numbers), np.float32) if num_numbers else None
+    return StepMetrics(np.zeros(0, np.int64), values, nothing, nothing, numbers)
 
 
 def concatenate(*parts: StepMetrics) -> StepMetrics:
     """Concatenates the rows of several parts in order."""
-    return StepMetrics(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    columns = zip(*parts, strict=True)
+    return StepMetrics(*(np.concatenate(each) for each in columns if each[0] is not None))
 
 
 def power_of_two_stride(count: int, max_kept: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline import user_code
+from pipeline import user_calls
 from pipeline.data import batch as batch_lib
 from pipeline.training import losses
 from pipeline.training import variables as variables_lib
@@ -19,6 +19,8 @@ class Task:
       variables: The variables of the model.
       is_compiled: Whether the model is a Keras model that brings its loss, optimizer and metrics.
       spec: The TensorSpecs of a batch, with None for B.
+      has_own_step: Whether the model overrides Keras' train_step.
+      numbers: The names of what its own train_step returns besides 'loss'.
     """
 
     def __init__(
@@ -29,22 +31,22 @@ class Task:
         spec: batch_lib.Batch,
         features: tuple[str, ...] = (),
         is_compiled: bool = False,
+        numbers: tuple[str, ...] = (),
     ):
         """Combines a model whose variables exist with a loss.
 
         `features` are the names of the columns of x, if it is [B, D].
         """
         self.model, self._loss, self.spec = model, loss, spec
-        self.is_compiled = is_compiled
+        self.is_compiled, self.numbers = is_compiled, numbers
+        self.has_own_step = overrides(model, "train_step")
         self.variables = variables_lib.Variables(model, features)
-        is_keras = isinstance(model, tf.keras.Model)
-        self._call = model if is_keras else losses.with_autograph(model)
-        takes = inspect.signature(model.call if is_keras else model.__call__).parameters
-        self._takes_training = is_keras or "training" in takes
+        self._call = model if _is_keras(model) else losses.with_autograph(model)
+        self._takes_training = takes_training(model)
 
     def outputs(self, x: Any, *, training: bool = False) -> Any:
         """The model's outputs for x, by default in inference mode."""
-        with user_code.kept_process():
+        with user_calls.kept_process():
             return self._call(x, training=training) if self._takes_training else self._call(x)
 
     def predict(self, x: Any) -> Any:
@@ -57,9 +59,23 @@ class Task:
 
     def loss_of(self, batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:
         """The loss (scalar float32) of a batch, from the model's outputs."""
-        with user_code.kept_process():
+        with user_calls.kept_process():
             return self._loss(batch, outputs)
 
     def loss(self, batch: batch_lib.Batch, *, training: bool = False) -> tf.Tensor:
         """The loss (scalar float32) of a batch."""
         return self.loss_of(batch, self.outputs(batch.x, training=training))
+
+
+def overrides(model: Any, name: str) -> bool:
+    """Whether a Keras model overrides a method of keras.Model."""
+    return _is_keras(model) and getattr(type(model), name) is not getattr(tf.keras.Model, name)
+
+
+def takes_training(model: Any) -> bool:
+    """Whether a model is called with training=; a tf.Module need not take it."""
+    return _is_keras(model) or "training" in inspect.signature(model.__call__).parameters
+
+
+def _is_keras(model: Any) -> bool:
+    return isinstance(model, tf.keras.Model)

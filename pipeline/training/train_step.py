@@ -1,9 +1,10 @@
-"""Training steps (forward pass, gradients, update): the guide's and Keras' own.
+"""Training steps (forward pass, gradients, update): the guide's, Keras', and a model's own.
 
 A step takes a batch, updates the model once, in place, and returns a Row.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,9 +23,17 @@ class Row(NamedTuple):
     values: tf.Tensor  # [M], the watched values
     loss: tf.Tensor  # scalar, of the batch
     gradient_norm: tf.Tensor  # scalar, the length of the gradient of that loss
+    numbers: Any = None  # [L], see StepMetrics
 
 
 Step = Callable[[batch_lib.Batch], Row]
+
+
+def create(loop: str, task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
+    """The step of a task in a loop, 'custom' or 'fit'."""
+    if task.has_own_step:
+        return own_step(task)
+    return (keras_step if loop == "fit" else guide_step)(task, optimizer)
 
 
 def guide_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
@@ -73,10 +82,69 @@ def keras_step(task: task_lib.Task, optimizer: optimizers.Optimizer) -> Step:
             values = task.variables.values()
         replaced = _replaced(model, "_compute_loss", compute_loss)
         with tf.name_scope("loss_and_gradients"), replaced, _replaced(optimizer, "apply", apply):
-            model.train_step(batch[:2] if batch.weight is None else tuple(batch))
+            model.train_step(batch.as_keras)
         return Row(values, noted["loss"], noted["norm"])
 
     return step
+
+
+def own_step(task: task_lib.Task) -> Step:
+    """A Keras model's own train_step, such as a VAE's or a GAN's; records what it returns."""
+
+    def step(batch: batch_lib.Batch) -> Row:
+        with tf.name_scope("values"):
+            values = task.variables.values()
+        with tf.name_scope("train_step"):
+            numbers, norm = of_own_step(task.model, batch)
+        loss = numbers.pop("loss")
+        return Row(values, loss, norm, tf.stack(list(numbers.values())) if numbers else None)
+
+    return step
+
+
+def of_own_step(model: Any, batch: batch_lib.Batch) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Calls a model's own train_step.
+
+    Keras' metrics are means over an epoch; they are reset before, so they are of this batch.
+
+    Returns:
+      Its numbers by name (see `numbers_of`), and the gradient norm of its optimizer's update; NaN
+      unless model.optimizer makes one update.
+    """
+    optimizer, found = model.optimizer, []
+
+    def apply(gradients: Any, variables: Any = None) -> Any:
+        gradients = list(gradients)
+        norm = norms.global_norm([gradient for gradient in gradients if gradient is not None])
+        found.append(optimizers.unscaled_norm(optimizer, norm))
+        return type(optimizer).apply(optimizer, gradients, variables)
+
+    model.reset_metrics()
+    with _replaced(optimizer, "apply", apply) if optimizer else contextlib.nullcontext():
+        numbers = numbers_of(model.train_step, batch)
+    # An update in a loop or a branch of its own is in another graph.
+    here = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    is_one = len(found) == 1 and getattr(found[0], "graph", None) is here
+    return numbers, found[0] if is_one else tf.constant(math.nan)
+
+
+def numbers_of(step: Callable[[Any], Any], batch: batch_lib.Batch) -> dict[str, tf.Tensor]:
+    """Calls a model's train_step or test_step; returns its numbers (scalar float32) by name.
+
+    The first one is named 'loss': the returned "loss", or else the first number under both names.
+    """
+    found = step(batch.as_keras)
+    is_named = isinstance(found, dict)
+    numbers: dict[str, tf.Tensor] = {}
+    for name, value in found.items() if is_named else ():
+        # As in Keras, the metrics of compile are in a dict of their own.
+        numbers |= value if isinstance(value, dict) else {name: value}
+    numbers = {name: tf.cast(value, tf.float32) for name, value in numbers.items()}
+    errors.require(
+        numbers and all(number.shape.rank == 0 for number in numbers.values()),
+        f"{step.__name__} must return a dict of numbers by name; received {found}",
+    )
+    return {"loss": next(iter(numbers.values())), **numbers}
 
 
 @contextlib.contextmanager
