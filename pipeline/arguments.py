@@ -27,6 +27,7 @@ _OBJECTS = {  # the keywords that take objects
     "loss": "a name, a function, or a Loss of Keras",
     "optimizer": "a name, a function that makes an optimizer of Keras, or such an optimizer",
     "schedule": "a name, a function of the step, or a schedule of Keras",
+    "callbacks": "a list of callbacks of Keras, or a function that returns one",
     "metrics": "names, metrics of Keras, or a function that returns a list of them",
     "data": "files, columns by their names (a mapping or a data frame), arrays (x, y), or a "
     "function that returns such",
@@ -189,7 +190,7 @@ def _check_object(name: str, value: Any) -> None:
     is_model = name == "model" and hasattr(value, "trainable_variables")
     is_data = isinstance(value, Mapping | tuple) or any(hasattr(value, each) for each in _OF_DATA)
     of_keras = name not in ("model", "data") and hasattr(value, "get_config")
-    is_list = name == "metrics" and isinstance(value, list)
+    is_list = name in ("metrics", "callbacks") and isinstance(value, list)
     errors.require(
         name in _OBJECTS
         and not is_model

@@ -66,11 +66,9 @@ def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, di
 
     def all_batches() -> Iterator[Any]:
         for step in range(count):
-            batch = batches.batch(step)
-            yield tuple(batch) if batch.weight is not None else batch[:2]
+            yield batches.batch(step).as_keras
 
-    signature = tuple(task.spec) if task.spec.weight is not None else task.spec[:2]
-    data = tf.data.Dataset.from_generator(all_batches, output_signature=signature)
+    data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)
     data = data.apply(tf.data.experimental.assert_cardinality(count))
     task.model.fit(data, shuffle=False, verbose=0)
     return task.model, dict(task.variables.arrays())

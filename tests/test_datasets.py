@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.data import datasets
+from pipeline.data import datasets, synthetic
 
 
 def _noise(drawn: datasets.Batch) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_x_is_evenly_spaced_and_y_on_the_line_without_noise() -> None:
     )
     np.testing.assert_array_equal(data.train.x, [[1], [1.5], [2], [2.5], [3]])
     np.testing.assert_array_equal(data.train.y, [-3.5, -5.5, -7.5, -9.5, -11.5])
-    assert data.truth == datasets.Truth(w=-4, b=0.5, is_line=True)
+    assert data.truth == synthetic.Truth(w=-4, b=0.5, is_line=True)
     np.testing.assert_array_equal(data.truth.at(data.train.x[:, 0]), data.train.y)
 
 
@@ -50,7 +50,7 @@ def test_y_may_be_on_a_sine_curve() -> None:
     data = datasets.load(config_lib.Config(synthetic="sine", noise_stddev=0, **settings))
     np.testing.assert_array_equal(data.train.x, [[0], [0.5], [1], [1.5], [2]])
     np.testing.assert_allclose(data.train.y, [0.5, -3.5, 0.5, 4.5, 0.5], atol=1e-5)
-    assert data.truth == datasets.Truth(w=-4, b=0.5, is_line=False)
+    assert data.truth == synthetic.Truth(w=-4, b=0.5, is_line=False)
     np.testing.assert_allclose(data.truth.at(data.train.x[:, 0]), data.train.y, atol=1e-5)
 
     noisy, line, without_noise = (
@@ -192,7 +192,7 @@ def test_fingerprint_changes_with_any_number_name_or_order() -> None:
 def test_fingerprint_of_the_same_examples_is_the_same() -> None:
     copies = _datasets(
         train=datasets.Batch(*(part.copy() for part in _datasets().train.arrays)),
-        truth=datasets.Truth(1, 2),
+        truth=synthetic.Truth(1, 2),
     )
     assert copies.fingerprint() == _datasets().fingerprint()
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
+from pipeline.data import synthetic
 from pipeline.evaluation import linear
 from pipeline.training import losses, models, task
 from tests import helpers
@@ -299,7 +300,7 @@ def test_a_penalty_is_in_the_reference(num_features: int, l2: float) -> None:
 
 
 def test_the_truth_is_a_reference_of_examples_drawn_from_a_line() -> None:
-    truth = datasets_lib.Truth(3, 2)
+    truth = synthetic.Truth(3, 2)
     line = _known(_datasets(truth=truth))
     flat = line.flat_lines()
     assert list(flat) == ["least_squares", "truth"]

@@ -28,7 +28,7 @@ def _returned(config: Any) -> dict[str, list[float]]:
     model = make_task.make_task(config, datasets).model
     batches = batches_lib.Batches(datasets.train, config)
     result: dict[str, list[float]] = {}
-    for step in range(config.last_step(datasets.num_train)):
+    for step in range(config.last_step(datasets.steps_per_epoch(config))):
         model.reset_metrics()
         numbers = {}
         for name, value in model.train_step(batches.batch(step).as_keras).items():

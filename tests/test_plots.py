@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares
+from pipeline.data import least_squares, synthetic
 from pipeline.reporting import plots
 from pipeline.training import step_metrics
 
@@ -19,7 +19,7 @@ _A_MILLION = 10**6
 
 
 def _datasets(
-    count: int, num_features: int = 1, truth: datasets_lib.Truth | None = None
+    count: int, num_features: int = 1, truth: synthetic.Truth | None = None
 ) -> datasets_lib.Datasets:
     """Examples of y = the sum of the features, whose columns never share a value."""
     x = np.linspace(0, 1, count * num_features, dtype=np.float32).reshape(count, num_features)
@@ -118,7 +118,7 @@ def test_data_are_drawn_against_each_of_the_first_features() -> None:
 
 
 def test_the_fit_of_one_feature_has_truth_and_model() -> None:
-    sample = plots.Sample.of(_datasets(50, truth=datasets_lib.Truth(3.0, 2.0)))
+    sample = plots.Sample.of(_datasets(50, truth=synthetic.Truth(3.0, 2.0)))
     figure = _fit(sample)
     lines = _lines(figure)
     assert list(lines) == ["data", "truth", "model"]
@@ -132,7 +132,7 @@ def test_the_fit_of_one_feature_has_truth_and_model() -> None:
 
 def test_the_truth_may_be_a_curve() -> None:
     x = np.arange(201) / 200
-    sample = plots.Sample.of(_datasets(50, truth=datasets_lib.Truth(3.0, 2.0, is_line=False)))
+    sample = plots.Sample.of(_datasets(50, truth=synthetic.Truth(3.0, 2.0, is_line=False)))
     np.testing.assert_allclose(
         _lines(_fit(sample))["truth"], [x, 3 * np.sin(np.pi * x) + 2], atol=1e-6
     )

@@ -209,7 +209,7 @@ _MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"loop": "fit"}, "--model=module can't be trained with --loop=fit"),
     ({"model": make_model(1)}, "--model must be a name, or a function that makes the model"),
     ({"loss": 3}, "--loss must be a name, a function, or a Loss of Keras; received 3"),
-    ({"schedule": make_model}, "--schedule must be a text; received <function make_model"),
+    ({"run_name": make_model}, "--run_name must be a text; received <function make_model"),
     ({"data": _X}, "--data must be files, columns by their names"),
     ({"data": {"x": _X, "y": _X[1:]}}, "data=dict must return columns of one length"),
     ({"data": "nowhere.csv"}, "nowhere.csv"),

@@ -7,7 +7,6 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import config as config_lib
 from pipeline import errors, user_calls, user_code
@@ -16,6 +15,7 @@ from pipeline.data import (
     example_weights,
     fingerprint,
     least_squares,
+    synthetic,
     table_examples,
     tables,
     text_tables,
@@ -36,18 +36,6 @@ _ALONE = workers.Worker()
 Solved = least_squares.LeastSquares
 
 
-class Truth(NamedTuple):
-    """The curve that synthetic examples are drawn from."""
-
-    w: float
-    b: float
-    is_line: bool = True
-
-    def at(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns y at x: w*x + b, or w*sin(pi*x) + b."""
-        return self.w * (x if self.is_line else np.sin(np.pi * x)) + self.b
-
-
 class Datasets(NamedTuple):
     """The examples that a run is trained and evaluated on.
 
@@ -60,7 +48,7 @@ class Datasets(NamedTuple):
     validation: "Batch | streams.Stream | None"  # evaluated, but not trained on
     features: tuple[str, ...] = ()  # the names of the columns of x [N, D]; () for other examples
     label: str = ""  # the name of y [N]
-    truth: Truth | None = None  # None for examples that were not drawn from a curve
+    truth: synthetic.Truth | None = None  # None for examples that were not drawn from a curve
     worker: workers.Worker = workers.Worker()
     counts: tuple[int, int] | None = None  # of the training and validation examples of all workers
     preprocessing: preprocessing_lib.Preprocessing | None = None  # of a table
@@ -178,38 +166,13 @@ def _load_synthetic(config: config_lib.Config, worker: workers.Worker) -> Datase
     given = config.validation_examples
     count = _SYNTHETIC_VALIDATION_EXAMPLES if given is None else given
     datasets = _in_memory(
-        synthetic(config, config.num_examples, stream=_TRAINING_NOISE),
-        synthetic(config, count, stream=_VALIDATION_NOISE),
+        synthetic.examples(config, config.num_examples, stream=_TRAINING_NOISE),
+        synthetic.examples(config, count, stream=_VALIDATION_NOISE),
         config,
         worker,
     )
-    truth = Truth(config.true_w, config.true_b, is_line=config.synthetic == "line")
+    truth = synthetic.Truth(config.true_w, config.true_b, is_line=config.synthetic == "line")
     return datasets._replace(features=("x",), label="y", truth=truth)
-
-
-def synthetic(config: config_lib.Config, count: int, *, stream: int) -> Batch:
-    """Draws y = true_w * x + true_b (or sin(pi*x) for x) + noise at `count` evenly spaced x.
-
-    The same seed and stream give the same bits.
-
-    Raises:
-      errors.InputError: a y is not finite as float32.
-    """
-    x = np.linspace(config.x_min, config.x_max, count, dtype=np.float32)
-    generator = np.random.default_rng([config.seed, stream])
-    y = generator.standard_normal(count, dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        y *= np.float32(config.noise_stddev)
-        shape = x if config.synthetic == "line" else np.sin(np.float32(np.pi) * x)
-        y += np.float32(config.true_w) * shape
-        y += np.float32(config.true_b)
-    names = ("true_w", "true_b", "noise_stddev", "x_min", "x_max")
-    errors.require(
-        np.isfinite(y).all(),
-        "the synthetic y are too large for float32; give smaller numbers than "
-        + " ".join(f"--{name}={getattr(config, name):g}" for name in names),
-    )
-    return Batch(x[:, None], y)
 
 
 def _load_stream(

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares, preprocessing
+from pipeline.data import least_squares, preprocessing, synthetic
 from pipeline.reporting import progress
 from pipeline.training import step_metrics
 
@@ -65,7 +65,7 @@ class Sample(NamedTuple):
     inputs: Array  # [P, D], to predict for: evenly spaced for one feature, x for several
     features: tuple[str, ...]  # D names
     label: str  # the name of y
-    truth: datasets_lib.Truth | None  # the true curve of synthetic examples
+    truth: synthetic.Truth | None  # the true curve of synthetic examples
     is_whole: bool  # whether x has all training examples
     units: preprocessing.Preprocessing | None = None  # None if nothing is standardized
 

@@ -1,4 +1,4 @@
-"""Makes the task of --model and --loss, and checks what their functions return."""
+"""Makes the task of --model and --loss."""
 
 import inspect
 from typing import Any
@@ -12,19 +12,16 @@ from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares
-from pipeline.training import losses, train_step
+from pipeline.training import check_task, losses, train_step
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
 _SAMPLE = 100  # examples that test the functions
-_RATE = ("learning_rate", "schedule", "decay_steps", "warmup_steps")
 # Layers of Keras that look up, count or scale the features, so they need them as they are.
 _OF_RAW_FEATURES = (
     *("Embedding", "Normalization", "Discretization", "CategoryEncoding", "Hashing"),
     *("HashedCrossing", "IntegerLookup"),
 )
-# Flags that have no effect on a compiled model.
-_COMPILED = ("loss", "optimizer", "metrics", "l2", "clip_norm", *_RATE)
 
 
 class _NeedsRawFeatures(errors.InputError):
@@ -83,12 +80,12 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         "without; return (x, y)",
     )
     if is_compiled:
-        _check_compiled(functions["model"], config)
+        check_task.compiled(functions["model"], config)
         found, loss = None, losses.compiled_loss(model)
         if has_own_step:
             numbers = _own_numbers(functions["model"], config, model, spec)
     else:
-        _check_optimizer(functions.get("optimizer"), config)
+        check_task.optimizer(functions.get("optimizer"), config)
         found = _loss(config, functions, model)
         loss = losses.mean_loss(losses.of_examples(found), model, l2=config.l2)
     made = task_lib.Task(
@@ -97,11 +94,11 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     if config.is_linear:
         made.variables.assign(made.variables.split(_start(config, datasets)))
     else:
-        _check_model(functions["model"], made, sample)
+        check_task.model(functions["model"], made, sample)
     blamed = functions.get("loss", functions["model"]), functions["model"]
     if not made.has_own_step:
         with user_calls.user_errors("calling the loss", *blamed):
-            _check_loss(config, found, made, datasets.train.y, sample)
+            check_task.loss(config, found, made, datasets.train.y, sample)
     return made
 
 
@@ -190,7 +187,7 @@ def _make_model(
     ):
         outputs = model(sample.x, training=False) if takes_training else model(sample.x)
     _check_features(function, model, is_raw=is_raw)  # a call may make layers
-    _check_outputs(function, outputs, sample)
+    check_task.outputs(function, outputs, sample)
     errors.require(
         model.trainable_variables,
         f"{function}: the model has no trainable variables; a keras.Model tracks layers and what "
@@ -229,83 +226,5 @@ def _arguments(
     return (sample.x.shape[1],) if takes_one and is_matrix else ()
 
 
-def _check_outputs(function: user_code.UserFunction, outputs: Any, sample: batch_lib.Batch) -> None:
-    """Checks that a model returns an output for each example."""
-    found = batch_lib.Batch(outputs, ()).arrays
-    shapes = [list(getattr(each, "shape", ())) for each in found]
-    errors.require(
-        found and all(shape[:1] == [sample.num_examples] for shape in shapes),
-        f"{function}: the model must give a tensor with one row for each example, or a nest of "
-        f"them; for {sample.num_examples} examples it gave {str(shapes)[1:-1] or 'nothing'}",
-    )
-
-
-def _check_compiled(function: user_code.UserFunction, config: config_lib.Config) -> None:
-    """Checks that no flag is set that a compiled model ignores."""
-    given = [n for n in _COMPILED if getattr(config, n) != getattr(config_lib.Config(), n)]
-    if config.learning_rate is None or config.is_synthetic:
-        given = [name for name in given if name != "learning_rate"]
-    errors.require(
-        not given,
-        f"{function} returns a compiled model, which brings its loss, optimizer and metrics; "
-        f"received --{', --'.join(given)}: leave out these flags, or the call of compile",
-    )
-
-
-def _check_optimizer(function: user_code.UserFunction | None, config: config_lib.Config) -> None:
-    """Checks that no flag is set that the user's own optimizer ignores."""
-    if function is None:
-        return
-    ignored = ("clip_norm", *(_RATE if "learning_rate" not in function.parameters else ()))
-    given = [n for n in ignored if getattr(config, n) != getattr(config_lib.Config, n)]
-    errors.require(
-        not given,
-        f"{function.flag} would ignore --{', --'.join(given)}: leave out these flags; a function "
-        f"may take learning_rate, which follows --learning_rate and --schedule ({function})",
-    )
-
-
-def _check_model(
-    function: user_code.UserFunction, made: task_lib.Task, sample: batch_lib.Batch
-) -> None:
-    """Checks that predictions are repeatable and change no variables."""
-    before = made.variables.arrays()
-    with user_calls.user_errors("calling the model", function), made.variables.unchanged():
-        one, other = (
-            [np.asarray(array) for array in batch_lib.Batch(made.predict(sample.x), ()).arrays]
-            for _ in range(2)
-        )
-        after = made.variables.arrays()
-    # A VAE's encoder draws random numbers, even if `call` takes only their mean.
-    changed = [n for n in before if not (made.has_own_step or _are_equal(before[n], after[n]))]
-    errors.require(
-        all(map(_are_equal, one, other)) and not changed,
-        f"{function}: the model must predict the same each time it is called with training=False, "
-        "and leave its variables as they are, or a resumed run would differ; "
-        + (f"it changed {', '.join(changed)}" if changed else "its predictions differed"),
-    )
-
-
-def _check_loss(
-    config: config_lib.Config, found: Any, made: task_lib.Task, y: Any, sample: batch_lib.Batch
-) -> None:
-    """Calls the loss once, and checks that it fits the labels."""
-    prediction = made.predict(sample.x)
-    if not made.is_compiled and isinstance(prediction, tf.Tensor) and hasattr(y, "dtype"):
-        kind = found if ":" in config.loss else config.loss
-        named = [(f"--metrics={name}", name) for name in config.metric_names]
-        for flag, each in [(f"--loss={config.loss}", kind), *named]:
-            losses.check_range(flag, each, np.asarray(y), prediction.numpy())
-    with tf_runtime.quiet_stderr():
-        loss = made.loss(sample)
-    errors.require(
-        loss.shape.rank == 0, f"the loss of a batch must be one number; received {loss.shape}"
-    )
-
-
 def _is_keras(model: Any) -> bool:
     return isinstance(model, tf.keras.Model)
-
-
-def _are_equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
