@@ -9,21 +9,32 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pipeline import errors
-
-if TYPE_CHECKING:
-    from pipeline.user_code import UserFunction
 
 # Colours and node names that TensorFlow and Keras add to error messages.
 _DECORATION = re.compile(r"\x1b\[\d*m|\{\{function_node.*?\}\} |\s*\[\[\{\{node.*|\[Op:\w+\]")
 
 
+class Function(Protocol):
+    """What messages say of a function of the user's; see user_code.UserFunction."""
+
+    @property
+    def flag(self) -> str:
+        """The flag with its value."""
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The file."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the user wrote it."""
+
+
 @contextlib.contextmanager
-def user_errors(
-    action: str, *functions: "UserFunction", beside_ours: bool = False
-) -> Iterator[None]:
+def user_errors(action: str, *functions: Function, beside_ours: bool = False) -> Iterator[None]:
     """Re-raises errors of user code, sys.exit among them, as errors.InputError.
 
     The message names the function whose file raised the error, or else the first function of the

@@ -26,6 +26,8 @@ _VALUES = {  # values that no rule gives, or that are hard to write
     "label": "price in $, 'net'",
     "features": "rooms,area = m2",
     "categorical": "rooms",
+    "weight": "people & pets",
+    "class_weight": "0:1,1:2.5",
     "standardize": False,
     "initialize_from": "other logs/run",
     "validation_examples": 0,

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
-from pipeline.data import shuffle
+from pipeline.data import datasets as datasets_lib
+from pipeline.data import shuffle, streams
 from pipeline.distributed import workers
 
 # One call trains on a block of batches. A block hides the overhead of a call, yet takes only
@@ -142,3 +143,22 @@ class Batches:
         epochs = steps // self.steps_per_epoch
         index = shuffle.shuffled(positions, count=self._count, seed=self._seed, epochs=epochs)
         return index, size
+
+
+AnyBatches = Batches | streams.Batches
+
+
+def of(datasets: datasets_lib.Datasets, config: config_lib.Config) -> AnyBatches:
+    """The training batches of datasets, from memory or from a stream."""
+    if datasets.stream:
+        return streams.Batches(datasets.stream, run_eagerly=config.run_eagerly)
+    worker, count = datasets.worker, datasets.num_train
+    return Batches(datasets.train, config, worker=worker, count=count)
+
+
+def sample(
+    datasets: datasets_lib.Datasets, count: int, *, is_weighted: bool = True
+) -> batch_lib.Batch:
+    """The first training examples as tensors, `count` at most."""
+    train = datasets.train if is_weighted else datasets.unweighted or datasets.train
+    return train.rows(slice(count)).map(lambda a: a if tf.is_tensor(a) else tf.constant(a))

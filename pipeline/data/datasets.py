@@ -80,13 +80,6 @@ class Datasets(NamedTuple):
         part = self.validation
         return part.num_examples if isinstance(part, batch_lib.Batch) else 0
 
-    def sample(self, count: int, *, is_weighted: bool = True) -> Batch:
-        """The first training examples as tensors, `count` at most; imports TensorFlow."""
-        import tensorflow as tf
-
-        train = self.train if is_weighted else self.unweighted or self.train
-        return train.rows(slice(count)).map(lambda a: a if tf.is_tensor(a) else tf.constant(a))
-
     def steps_per_epoch(self, config: config_lib.Config) -> int:
         """The number of batches in an epoch."""
         return self.stream_steps or config.num_batches(self.num_train)

@@ -11,11 +11,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from pipeline import config as config_lib
 from pipeline import console, errors, tf_runtime
 from pipeline.data import batch as batch_lib
-from pipeline.data import batches as batches_lib
-from pipeline.data import datasets as datasets_lib
 
 # The first batches are kept to evaluate the training loss on: so many, of so many numbers at most.
 _MOST_KEPT, _MOST_NUMBERS = 100, 2**22
@@ -203,17 +200,6 @@ def _close() -> None:
     """Ends the iterators, since a generator can't be closed after Python has ended."""
     for batches in _all_batches:
         batches._iterator = None
-
-
-AnyBatches = batches_lib.Batches | Batches
-
-
-def batches_of(datasets: datasets_lib.Datasets, config: config_lib.Config) -> AnyBatches:
-    """The training batches of datasets, from memory or from a stream."""
-    if datasets.stream:
-        return Batches(datasets.stream, run_eagerly=config.run_eagerly)
-    worker, count = datasets.worker, datasets.num_train
-    return batches_lib.Batches(datasets.train, config, worker=worker, count=count)
 
 
 _SEEDED = ("_ShuffleDataset", "_ShuffleAndRepeatDataset", "_RandomDataset")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors, user_calls, user_code
 from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.training import losses
@@ -71,8 +72,10 @@ class Evaluator:
         self._mean, self._stddev = 0.0, 1.0
         if units:
             self._mean, self._stddev = float(units.mean[-1]), float(units.stddev[-1])
-        sample = datasets.sample(_SAMPLE, is_weighted=False)
-        self.is_mean_over_examples = _is_mean_over_examples(task, datasets.sample(_SAMPLE))
+        sample = batches_lib.sample(datasets, _SAMPLE, is_weighted=False)
+        self.is_mean_over_examples = _is_mean_over_examples(
+            task, batches_lib.sample(datasets, _SAMPLE)
+        )
         self._piece_size = 0
         if not self.is_mean_over_examples:
             self._piece_size = config.batch_size or datasets.num_train

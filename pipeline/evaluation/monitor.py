@@ -9,6 +9,7 @@ import optree
 import tensorflow as tf
 
 from pipeline import config as config_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.evaluation import evaluate
 from pipeline.training import hooks, step_metrics
@@ -146,7 +147,7 @@ class Monitor(hooks.Hook):
         """The mean loss of a model that predicts 0; infinite if it is not finite or unknown."""
         if self._task.has_own_step:
             return math.inf
-        batch = self._datasets.sample(_MOST_LABELS, is_weighted=False)
+        batch = batches_lib.sample(self._datasets, _MOST_LABELS, is_weighted=False)
         zeros = optree.tree_map(tf.zeros_like, self._task.outputs(batch.x))
         loss = abs(float(self._task.loss_of(batch, zeros)))
         return loss if math.isfinite(loss) else math.inf

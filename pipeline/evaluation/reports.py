@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pipeline import console
 from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.distributed import workers
 from pipeline.evaluation import linear
@@ -40,7 +41,10 @@ def regression(
 
     `total` adds up the numbers of all workers.
     """
-    if datasets.label_variances is None or task.predict(datasets.sample(2).x).shape.rank != 1:
+    if (
+        datasets.label_variances is None
+        or task.predict(batches_lib.sample(datasets, 2).x).shape.rank != 1
+    ):
         return {}
     predict = tf.function(task.predict, autograph=False, reduce_retracing=True)
     result = {"model": _report(lambda x: predict(tf.constant(x)).numpy(), datasets, total)}

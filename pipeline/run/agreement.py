@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import fingerprint
 from pipeline.distributed import communicator as communicator_lib
@@ -183,7 +184,7 @@ def unfit(
     odd = [name for name, v in variables.trainable.items() if v.dtype != "float32"]
     if odd:
         return f"several workers train float32 variables only; {', '.join(odd)}"
-    sample = datasets.sample(2)
+    sample = batches_lib.sample(datasets, 2)
     with tf.GradientTape() as tape:
         loss = task.loss(sample, training=True)
     gradients = tape.gradient(loss, task.model.trainable_variables)

@@ -14,7 +14,8 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import errors, files
-from pipeline.data import preprocessing, streams
+from pipeline.data import batches as batches_lib
+from pipeline.data import preprocessing
 from pipeline.run import run_state, signals
 from pipeline.training import hooks, optimizers, step_metrics
 from pipeline.training import variables as variables_lib
@@ -35,7 +36,7 @@ class Checkpoints:
         variables: variables_lib.Variables,
         optimizer: optimizers.Optimizer,
         learned: preprocessing.Preprocessing | None = None,
-        batches: streams.AnyBatches | None = None,
+        batches: batches_lib.AnyBatches | None = None,
     ):
         """Prepares to save and restore; `preprocessing_of` will return `learned`.
 

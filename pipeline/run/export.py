@@ -12,6 +12,7 @@ import optree
 import tensorflow as tf
 
 from pipeline import errors, files
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import preprocessing
 from pipeline.evaluation import linear
@@ -57,7 +58,7 @@ def publish(
         if datasets.features:
             _publish_table(task, datasets, unfinished, line, formats)
         else:
-            _publish_arrays(task, datasets.sample(_SAMPLE).x, unfinished)
+            _publish_arrays(task, batches_lib.sample(datasets, _SAMPLE).x, unfinished)
         (unfinished / versions.DESCRIPTION.parent).mkdir(exist_ok=True)
         results.write_json(unfinished / versions.DESCRIPTION, description)
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline import cli, console, errors, files, flagfile, user_calls, user_code
 from pipeline import config as config_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import streams
 from pipeline.distributed import communicator as communicator_lib
 from pipeline.distributed import workers
 from pipeline.evaluation import callbacks, evaluate, linear, monitor, own_steps, reports
@@ -91,7 +91,7 @@ class _Trainer:
         self._stop = signals.StopRequest()
         self.run_dir = run_dir.RunDir.of(config)
         self.command = cli.resume_command(config, self.run_dir.flags)
-        batches = streams.batches_of(datasets, config)
+        batches = batches_lib.of(datasets, config)
         self._last_step = config.last_step(datasets.steps_per_epoch(config))
         self._total = communicator.sum if communicator else workers.alone
         self._evaluator = own_steps.evaluator(task)(task, datasets, config, self._total)

@@ -11,6 +11,7 @@ from tensorflow.python.framework import op_def_registry
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import streams
 from pipeline.training import optimizers, train_step
 from pipeline.training import task as task_lib
@@ -52,7 +53,7 @@ def prepare(
     config: config_lib.Config,
     task: task_lib.Task,
     optimizer: optimizers.Optimizer,
-    batches: streams.AnyBatches,
+    batches: batches_lib.AnyBatches,
     step: train_step.Step,
 ) -> tuple[Any, Compilation]:
     """Traces the training step and chooses how to run it.

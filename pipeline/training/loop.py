@@ -38,7 +38,7 @@ class Loop:
         self,
         task: task_lib.Task,
         optimizer: optimizers.Optimizer,
-        batches: streams.AnyBatches,
+        batches: batches_lib.AnyBatches,
         mode: compilation.Mode,
         *,
         step: train_step.Step | None = None,

@@ -10,6 +10,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import least_squares, table_examples
 from pipeline.training import check_task, losses, train_step
@@ -74,7 +75,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         tf.keras.utils.clear_session(free_memory=False)
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.of_training(config)
-    sample = datasets.sample(_SAMPLE)
+    sample = batches_lib.sample(datasets, _SAMPLE)
     spec = datasets.stream.spec if datasets.stream else sample.map(_spec)
     learned = datasets.preprocessing
     is_raw = config.standardize is not None or not (learned and learned.standardizes_features)
