@@ -220,13 +220,13 @@ def test_paths_names_and_modes_of_running_are_not_swept() -> None:
         *("metrics", "run_eagerly", "validation_fraction", "data", "label", "features"),
         *("categorical", "weight", "class_weight", "missing", "standardize", "initialize_from"),
         *("references", "profile_steps", "peer_timeout_secs", "export", "export_formats"),
-        *("export_versions_to_keep", "logdir", "run_name", "overwrite"),
+        *("export_versions_to_keep", "logdir", "run_name", "overwrite", "steps_per_epoch"),
     }
 
 
 _OF_TABLES = {
     *("data", "label", "features", "categorical", "missing", "validation_fraction"),
-    *("standardize", "weight", "class_weight"),
+    *("standardize", "weight", "class_weight", "steps_per_epoch"),
 }
 
 
