@@ -1,5 +1,6 @@
 """Datasets of batches (streams) in both loops, compared with plain Keras, resumed and refused."""
 
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import streams as streams_lib
 from pipeline.run import checkpoints, trainer
-from pipeline.training import make_task
+from pipeline.training import learning_rate, make_task
 from tests import helpers, kinds, streams
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
@@ -212,6 +213,19 @@ def test_flags_that_do_not_fit_a_split_or_a_stream_are_refused(
     with pytest.raises(errors.InputError) as caught:
         _load(tmp_path, function, **settings)
     assert words in str(caught.value)
+
+
+def test_the_automatic_learning_rate_of_a_stream_is_that_of_its_first_batch(
+    tmp_path: pathlib.Path,
+) -> None:
+    """All examples are equal here, so the curvature of a batch is that of all arrays."""
+    rates = []
+    for function in ("both", "batches"):
+        datasets = _load(tmp_path, function)
+        config = config_lib.Config(data=f"{tmp_path}/mine.py:{function}", model="mlp")
+        task = make_task.make_task(config, datasets)
+        rates.append(learning_rate.choose(config, task, datasets, largest_stable=math.inf))
+    assert rates[0] == rates[1] != 0.01  # the rate without a known curvature
 
 
 _LARGE = """
