@@ -204,7 +204,7 @@ def test_a_function_with_a_split_makes_both_parts_of_arrays(tmp_path: pathlib.Pa
         ("columns", {}, "split by --validation_fraction; leave out its parameter `split`"),
         ("endless", {}, "a dataset without an end for split='validation'; leave out repeat()"),
         ("batches", {"batch_size": 32}, "--batch_size=32 has no effect, as batches in "),
-        ("batches", {"validation_examples": 9}, "--validation_examples=9 has no effect"),
+        ("batches", {"validation_examples": 9}, "returns batches: let it take `split`, and"),
     ],
 )
 def test_flags_that_do_not_fit_a_split_or_a_stream_are_refused(
