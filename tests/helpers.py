@@ -52,6 +52,16 @@ SLOW = (
 )
 
 
+def singly(batches: batches_lib.Batches, first: int, last: int) -> list[batch_lib.Batch]:
+    """The batches of some updates, out of their blocks and without padding."""
+    result: list[batch_lib.Batch] = []
+    for block in batches.blocks(first, last):
+        for step in range(min(batches.block_steps, last - first - len(result))):
+            batch, size = block.at(tf.constant(step))
+            result.append(batch.map(lambda t, n=int(size): t[:n]))
+    return result
+
+
 def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, dict[str, Any]]:
     """A model and its weights, by the pipeline's names, after plain fit on the same batches.
 
@@ -65,8 +75,8 @@ def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, di
     count = config.last_step(datasets.steps_per_epoch(config))
 
     def all_batches() -> Iterator[Any]:
-        for step in range(count):
-            yield batches.batch(step).as_keras
+        for batch in singly(batches, 0, count):
+            yield batch.as_keras
 
     data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)
     data = data.apply(tf.data.experimental.assert_cardinality(count))

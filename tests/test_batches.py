@@ -9,6 +9,7 @@ import tensorflow as tf
 from pipeline import config as config_lib
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
+from tests import helpers
 
 _N = 23
 
@@ -29,20 +30,10 @@ def _batches(
     return batches_lib.Batches(examples, config)
 
 
-def _singly(batches: batches_lib.Batches, first: int, last: int) -> list[batch_lib.Batch]:
-    """The batches of some updates, out of their blocks and without padding."""
-    result: list[batch_lib.Batch] = []
-    for block in batches.blocks(first, last):
-        for step in range(min(batches.block_steps, last - first - len(result))):
-            batch, size = block.at(tf.constant(step))
-            result.append(batch.map(lambda t, n=int(size): t[:n]))
-    return result
-
-
 def _numbers(batches: batches_lib.Batches, first: int, last: int) -> list[list[int]]:
     """The numbers of the examples in each batch, after a check of x."""
     result = []
-    for x, y, _ in _singly(batches, first, last):
+    for x, y, _ in helpers.singly(batches, first, last):
         np.testing.assert_array_equal(x, np.broadcast_to(-y.numpy()[:, None], x.shape))
         result.append([int(number) for number in y.numpy()])
     return result
@@ -144,7 +135,7 @@ def test_blocks_hold_the_batches_and_have_one_shape(num_features: int) -> None:
         columns = (part.numpy() for part in (*block.batch.arrays, block.size))
         rows += [(x[:n], y[:n]) for x, y, n in zip(*columns, strict=True)]
     assert len(rows) == 48  # three blocks of 16 steps for the 38 steps
-    for (x, y), (batch_x, batch_y, _) in zip(rows, _singly(batches, 3, 51), strict=True):
+    for (x, y), (batch_x, batch_y, _) in zip(rows, helpers.singly(batches, 3, 51), strict=True):
         np.testing.assert_array_equal(x, batch_x)
         np.testing.assert_array_equal(y, batch_y)
 
@@ -152,7 +143,7 @@ def test_blocks_hold_the_batches_and_have_one_shape(num_features: int) -> None:
 @pytest.mark.parametrize("batch_size", [0, 5])
 def test_the_batch_of_an_update_is_that_of_its_block(batch_size: int) -> None:
     batches = _batches(batch_size=batch_size, num_features=2, run_eagerly=True)
-    for step, (x, y, _) in enumerate(_singly(batches, 3, 19), start=3):
+    for step, (x, y, _) in enumerate(helpers.singly(batches, 3, 19), start=3):
         batch = batches.batch(step)
         np.testing.assert_array_equal(batch.x, x)
         np.testing.assert_array_equal(batch.y, y)
@@ -177,7 +168,7 @@ def test_batches_keep_the_structure_and_the_dtypes_of_the_examples(batch_size: i
     assert spec.y == (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None, 2], tf.bool))
     assert spec.weight == tf.TensorSpec([None], tf.float32)
     seen = []
-    for batch in _singly(batches, 0, batches.steps_per_epoch):
+    for batch in helpers.singly(batches, 0, batches.steps_per_epoch):
         for expected, found, form in zip(
             examples.rows(batch.y[0].numpy()).arrays, batch.arrays, spec.arrays, strict=True
         ):

@@ -49,8 +49,9 @@ def _calls_of_plain_keras(
             logs.update(logs_of_epochs[epoch])
 
     def all_batches() -> Iterator[Any]:
-        for step in range(config.last_step(datasets.steps_per_epoch(config))):
-            yield batches.batch(step).as_keras
+        count = config.last_step(datasets.steps_per_epoch(config))
+        for batch in helpers.singly(batches, 0, count):
+            yield batch.as_keras
 
     data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)
     step_kinds.CALLS.clear()

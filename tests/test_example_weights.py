@@ -94,11 +94,10 @@ def test_examples_are_weighed_as_by_plain_keras(
     assert datasets.train.weight.dtype == np.float32
     model = make_task.make_task(config, datasets).model
     batches = batches_lib.Batches(datasets.train, config)
-    steps = config.last_step(_N)
+    steps = config.last_step(config.num_batches(_N))
 
     def all_batches() -> Iterator[Any]:
-        for step in range(steps):
-            batch = batches.batch(step)
+        for batch in helpers.singly(batches, 0, steps):
             yield batch[:2] if by_class else tuple(batch)
 
     spec = batches.spec[:2] if by_class else tuple(batches.spec)
@@ -208,7 +207,7 @@ def test_wrong_weights_of_a_table_are_refused(
         ("x, x[..., None]", "class_weight", r"received float32 \[9, 2, 1\]"),
         ("x, y.astype(str)", "class_weight", "received <U"),
         ("x, y, {'a': y}", "class_weight", "needs one array of weights; received several"),
-        ("x, y", "weight", "--weight=balanced is for tables; d in .* returns arrays"),
+        ("x, y", "weight", "--weight=balanced has no effect, as d in .* returns arrays"),
     ],
 )
 def test_wrong_weights_of_arrays_are_refused(

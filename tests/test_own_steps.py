@@ -28,10 +28,11 @@ def _returned(config: Any) -> dict[str, list[float]]:
     model = make_task.make_task(config, datasets).model
     batches = batches_lib.Batches(datasets.train, config)
     result: dict[str, list[float]] = {}
-    for step in range(config.last_step(datasets.steps_per_epoch(config))):
+    count = config.last_step(datasets.steps_per_epoch(config))
+    for batch in helpers.singly(batches, 0, count):
         model.reset_metrics()
         numbers = {}
-        for name, value in model.train_step(batches.batch(step).as_keras).items():
+        for name, value in model.train_step(batch.as_keras).items():
             numbers |= value if isinstance(value, dict) else {f"training/{name}": value}
         numbers["loss"] = numbers.pop("training/loss", next(iter(numbers.values())))
         for name, value in numbers.items():

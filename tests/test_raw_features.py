@@ -12,6 +12,7 @@ from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, trainer
 from pipeline.training import make_task
+from tests import helpers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
 _N, _USERS, _ITEMS = 400, 7, 9
@@ -92,7 +93,7 @@ def test_embeddings_of_a_table_are_trained_as_by_plain_keras(
     np.testing.assert_array_equal(datasets.train.x, _X)
     np.testing.assert_allclose(datasets.train.y, (_Y - _Y.mean()) / _Y.std(), rtol=1e-4, atol=1e-5)
     batches = batches_lib.Batches(datasets.train, config)
-    every = [batches.batch(step) for step in range(config.last_step(_N))]
+    every = helpers.singly(batches, 0, config.last_step(config.num_batches(_N)))
     data = tf.data.Dataset.from_generator(
         lambda: (batch[:2] for batch in every), output_signature=tuple(batches.spec[:2])
     )
@@ -137,3 +138,35 @@ def test_features_are_standardized_unless_a_layer_needs_them_as_they_are(
     np.testing.assert_allclose(datasets.train.x, expected, atol=1e-5)
     assert datasets.units is not None
     assert datasets.units.mean[-1] == pytest.approx(_Y.mean())
+
+
+_CLASSIFIER = """
+import tensorflow as tf
+
+
+def classifier(n, loss="binary_crossentropy"):
+    parts = tf.keras.layers.Dense(4, "tanh"), tf.keras.layers.Dense(1, "sigmoid")
+    model = tf.keras.Sequential([tf.keras.Input([n]), *parts])
+    model.compile("adam", loss, metrics=["accuracy"])
+    return model
+
+
+def regression(n):
+    return classifier(n, "mse")
+"""
+
+
+@pytest.mark.parametrize(("model", "is_kept"), [("classifier", True), ("regression", False)])
+def test_the_labels_of_a_compiled_classifier_stay_classes(
+    tmp_path: pathlib.Path, model: str, is_kept: bool
+) -> None:
+    """The features are standardized."""
+    (tmp_path / "mine.py").write_text(_CLASSIFIER)
+    x = _random.normal(5, 2, _N)
+    polars.DataFrame({"x": x, "y": (x > 5).astype(int)}).write_csv(tmp_path / "table.csv")
+    config = config_lib.Config(
+        data=str(tmp_path / "table.csv"), model=f"{tmp_path}/mine.py:{model}", logdir=str(tmp_path)
+    )
+    datasets, _ = make_task.fitting(config, datasets_lib.load(config))
+    assert (set(datasets.train.y) == {0, 1}) == is_kept
+    assert abs(datasets.train.x.mean()) < 1e-5

@@ -126,11 +126,11 @@ class Datasets(NamedTuple):
 
 
 def load(
-    config: config_lib.Config, worker: workers.Worker = _ALONE, *, keeps_features: bool = False
+    config: config_lib.Config, worker: workers.Worker = _ALONE, *, keeps: tuple[str, ...] = ()
 ) -> Datasets:
     """Makes or reads the examples of a config that this worker needs.
 
-    With `keeps_features`, the features of a table are not standardized.
+    What a table `keeps` is not standardized: its "features", and labels that may be "classes".
 
     Raises:
       errors.InputError: the examples can't be used, or a setting doesn't fit their number.
@@ -145,10 +145,10 @@ def load(
             datasets = _load_arrays(made, str(function), config, worker)
         else:
             table = arrays.table(made, function)
-            datasets = _load_table(table, config, worker, keeps_features=keeps_features)
+            datasets = _load_table(table, config, worker, keeps=keeps)
     else:
         table = text_tables.open_table(config.data)
-        datasets = _load_table(table, config, worker, keeps_features=keeps_features)
+        datasets = _load_table(table, config, worker, keeps=keeps)
     errors.require(
         datasets.stream or not config.steps_per_epoch,
         f"--steps_per_epoch={config.steps_per_epoch} is for a function that returns a "
@@ -263,11 +263,13 @@ def solved(train: Batch) -> Solved | None:
 
 
 def _load_table(
-    table: tables.Table, config: config_lib.Config, worker: workers.Worker, *, keeps_features: bool
+    table: tables.Table,
+    config: config_lib.Config,
+    worker: workers.Worker,
+    *,
+    keeps: tuple[str, ...],
 ) -> Datasets:
-    learned, train, validation = table_examples.load(
-        table, config, worker, keeps_features=keeps_features
-    )
+    learned, train, validation = table_examples.load(table, config, worker, keeps=keeps)
     variances = train.label_variance, validation.label_variance
     return Datasets(
         train=Batch(train.x, train.y, train.weight),

@@ -26,12 +26,12 @@ def load(
     config: config_lib.Config,
     worker: workers.Worker,
     *,
-    keeps_features: bool = False,
+    keeps: tuple[str, ...] = (),
 ) -> tuple[preprocessing.Preprocessing, "Part", "Part"]:
     """Learns from the training rows, and makes training and validation examples.
 
-    Rows are scaled to about mean 0 and deviation 1 in float64, then kept in float32. With
-    `keeps_features` only labels are.
+    Rows are scaled to about mean 0 and deviation 1 in float64, then kept in float32, except for
+    what `keeps` names: "features", and "classes" if all labels are small whole numbers.
 
     Raises:
       errors.InputError: the table can't be used as it is.
@@ -51,8 +51,9 @@ def load(
     first, weighed = 0, list[Float64]()  # [2, N], the label and the weight of training rows
     for rows, weight in reader.rows():
         if not first:
-            is_regression = _is_regression(config, rows[:, -1])
-            standardized = np.full(width, config.is_standardized and not keeps_features)
+            given = None if "classes" in keeps else config.is_regression
+            is_regression = _is_regression(config, rows[:, -1], given=given)
+            standardized = np.full(width, config.is_standardized and "features" not in keeps)
             keeps_label = not is_regression or config.keeps_label
             standardized[-1] = config.is_standardized and not keeps_label
             near, spread = _around(rows, standardized)
@@ -78,12 +79,16 @@ def load(
     return learned, train, validation
 
 
-def _is_regression(config: config_lib.Config, labels: Float64) -> bool:
+def are_classes(labels: Float64) -> bool:
+    """Whether labels [N] may stand for classes: small whole numbers."""
+    return bool(np.isin(labels, range(_MOST_CLASSES + 1)).all())
+
+
+def _is_regression(config: config_lib.Config, labels: Float64, *, given: bool | None) -> bool:
     """Whether labels are numbers that may be standardized; the labels tell for an own loss."""
     if config.class_weight:
         return False
-    is_classes = np.isin(labels, range(_MOST_CLASSES + 1)).all()
-    return not is_classes if config.is_regression is None else config.is_regression
+    return not are_classes(labels) if given is None else given
 
 
 def _around(rows: Float64, standardized: Bools) -> tuple[Float64, Float64]:

@@ -11,11 +11,13 @@ from pipeline import config as config_lib
 from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares
+from pipeline.data import least_squares, table_examples
 from pipeline.training import check_task, losses, train_step
+from pipeline.training import settings as training_settings
 from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
+_ROUNDING = 1e-3  # of labels that were standardized in float32
 _SAMPLE = 100  # examples that test the functions
 # Layers of Keras that look up, count or scale the features, so they need them as they are.
 _OF_RAW_FEATURES = (
@@ -24,26 +26,32 @@ _OF_RAW_FEATURES = (
 )
 
 
-class _NeedsRawFeatures(errors.InputError):
-    """The model has a layer for features that are not standardized, but they are."""
+class _Reload(errors.InputError):
+    """The model needs features or labels as they are in the table, but they are standardized."""
+
+    def __init__(self, function: user_code.UserFunction, kept: str):
+        super().__init__(f"{function}: the model needs --standardize=false")
+        self.kept = kept
 
 
 def fitting(
     config: config_lib.Config, datasets: datasets_lib.Datasets
 ) -> tuple[datasets_lib.Datasets, task_lib.Task]:
-    """Makes the task, and loads a table again if the model needs features as they are in it.
+    """Makes the task, and loads a table again if the model needs more of it as it is.
 
-    This is the case if the model has an Embedding or a preprocessing layer, and the user has not
-    set --standardize. Labels are standardized nevertheless.
+    If the user has not set --standardize, a model with an Embedding or a preprocessing layer needs
+    the features, and a compiled classifier the labels.
 
     Raises:
       errors.InputError: as make_task does.
     """
-    try:
-        return datasets, make_task(config, datasets)
-    except _NeedsRawFeatures:
-        datasets = datasets_lib.load(config, datasets.worker, keeps_features=True)
-        return datasets, make_task(config, datasets)
+    keeps: tuple[str, ...] = ()
+    while True:
+        try:
+            return datasets, make_task(config, datasets)
+        except _Reload as needed:
+            keeps = (*keeps, needed.kept)
+            datasets = datasets_lib.load(config, datasets.worker, keeps=keeps)
 
 
 def raw_layer(model: Any) -> str:
@@ -81,6 +89,8 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     )
     if is_compiled:
         check_task.compiled(functions["model"], config)
+        if config.standardize is None and _has_standardized_classes(model, datasets):
+            raise _Reload(functions["model"], "classes")
         found, loss = None, losses.compiled_loss(model)
         if has_own_step:
             numbers = _own_numbers(functions["model"], config, model, spec)
@@ -197,10 +207,20 @@ def _make_model(
 
 
 def _check_features(function: user_code.UserFunction, model: Any, *, is_raw: bool) -> None:
-    """Raises _NeedsRawFeatures if a layer of the model needs other features than it gets."""
-    layer = "" if is_raw else raw_layer(model)
-    if layer:
-        raise _NeedsRawFeatures(f"{function}: {layer} needs --standardize=false")
+    """Raises _Reload if a layer of the model needs other features than it gets."""
+    if not is_raw and raw_layer(model):
+        raise _Reload(function, "features")
+
+
+def _has_standardized_classes(model: Any, datasets: datasets_lib.Datasets) -> bool:
+    """Whether labels are standardized that may be classes to a compiled model."""
+    loss = getattr(model, "loss", "")
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss
+    if not datasets.units or (isinstance(name, str) and training_settings.is_of_regression(name)):
+        return False
+    labels = datasets.units.in_data_units(datasets.train.y).astype(np.float64)
+    is_whole = np.abs(labels - np.round(labels)).max() < _ROUNDING
+    return datasets.units.is_regression and is_whole and table_examples.are_classes(labels.round())
 
 
 def _arguments(

@@ -29,6 +29,11 @@ def loss_name(name: str) -> str:
     return (_REGRESSION | _SHORT).get(words, words)
 
 
+def is_of_regression(name: str) -> bool:
+    """Whether a Keras loss is an error of numbers."""
+    return loss_name(name) in _REGRESSION.values()
+
+
 @dataclasses.dataclass(frozen=True)
 class Solution:
     """The model, the loss and the kind of loop."""
@@ -96,7 +101,7 @@ class Solution:
     @property
     def is_regression(self) -> bool | None:
         """Whether labels are numbers that may be standardized; None for the user's own loss."""
-        return None if ":" in self.loss else self.loss in _REGRESSION.values()
+        return None if ":" in self.loss else is_of_regression(self.loss)
 
 
 @dataclasses.dataclass(frozen=True)
