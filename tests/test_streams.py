@@ -183,6 +183,10 @@ def endless(split):
 
 def batches():
     return tf.data.Dataset.from_tensor_slices(both("train")).batch(10)
+
+
+def named():
+    return batches().map(lambda x, y: {"x": x, "y": y})
 """
 
 
@@ -226,6 +230,13 @@ def test_the_automatic_learning_rate_of_a_stream_is_that_of_its_first_batch(
         task = make_task.make_task(config, datasets)
         rates.append(learning_rate.choose(config, task, datasets, largest_stable=math.inf))
     assert rates[0] == rates[1] != 0.01  # the rate without a known curvature
+
+
+def test_a_dataset_of_dicts_has_no_labels(tmp_path: pathlib.Path) -> None:
+    datasets = _load(tmp_path, "named")
+    config = config_lib.Config(model=f"{_FOLDER}/kinds.py:augmented")
+    with pytest.raises(errors.InputError, match=r"returns no labels: .* return \(x, y\)"):
+        make_task.make_task(config, datasets)
 
 
 _LARGE = """
