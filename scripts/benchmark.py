@@ -94,6 +94,18 @@ GOALS = (
             ("convolution", "two convolutions over 16 by 16, batch 32", 1),
         )
     ),
+    *(
+        Goal(f"tf.data: {title}{loop}, {RECORDED}", side, f"{other} {name}", factor)
+        for name, title, factors in (
+            ("stream", "shuffled batches of 32, MLP 1-64-64-1", (2, None)),
+            ("augmented stream", "augmented batches of 32, two convolutions", (1, None)),
+        )
+        for loop, side in (
+            ("", f"pipeline {name}"),
+            (", --loop=fit", f"pipeline --loop=fit {name}"),
+        )
+        for other, factor in zip(("keras fit", "keras fit tuned"), factors, strict=True)
+    ),
 )
 
 

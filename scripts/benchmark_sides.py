@@ -24,6 +24,7 @@ Round = Callable[[], float]  # seconds for a step, or for an example
 _LEARNING_RATE = 0.1
 _SMALL_RATE = 0.001  # the learning rate of networks
 _MILLION = 1_000_000
+_STREAMED = 256_000  # examples of a stream
 
 
 def examples(count: int = 201) -> tuple[Any, Any]:
@@ -55,7 +56,7 @@ def pipeline(
     optimizer: str = "sgd",
     learning_rate: float = _LEARNING_RATE,
     summaries: bool = True,
-    csv: bool = False,
+    data: str = "",
 ) -> Round:
     """This project: seconds of each step, from the end of the first block to the end of the last.
 
@@ -65,8 +66,8 @@ def pipeline(
 
     tf_runtime.import_tensorflow()
     from pipeline import config as config_lib
-    from pipeline.data import batches as batches_lib
     from pipeline.data import datasets as datasets_lib
+    from pipeline.data import streams
     from pipeline.evaluation import evaluate, linear, monitor
     from pipeline.reporting import recorder, reporters
     from pipeline.training import clock as clock_lib
@@ -98,19 +99,19 @@ def pipeline(
             learning_rate=learning_rate,
             epochs=epochs,
             batch_size=batch_size,
-            data=csv_file() if csv else "",
+            data=data,
             num_examples=count,
             summary_every=1,
             run_name="run",
             logdir=tempfile.mkdtemp(),
         )
         datasets = datasets_lib.load(config)
-        if num_features > 1:
+        if num_features > 1 and not datasets.stream:
             names = tuple(f"x{i}" for i in range(num_features))
             train = datasets_lib.Batch(*table(count, num_features))
             datasets = datasets_lib.Datasets(train, None, names, "y")
-        last_step = config.last_step(config.num_batches(count))
-        batches = batches_lib.Batches(datasets.train, config)
+        last_step = config.last_step(datasets.steps_per_epoch(config))
+        batches = streams.batches_of(datasets, config)
         trained = make_task.make_task(config, datasets)
         updates = optimizers.create(config, trained, last_step=last_step)
         step, train_all = train_step.guide_step(trained, updates), loop_lib.train
@@ -147,7 +148,8 @@ def pipeline(
         records.close()
         seconds = stopwatch.times[-1][0] - stopwatch.times[0][0]
         taken = sum(count for _, count in stopwatch.times[1:])
-        return seconds / taken / (1 if batch_size == 0 else batches.batch_size)
+        is_full = batch_size == 0 and not datasets.stream
+        return seconds / taken / (1 if is_full else batches.own_batch_size)
 
     return one_round
 
@@ -156,6 +158,11 @@ def table(count: int, num_features: int) -> tuple[Any, Any]:
     """Examples of several features: x float32 [count, D], y float32 [count]."""
     x = np.random.default_rng(0).standard_normal((count, num_features), dtype=np.float32)
     return x, np.tanh(x).sum(axis=1)
+
+
+def mlp_64(num_features: int) -> Any:
+    """A model for --model: two hidden layers of 64 units."""
+    return _mlp(num_features, 64)
 
 
 def mlp_256(num_features: int) -> Any:
@@ -271,6 +278,46 @@ def keras_network(
     model.compile(optimizer=classes[optimizer](_SMALL_RATE), loss="mean_squared_error", **more)
     x = x.reshape(count, -1)
     return timed(lambda: model.fit(x, y, batch_size=batch_size, verbose=0), count)
+
+
+def cheap_stream() -> Any:
+    """A function for --data: batches of a shuffled table of one column."""
+    import tensorflow as tf
+
+    x, y = examples(_STREAMED)
+    return tf.data.Dataset.from_tensor_slices((x[:, None], y)).shuffle(10_000).batch(32)
+
+
+def augmented_stream() -> Any:
+    """A function for --data: batches of images of 16 by 16, with noise of their own each time."""
+    import tensorflow as tf
+
+    def noisy(example: Any, seed: Any) -> Any:
+        x, y = example
+        return x + 0.1 * tf.random.stateless_normal([256], [seed, seed]), y
+
+    images = tf.data.Dataset.from_tensor_slices(table(_STREAMED // 4, 256)).shuffle(1000)
+    both = tf.data.Dataset.zip((images, tf.data.Dataset.random(seed=1)))
+    return both.map(noisy, num_parallel_calls=2).batch(32).prefetch(2)
+
+
+def keras_stream(
+    make: Callable[[int], Any],
+    stream: Callable[[], Any],
+    *,
+    num_features: int,
+    steps_per_execution: int = 1,
+) -> Round:
+    """Keras fit of a network on a stream."""
+    from pipeline import tf_runtime
+
+    tf_runtime.import_tensorflow()
+    import tensorflow as tf
+
+    model, batches = make(num_features), stream()
+    optimizer = tf.keras.optimizers.SGD(_SMALL_RATE)
+    model.compile(optimizer, "mean_squared_error", steps_per_execution=steps_per_execution)
+    return timed(lambda: model.fit(batches, shuffle=False, verbose=0), 32 * len(batches))
 
 
 def jax_scan() -> Round:
@@ -461,7 +508,9 @@ SIDES: dict[str, Callable[[], Round]] = {
     "jax scan with our XLA flag": jax_scan,  # benchmark.py sets it
     "pipeline 32": lambda: pipeline(epochs=4, batch_size=32, count=_MILLION),
     "pipeline 1024": lambda: pipeline(epochs=8, batch_size=1024, count=_MILLION),
-    "pipeline 1024, CSV": lambda: pipeline(epochs=8, batch_size=1024, count=_MILLION, csv=True),
+    "pipeline 1024, CSV": lambda: pipeline(
+        epochs=8, batch_size=1024, count=_MILLION, data=csv_file()
+    ),
     "keras fit 32": lambda: keras(epochs=1, batch_size=32, count=50_000),
     "keras fit 1024": lambda: keras(epochs=1, batch_size=1024, count=_MILLION),
     "jax 32": lambda: jax_epoch(batch_size=32),
@@ -505,6 +554,23 @@ for _name, _make, _size, _count, _features in (
         ),
         f"keras fit {_name}": functools.partial(keras_network, _make, **_shape),
     }
+for _name, _make, _stream, _features in (
+    ("stream", mlp_64, cheap_stream, 1),
+    ("augmented stream", convolution, augmented_stream, 256),
+):
+    for _loop, _prefix in (("custom", ""), ("fit", "--loop=fit ")):
+        SIDES[f"pipeline {_prefix}{_name}"] = functools.partial(
+            pipeline,
+            epochs=1,
+            loop=_loop,
+            model=_OWN + _make.__name__,
+            data=_OWN + _stream.__name__,
+            learning_rate=_SMALL_RATE,
+        )
+    for _steps, _prefix in ((1, ""), (256, "tuned ")):
+        SIDES[f"keras fit {_prefix}{_name}"] = functools.partial(
+            keras_stream, _make, _stream, num_features=_features, steps_per_execution=_steps
+        )
 
 
 if __name__ == "__main__":

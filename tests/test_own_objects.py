@@ -147,6 +147,7 @@ def test_a_cross_entropy_below_zero_is_noted(
         ({**_BINARY, "loss": ":of_probabilities"}, "needs predictions that are probabilities"),
         ({"model": ":line", "data": ":shifted_data", "loss": ":binary_entropy"}, "received 1 to 2"),
         ({"data": ":numbers_data"}, "needs labels 0, 1, ... below the number of the model's"),
+        ({"data": ":names_data"}, "needs numbers as labels; received texts, such as "),
         ({"metrics": ":number"}, "must be a list of Keras metrics or their names, .* received 0.1"),
         ({"metrics": ":curve"}, "must be a list of Keras metrics .* received <function curve"),
         ({**_BINARY, "loss": "mse", "metrics": ":auc"}, "auc needs predictions that are probab"),

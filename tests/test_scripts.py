@@ -21,6 +21,8 @@ from collections.abc import Callable
 import pytest
 from packaging import markers, requirements, utils
 
+from tests import helpers
+
 ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
 IS_SET_UP = not subprocess.run(
@@ -378,3 +380,15 @@ def test_the_readme_names_the_line_of_the_update() -> None:
     assert found
     line = (ROOT / found[1]).read_text().splitlines()[int(found[2]) - 1]
     assert line.strip() == found[3]
+
+
+def test_the_commands_on_arrays_and_datasets_in_the_readme_run(tmp_path: pathlib.Path) -> None:
+    section = (ROOT / "README.md").read_text().partition("### A compiled model")[2]
+    section = section.partition("\n## ")[0]
+    (tmp_path / "mine.py").write_text("".join(re.findall(r"```python\n(.*?)```", section, re.S)))
+    found = re.findall(r"\npython -m pipeline\.(train .*?)\n```", section, re.S)
+    commands = [shlex.split(command.replace("\\\n", "")) for command in found]
+    assert [command[-1] for command in commands] == ["--run_name=digits", "--run_name=noisy"]
+    for code, out, err in helpers.answers(commands, cwd=tmp_path):
+        assert (code, err) == (0, "")
+        assert "validation loss=" in out

@@ -1,5 +1,6 @@
 """Datasets of batches (streams) in both loops, compared with plain Keras, resumed and refused."""
 
+import math
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline import errors
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import streams as streams_lib
 from pipeline.run import checkpoints, trainer
-from pipeline.training import make_task
+from pipeline.training import learning_rate, make_task
 from tests import helpers, kinds, streams
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__")  # of Keras, which saves weights
@@ -182,6 +183,10 @@ def endless(split):
 
 def batches():
     return tf.data.Dataset.from_tensor_slices(both("train")).batch(10)
+
+
+def named():
+    return batches().map(lambda x, y: {"x": x, "y": y})
 """
 
 
@@ -203,7 +208,7 @@ def test_a_function_with_a_split_makes_both_parts_of_arrays(tmp_path: pathlib.Pa
         ("columns", {}, "split by --validation_fraction; leave out its parameter `split`"),
         ("endless", {}, "a dataset without an end for split='validation'; leave out repeat()"),
         ("batches", {"batch_size": 32}, "--batch_size=32 has no effect, as batches in "),
-        ("batches", {"validation_examples": 9}, "--validation_examples=9 has no effect"),
+        ("batches", {"validation_examples": 9}, "returns batches: let it take `split`, and"),
     ],
 )
 def test_flags_that_do_not_fit_a_split_or_a_stream_are_refused(
@@ -212,6 +217,26 @@ def test_flags_that_do_not_fit_a_split_or_a_stream_are_refused(
     with pytest.raises(errors.InputError) as caught:
         _load(tmp_path, function, **settings)
     assert words in str(caught.value)
+
+
+def test_the_automatic_learning_rate_of_a_stream_is_that_of_its_first_batch(
+    tmp_path: pathlib.Path,
+) -> None:
+    """All examples are equal here, so the curvature of a batch is that of all arrays."""
+    rates = []
+    for function in ("both", "batches"):
+        datasets = _load(tmp_path, function)
+        config = config_lib.Config(data=f"{tmp_path}/mine.py:{function}", model="mlp")
+        task = make_task.make_task(config, datasets)
+        rates.append(learning_rate.choose(config, task, datasets, largest_stable=math.inf))
+    assert rates[0] == rates[1] != 0.01  # the rate without a known curvature
+
+
+def test_a_dataset_of_dicts_has_no_labels(tmp_path: pathlib.Path) -> None:
+    datasets = _load(tmp_path, "named")
+    config = config_lib.Config(model=f"{_FOLDER}/kinds.py:augmented")
+    with pytest.raises(errors.InputError, match=r"returns no labels: .* return \(x, y\)"):
+        make_task.make_task(config, datasets)
 
 
 _LARGE = """

@@ -174,7 +174,9 @@ def _load_stream(
     """Prepares the datasets that a function returned, whose batches are taken as they come."""
     from pipeline.data import streams  # imports TensorFlow, as the function has done
 
-    _check_flags(config, ("batch_size", *_FOR_TABLES, *_SPLITTING), f"{name} returns batches")
+    _check_flags(config, ("batch_size", *_FOR_TABLES), f"{name} returns batches")
+    why = f"{name} returns batches: let it take `split`, and make the validation data, too"
+    _check_flags(config, _SPLITTING, why)
     errors.require(worker.count == 1, f"{name} returns batches, which workers can't divide")
     with user_calls.user_errors("reading the data", user_code.find(config)["data"]):
         stream = streams.Stream(made.train, name)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -58,14 +59,17 @@ def choose(
         return largest_stable / 2
     count = train.num_examples
     most = min(config.batch_size or count, max(2, _MOST_NUMBERS // train.numbers))
-    if is_full_batch or not train.is_table:
+    chosen: Any
+    if datasets.stream:
+        chosen = slice(most)  # of the first batch, as tensors can't be indexed by arrays
+    elif is_full_batch or not train.is_table:
         chosen = np.linspace(0, count - 1, min(most, count), dtype=np.int64)
     else:
         lengths = np.einsum("nd,nd->n", train.x, train.x)
         if train.weight is not None:
             lengths *= train.weight
         chosen = np.sort(np.argpartition(lengths, count - most)[-most:])
-    curvature, slope = _curvature(task, train.rows(chosen).map(tf.constant))
+    curvature, slope = _curvature(task, train.rows(chosen).map(tf.identity))
     rates = [1 / curvature if curvature > 0 else np.inf]
     if not re.fullmatch(_KEEPS_CURVATURE, config.loss):
         rates.append(_LENGTH / slope if slope > 0 else np.inf)

@@ -202,6 +202,12 @@ def check_range(flag: str, found: Any, y: Array, prediction: Array) -> None:
     """
     name = found if isinstance(found, str) else type(found).__name__
     takes_logits = any(getattr(found, each, False) for each in ("from_logits", "_from_logits"))
+    is_of_classes = name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
+    errors.require(
+        y.dtype.kind in "biuf" or not (is_of_classes or name in _OF_PROBABILITIES),
+        f"{flag} needs numbers as labels; received texts, such as {y.flat[0]!r}: number them "
+        "0, 1, ..., as tf.keras.layers.StringLookup(num_oov_indices=0) does",
+    )
     if name in _OF_PROBABILITIES:
         errors.require(
             y.min() >= 0 and y.max() <= 1,
@@ -213,7 +219,7 @@ def check_range(flag: str, found: Any, y: Array, prediction: Array) -> None:
             f"{prediction.max():g}; end the model with a sigmoid, as --model=logistic does, or "
             "give an object of your own with from_logits=True",
         )
-    if name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy"):
+    if is_of_classes:
         classes = prediction.shape[-1] if prediction.ndim == 2 else 1
         errors.require(
             classes > 1 and y.min() >= 0 and y.max() < classes and (y == np.floor(y)).all(),

@@ -83,11 +83,6 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     is_compiled = bool(getattr(model, "compiled", False))
     numbers: tuple[str, ...] = ()
     has_own_step = task_lib.overrides(model, "train_step")
-    errors.require(
-        has_own_step or spec.y is not None,
-        f"--data={config.data} returns no labels: only a model with a train_step of its own can do "
-        "without; return (x, y)",
-    )
     if is_compiled:
         check_task.compiled(functions["model"], config)
         if config.standardize is None and _has_standardized_classes(model, datasets):
@@ -188,6 +183,11 @@ def _make_model(
         f"{function}: the model has no `call`, which the export serves: define what it predicts",
     )
     has_own_step = task_lib.overrides(model, "train_step")
+    errors.require(
+        has_own_step or sample.y is not None,
+        f"--data={config.data} returns no labels: only a model with a train_step of its own can do "
+        "without; return (x, y)",
+    )
     takes_training = task_lib.takes_training(model)
     _check_features(function, model, is_raw=is_raw)  # an Embedding refuses other numbers
     with (
