@@ -89,6 +89,23 @@ def test_the_validation_stream_is_evaluated_whole(tmp_path: pathlib.Path) -> Non
     assert sum(batch.num_examples for batch in datasets.validation) == 40
 
 
+def test_classes_are_weighed_as_by_plain_keras(tmp_path: pathlib.Path) -> None:
+    """The evaluation is unweighted."""
+    config = _config("records", tmp_path, "run", loop="fit", class_weight="0:1,2:10", epochs=1)
+    result = trainer.train(config, datasets_lib.load(config))
+    plain = datasets_lib.load(_config("records", tmp_path, "plain"))
+    assert plain.stream
+    model = make_task.make_task(config, plain).model
+    data = plain.stream.dataset.take(_STEPS)
+    data = data.apply(tf.data.experimental.assert_cardinality(_STEPS))
+    model.fit(data, class_weight={0: 1, 1: 1, 2: 10}, shuffle=False, verbose=0)
+    found = checkpoints.variables(tmp_path / "run" / "checkpoints")
+    np.testing.assert_array_equal(found["dense.kernel"], model.layers[0].kernel)
+    data = plain.stream.dataset.apply(tf.data.experimental.assert_cardinality(7))
+    loss = model.evaluate(data, verbose=0)[0]
+    assert result.evaluation.train["loss"] == pytest.approx(loss, rel=1e-5)
+
+
 def _slices() -> Any:
     return tf.data.Dataset.from_tensor_slices((kinds.X, kinds.CLASSES))
 

@@ -186,8 +186,22 @@ def _load_stream(
         validation is None or not validation.is_endless,
         f"{name} returned a dataset without an end for split='validation'; leave out repeat()",
     )
+    unweighted = None
+    if config.class_weight:
+        errors.require(
+            config.class_weights,
+            "--class_weight=balanced needs examples in memory; give numbers, such as 0:1,1:10",
+        )
+        stream, unweighted = stream.weighted(config.class_weights), stream.first
     counts = steps * stream.first.num_examples, 0
-    return Datasets(stream.first, validation, counts=counts, stream=stream, stream_steps=steps)
+    return Datasets(
+        stream.first,
+        validation,
+        counts=counts,
+        stream=stream,
+        stream_steps=steps,
+        unweighted=unweighted,
+    )
 
 
 _FOR_TABLES = ("label", "features", "categorical", "missing", "standardize", "weight")

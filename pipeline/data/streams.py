@@ -5,7 +5,7 @@ import itertools
 import re
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -60,6 +60,25 @@ class Stream:
     def __iter__(self) -> Iterator[batch_lib.Batch]:
         """Yields the batches of one pass."""
         return map(batch_of, self.dataset)
+
+    def weighted(self, by_class: Mapping[int, float]) -> "Stream":
+        """A stream with weights by class in training; the kept batches stay as they are."""
+
+        def add(x: Any, y: Any, weight: Any = 1.0) -> tuple[Any, ...]:
+            is_one_hot = y.shape.rank == 2 and y.shape[1] != 1
+            classes = tf.argmax(y, axis=1) if is_one_hot else tf.reshape(y, [-1])
+            factor = tf.ones_like(classes, tf.float32)
+            for each, its in by_class.items():
+                factor = tf.where(tf.cast(classes, tf.int64) == each, its, factor)
+            return x, y, factor * tf.cast(weight, tf.float32)
+
+        errors.require(
+            isinstance(self.spec.y, tf.TensorSpec),
+            f"--class_weight needs one label for each example; {self._name} returns several",
+        )
+        result = Stream(self.dataset.map(add), self._name)
+        result.kept = self.kept
+        return result
 
     def steps_per_epoch(self) -> int:
         """The number of batches in a pass; reads them all if the dataset does not know.
