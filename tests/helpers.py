@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -21,6 +22,7 @@ from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import preprocessing
+from pipeline.data import streams as streams_lib
 from pipeline.evaluation import evaluate
 from pipeline.evaluation import linear as linear_lib
 from pipeline.evaluation import monitor as monitor_lib
@@ -71,11 +73,14 @@ def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, di
     task = make_task.make_task(config, datasets)
     if compiled:
         task.model.compile(**compiled, jit_compile=False)
-    batches = batches_lib.Batches(datasets.train, config)
     count = config.last_step(datasets.steps_per_epoch(config))
 
     def all_batches() -> Iterator[Any]:
-        for batch in singly(batches, 0, count):
+        if datasets.stream:
+            (iterator,) = streams_lib.Batches(datasets.stream, run_eagerly=False).blocks(0, 1)
+            yield from itertools.islice(iterator, count)
+            return
+        for batch in singly(batches_lib.Batches(datasets.train, config), 0, count):
             yield batch.as_keras
 
     data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)

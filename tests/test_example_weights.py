@@ -94,7 +94,7 @@ def test_examples_are_weighed_as_by_plain_keras(
     assert datasets.train.weight.dtype == np.float32
     model = make_task.make_task(config, datasets).model
     batches = batches_lib.Batches(datasets.train, config)
-    steps = config.last_step(config.num_batches(_N))
+    steps = config.last_step(datasets.steps_per_epoch(config))
 
     def all_batches() -> Iterator[Any]:
         for batch in helpers.singly(batches, 0, steps):

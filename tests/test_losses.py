@@ -62,11 +62,22 @@ def test_the_loss_of_a_batch_is_the_mean_of_weighted_losses(
     assert _loss(losses.squared_error, **changes) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("each", [tf.keras.losses.MeanSquaredError(), tf.keras.losses.mse])
-def test_a_loss_that_takes_the_mean_is_refused(each: losses.ExampleLoss) -> None:
+def test_a_loss_that_takes_the_mean_is_refused() -> None:
     """The mean over all examples would average the means of pieces of different sizes."""
     with pytest.raises(errors.InputError, match="one number for each of the examples"):
-        _loss(each)
+        _loss(lambda y, prediction: tf.reduce_mean(tf.abs(y - prediction)))
+
+
+@pytest.mark.parametrize("shape", [[1], [1, 1]])
+@pytest.mark.parametrize(
+    "found", [losses.by_name("binary_crossentropy"), tf.keras.losses.BinaryCrossentropy()]
+)
+def test_the_logits_of_a_sigmoid_are_used_as_in_keras(found: Any, shape: list[int]) -> None:
+    """Probabilities would be clipped at 1e-7, and the loss at 16."""
+    loss = losses.mean_loss(found, _NO_MODEL)
+    batch = batch_lib.Batch((), tf.zeros(shape))
+    value = tf.function(lambda x: loss(batch, tf.sigmoid(x)))(tf.constant([[40.0]]))
+    assert float(value) == pytest.approx(40)
 
 
 def _regularized() -> Any:

@@ -33,24 +33,12 @@ def _config(kind: str, folder: pathlib.Path, name: str, **more: Any) -> config_l
     )
 
 
-def _weights_of_plain_keras(config: config_lib.Config) -> dict[str, Any]:
-    """The weights after plain fit on the same batches, by the pipeline's names."""
-    datasets = datasets_lib.load(config)
-    assert datasets.stream
-    task = make_task.make_task(config, datasets)
-    (iterator,) = streams_lib.Batches(datasets.stream, run_eagerly=False).blocks(0, 1)
-    signature = datasets.stream.dataset.element_spec
-    data = tf.data.Dataset.from_generator(lambda: iterator, output_signature=signature)
-    task.model.fit(data, epochs=4, steps_per_epoch=_STEPS, shuffle=False, verbose=0)
-    return dict(task.variables.arrays())
-
-
 @pytest.mark.parametrize("kind", streams.MODELS)
 def test_a_stream_is_trained_on_as_by_plain_keras_in_both_loops(
     tmp_path: pathlib.Path, kind: str
 ) -> None:
     """Weights agree exactly with fit, and up to rounding in the other loop; resuming is exact."""
-    expected = _weights_of_plain_keras(_config(kind, tmp_path, "plain"))
+    _, expected = helpers.fitted_by_keras(_config(kind, tmp_path, "plain"))
     found, results = {}, {}
     for name, loop, epochs in (
         ("fit", "fit", [4]),

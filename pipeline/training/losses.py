@@ -77,22 +77,25 @@ def own(function: user_code.UserFunction) -> Any:
 
 
 def of_examples(found: Any) -> ExampleLoss:
-    """Makes a loss of each example from a loss of Keras or of the user's own.
+    """Makes a loss of labels and outputs from a loss of Keras or of the user's own.
 
     Keras' losses take the mean over the last dimension, and calling a Loss object that over the
     batch, too; its `call` does not.
     """
     is_object = isinstance(found, tf.keras.losses.Loss)
     if not is_object and not found.__module__.startswith("keras."):
-        return found  # type: ignore[no-any-return]
+        own = with_autograph(found)
+        return lambda y, outputs: own(y, matching(y, outputs))
     call = with_autograph(found.call) if is_object else found
 
-    def loss(y: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    def loss(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+        column = y[:, None] if y.shape.rank == 1 else y
+        # Outputs [B, 1] are passed on as they are: Keras takes the logits of a sigmoid from them.
+        outputs = matching(column, outputs)
+        y = column if outputs.shape[1:] == [1] else y
         if is_object:
-            y, prediction = tf.cast(y, found.dtype), tf.cast(prediction, found.dtype)
-        if prediction.shape.rank == 1:
-            return call(y[:, None], prediction[:, None])
-        return call(y, prediction)
+            y, outputs = tf.cast(y, found.dtype), tf.cast(outputs, found.dtype)
+        return call(y, outputs)
 
     return loss
 
@@ -115,17 +118,17 @@ def with_autograph(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def mean_loss(each: ExampleLoss, model: Any, *, l2: float = 0.0) -> Loss:
-    """Makes a loss: the weighted mean of the examples' losses, plus penalties.
+def mean_loss(found: Any, model: Any, *, l2: float = 0.0) -> Loss:
+    """Makes a loss: the weighted mean of a loss of each example, plus penalties.
 
     Penalties are the losses that a Keras model adds in its last call, such as regularizers, and l2
     times the sum of the squared weights without biases. As in Keras, the sum of the weighted
     losses is divided by the number of examples.
     """
-    each = with_autograph(each)
+    each = of_examples(found)
 
     def loss(batch: batch_lib.Batch, outputs: Any) -> tf.Tensor:
-        result = each(batch.y, matching(batch.y, outputs))
+        result = each(batch.y, outputs)
         errors.require(
             isinstance(result, tf.Tensor) and result.shape.rank,
             "the loss must give one number for each of the examples; received "

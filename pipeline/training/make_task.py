@@ -93,7 +93,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     else:
         check_task.optimizer(functions.get("optimizer"), config)
         found = _loss(config, functions, model)
-        loss = losses.mean_loss(losses.of_examples(found), model, l2=config.l2)
+        loss = losses.mean_loss(found, model, l2=config.l2)
     made = task_lib.Task(
         model, loss, spec=spec, features=datasets.features, is_compiled=is_compiled, numbers=numbers
     )
