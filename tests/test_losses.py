@@ -49,6 +49,7 @@ def test_a_loss_that_keras_does_not_know_is_refused(name: str) -> None:
         ({}, 13 / 3),
         ({"weight": np.array([1.0, 0.5, 2.0])}, 20 / 3),  # by the number of examples, as in Keras
         ({"weight": np.array([0, 1, 0])}, 4 / 3),
+        ({"weight": np.array([[0], [1], [0]])}, 4 / 3),
         ({"outputs": _PREDICTION[:, None]}, 13 / 3),  # y is [B]
         ({"outputs": _PREDICTION[:, None], "y": _Y[:, None]}, 13 / 3),
         ({"y": _Y[:, None]}, 13 / 3),
@@ -134,3 +135,21 @@ def test_a_loss_of_ones_own_may_depend_on_tensors() -> None:
     graph = traced.get_concrete_function(batch, tf.TensorSpec([None])).graph.as_graph_def()
     calls = [node.op for node in graph.node if "Call" in node.op]
     assert calls == []
+
+
+@pytest.mark.parametrize("shape", [None, [4, 1], [4, 3]])
+def test_masks_and_weights_of_sequences_count_as_in_keras(shape: list[int] | None) -> None:
+    """The mask comes from the model; weights are those of examples or of steps."""
+    x = np.array([[1, 2, 0], [3, 0, 0], [1, 1, 1], [2, 3, 0]])
+    parts = tf.keras.layers.Embedding(4, 2, mask_zero=True), tf.keras.layers.Dense(3)
+    model = tf.keras.Sequential([tf.keras.Input([3], dtype="int32"), *parts])
+    found = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=found)
+    y = tf.constant(x % 3)
+    weight = (
+        None if shape is None else tf.constant(np.arange(1.0, 1 + np.prod(shape)).reshape(shape))
+    )
+    batch = batch_lib.Batch(tf.constant(x), y, weight)
+    outputs = model(batch.x)
+    expected = model.compute_loss(x=batch.x, y=y, y_pred=outputs, sample_weight=weight)
+    assert float(losses.mean_loss(found, model)(batch, outputs)) == pytest.approx(float(expected))

@@ -127,7 +127,8 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
         array = array.astype(np.str_)
     errors.require(
         array.dtype.kind in "biufSU",
-        f"{name} must hold numbers, booleans or texts; received {array.dtype}",
+        f"{name} must hold numbers, booleans or texts; received {array.dtype} (pad sequences to "
+        "one length, or return a tf.data.Dataset of them)",
     )
     if array.dtype.kind != "f":
         return array

@@ -123,7 +123,7 @@ def mean_loss(found: Any, model: Any, *, l2: float = 0.0) -> Loss:
 
     Penalties are the losses that a Keras model adds in its last call, such as regularizers, and l2
     times the sum of the squared weights without biases. As in Keras, the sum of the weighted
-    losses is divided by the number of examples.
+    losses is divided by the number of examples, and masked steps of sequences don't count.
     """
     each = of_examples(found)
 
@@ -135,15 +135,25 @@ def mean_loss(found: Any, model: Any, *, l2: float = 0.0) -> Loss:
             f"{_described(result)}: do not take the mean in it",
         )
         result = tf.cast(result, tf.float32)
-        if result.shape.rank > 1:  # as Keras does, for sequences
-            result = tf.reduce_mean(result, axis=range(1, result.shape.rank))
+        if (mask := getattr(outputs, "_keras_mask", None)) is not None:
+            valid = tf.cast(mask, tf.float32)
+            result = _times(result, valid * tf.math.divide_no_nan(1.0, tf.reduce_mean(valid)))
         if batch.weight is not None:
-            result *= tf.cast(batch.weight, tf.float32)
+            result = _times(result, tf.cast(batch.weight, tf.float32))
         penalties = [*getattr(model, "losses", ()), *_l2_penalties(model, l2)]
         total = tf.reduce_mean(result)
         return tf.add_n([total, *(tf.cast(p, tf.float32) for p in penalties)])
 
     return loss
+
+
+def _times(losses: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Multiplies losses [B, ...] by factors [B], [B, 1] or [B, ...]."""
+    if factors.shape.rank > losses.shape.rank:
+        factors = tf.squeeze(factors, axis=-1)
+    while factors.shape.rank < losses.shape.rank:
+        factors = factors[..., None]
+    return losses * factors
 
 
 def compiled_loss(model: Any) -> Loss:
