@@ -94,8 +94,8 @@ def test_workers_take_the_steps_of_one_process(
 
 def test_workers_resume(together: pathlib.Path) -> None:
     """Three workers train 12 epochs, two continue to 20; a network keeps its patience."""
-    assert helpers.saved_steps(together / "logs" / "guide-3")[-2:] == [12, 20]
-    assert helpers.saved_steps(together / "logs" / "mlp-2")[-2:] == [16, 24]
+    for name, steps in (("guide-3", {12, 20}), ("mlp-2", {16, 24})):
+        assert steps <= set(helpers.saved_steps(together / "logs" / name))  # others by the clock
 
 
 def _assert_same_curves(run: pathlib.Path, alone: pathlib.Path) -> None:

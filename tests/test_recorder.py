@@ -196,7 +196,8 @@ def test_the_settings_are_a_table_of_all_that_matters(tmp_path: pathlib.Path, ho
     assert lines[:2] == ["| setting | value |", "|---|---|"]
     for line in (
         "| repeat | `python -m pipeline.train --a_flag` |",
-        "| examples | 3 to train on, 1 to validate |",
+        "| training | 3 examples |",
+        "| validation | 1 examples |",
         "| features | rooms, area |",
         "| steps | 2,000, 1 an epoch |",
         "| learning_rate | `0.25` |",

@@ -103,7 +103,7 @@ def test_text_shows_the_settings_and_the_command(board: helpers.TensorBoard) -> 
     entries = board.get("plugin/text/text", run="module-custom/train", tag="settings")
     assert [("20, 1 an epoch" in e["text"], e["step"]) for e in entries] == [(False, 0), (True, 10)]
     (entry,) = board.get("plugin/text/text", run="keras-fit/train", tag="settings")
-    for part in ("<table>", "learning_rate", "0.1", tf.__version__, "201 to train", "--flagfile="):
+    for part in ("<table>", "learning_rate", "0.1", tf.__version__, "201 examples", "--flagfile="):
         assert part in entry["text"]
 
 

@@ -177,7 +177,7 @@ def test_workers_that_differ_in_any_setting_are_told_so(tmp_path: pathlib.Path) 
         {"true_w": 1.0, "true_b": 1.0, "noise_stddev": 2.0, "x_min": -9.0, "x_max": 9.0},
         {**of_table, "label": "y", "features": "a", "missing": "drop", "standardize": "false"},
         {**of_table, "validation_fraction": 0.5, "categorical": "a", "weight": "w"},
-        {**of_table, "class_weight": "balanced"},
+        {**of_table, "class_weight": "balanced", "steps_per_epoch": 3},
         {"data": mine, "model": mine, "learning_rate": 0.2},
     ]
     expected = agreement.settings(config_lib.Config())

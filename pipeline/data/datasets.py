@@ -91,6 +91,13 @@ class Datasets(NamedTuple):
         return f"{self.num_train:,} examples"
 
     @property
+    def validation_described(self) -> str:
+        """The amount of validation data, in words."""
+        return (
+            "a stream" if self.stream and self.validation else f"{self.num_validation:,} examples"
+        )
+
+    @property
     def evaluated(self) -> Batch | list[Batch]:
         """The training examples that this worker evaluates: unweighted; a stream's first ones."""
         return self.stream.kept if self.stream else self._own(self.unweighted or self.train)

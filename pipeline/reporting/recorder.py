@@ -82,8 +82,8 @@ class Recorder(hooks.Hook):
         """
         datasets = self.datasets
         rows = {
-            "examples": f"{datasets.described(self.config)} to train on, "
-            f"{datasets.num_validation:,} to validate",
+            "training": datasets.described(self.config),
+            "validation": datasets.validation_described,
             "steps": f"{self.last_step:,}, {self.steps_per_epoch:,} an epoch",
             **settings,
             **{name: f"`{value}`" for name, value in self.config.applied.items()},
