@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import predict
+from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, trainer
 from tests import helpers
@@ -60,7 +61,7 @@ def test_an_example_is_trained_as_by_plain_keras_in_both_loops(
         rtol, atol = (0, 0) if loop == "fit" else (1e-5, 1e-5)
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol, atol, err_msg=name)
-    x = datasets.sample(5).x
+    x = batches_lib.sample(datasets, 5).x
     predicted = predict.load(tmp_path / "fit").predict(tf.nest.map_structure(np.asarray, x))
     for one, other in zip(tf.nest.flatten(predicted), tf.nest.flatten(model(x)), strict=True):
         np.testing.assert_allclose(np.ravel(one), np.ravel(other), rtol=1e-4, atol=1e-5)

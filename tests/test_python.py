@@ -267,6 +267,7 @@ def test_a_sweep_returns_its_table(tmp_path: pathlib.Path) -> None:
 
 _GUEST = """
 import glob, logging, os, random, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 import pipeline
 assert not {"numpy", "tensorflow", "absl"} & sys.modules.keys()
 from pipeline import errors, predict, sweep, train, watch
