@@ -64,15 +64,10 @@ def singly(batches: batches_lib.Batches, first: int, last: int) -> list[batch_li
     return result
 
 
-def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, dict[str, Any]]:
-    """A model and its weights, by the pipeline's names, after plain fit on the same batches.
-
-    A model that is not compiled is compiled as the arguments say.
-    """
-    datasets = datasets_lib.load(config)
-    task = make_task.make_task(config, datasets)
-    if compiled:
-        task.model.compile(**compiled, jit_compile=False)
+def batches_for_keras(
+    config: config_lib.Config, datasets: datasets_lib.Datasets
+) -> "tf.data.Dataset[Any]":
+    """All batches of a run, as plain fit takes them."""
     count = config.last_step(datasets.steps_per_epoch(config))
 
     def all_batches() -> Iterator[Any]:
@@ -83,9 +78,21 @@ def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, di
         for batch in singly(batches_lib.Batches(datasets.train, config), 0, count):
             yield batch.as_keras
 
-    data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)
-    data = data.apply(tf.data.experimental.assert_cardinality(count))
-    task.model.fit(data, shuffle=False, verbose=0)
+    spec = datasets.stream.spec if datasets.stream else batches_lib.of(datasets, config).spec
+    data = tf.data.Dataset.from_generator(all_batches, output_signature=spec.as_keras)
+    return data.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def fitted_by_keras(config: config_lib.Config, **compiled: Any) -> tuple[Any, dict[str, Any]]:
+    """A model and its weights, by the pipeline's names, after plain fit on the same batches.
+
+    A model that is not compiled is compiled as the arguments say.
+    """
+    datasets = datasets_lib.load(config)
+    task = make_task.make_task(config, datasets)
+    if compiled:
+        task.model.compile(**compiled, jit_compile=False)
+    task.model.fit(batches_for_keras(config, datasets), shuffle=False, verbose=0)
     return task.model, dict(task.variables.arrays())
 
 

@@ -2,7 +2,6 @@
 
 import pathlib
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors, user_code
-from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, trainer
 from pipeline.training import make_task
@@ -41,22 +39,16 @@ def _calls_of_plain_keras(
     """The calls in plain fit on the same batches with the same logs, and its last weights."""
     datasets = datasets_lib.load(config)
     task = make_task.make_task(config, datasets)
-    batches = batches_lib.Batches(datasets.train, config)
 
     class SameLogs(tf.keras.callbacks.Callback):  # type: ignore[misc]
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             logs.clear()
             logs.update(logs_of_epochs[epoch])
 
-    def all_batches() -> Iterator[Any]:
-        count = config.last_step(datasets.steps_per_epoch(config))
-        for batch in helpers.singly(batches, 0, count):
-            yield batch.as_keras
-
-    data = tf.data.Dataset.from_generator(all_batches, output_signature=task.spec.as_keras)
+    data = helpers.batches_for_keras(config, datasets)
     step_kinds.CALLS.clear()
     callbacks = [SameLogs(), *step_kinds.plateau_callbacks()]
-    how = {"steps_per_epoch": batches.steps_per_epoch, "shuffle": False, "verbose": 0}
+    how = {"steps_per_epoch": datasets.steps_per_epoch(config), "shuffle": False, "verbose": 0}
     task.model.fit(data, epochs=config.epochs, callbacks=callbacks, **how)
     return list(step_kinds.CALLS), dict(task.variables.arrays())
 

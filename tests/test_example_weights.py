@@ -2,17 +2,14 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import polars
 import pytest
-import tensorflow as tf
 
 from pipeline import config as config_lib
 from pipeline import errors
-from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.data import fingerprint
 from pipeline.distributed import workers
@@ -93,16 +90,9 @@ def test_examples_are_weighed_as_by_plain_keras(
         np.testing.assert_array_equal(datasets.train.weight, np.float32(weight))
     assert datasets.train.weight.dtype == np.float32
     model = make_task.make_task(config, datasets).model
-    batches = batches_lib.Batches(datasets.train, config)
-    steps = config.last_step(datasets.steps_per_epoch(config))
-
-    def all_batches() -> Iterator[Any]:
-        for batch in helpers.singly(batches, 0, steps):
-            yield batch[:2] if by_class else tuple(batch)
-
-    spec = batches.spec[:2] if by_class else tuple(batches.spec)
-    examples = tf.data.Dataset.from_generator(all_batches, output_signature=spec)
-    examples = examples.apply(tf.data.experimental.assert_cardinality(steps))
+    examples = helpers.batches_for_keras(config, datasets)
+    if by_class:
+        examples = examples.map(lambda x, y, _: (x, y))
     model.fit(examples, shuffle=False, verbose=0, class_weight=by_class)
     expected = [variable.numpy() for variable in model.variables]
     given = _W if "weighed" in data else None

@@ -8,7 +8,7 @@ import pipeline
 ROOT = pathlib.Path(pipeline.__file__).parent
 SHARED = {
     *("__init__", "arguments", "cli", "config", "console", "errors", "fields", "files", "flagfile"),
-    *("tf_runtime", "user_calls", "user_code"),
+    *("graphs", "tf_runtime", "user_calls", "user_code"),
 }
 LAYERS = (SHARED, {"distributed"}, {"data"}, {"training"}, {"evaluation"}, {"reporting"}, {"run"})
 NODES = {

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from pipeline import config as config_lib
-from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
 from pipeline.run import checkpoints, trainer
 from pipeline.training import make_task
@@ -92,13 +91,7 @@ def test_embeddings_of_a_table_are_trained_as_by_plain_keras(
     datasets, task = make_task.fitting(config, datasets_lib.load(config))
     np.testing.assert_array_equal(datasets.train.x, _X)
     np.testing.assert_allclose(datasets.train.y, (_Y - _Y.mean()) / _Y.std(), rtol=1e-4, atol=1e-5)
-    batches = batches_lib.Batches(datasets.train, config)
-    every = helpers.singly(batches, 0, config.last_step(config.num_batches(_N)))
-    data = tf.data.Dataset.from_generator(
-        lambda: (batch[:2] for batch in every), output_signature=tuple(batches.spec[:2])
-    )
-    data = data.apply(tf.data.experimental.assert_cardinality(len(every)))
-    task.model.fit(data, shuffle=False, verbose=0)
+    task.model.fit(helpers.batches_for_keras(config, datasets), shuffle=False, verbose=0)
     expected = task.variables.arrays()
     for loop, epochs in (("custom", [3]), ("fit", [1, 3])):
         for count in epochs:

@@ -103,7 +103,8 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
         len(made) in (1, 2, 3),
         f"{name} must return (x, y) or (x, y, weight); received {len(made)} parts",
     )
-    tree: Any = batch_lib.Batch(*made, y=None) if len(made) == 1 else batch_lib.Batch(*made)
+    batch = batch_lib.of_keras(made)
+    tree: Any = batch
     shapes = {}
     for path, leaf in zip(optree.tree_paths(tree), optree.tree_leaves(tree), strict=True):
         place = ".".join([batch_lib.Batch._fields[path[0]], *map(str, path[1:])])
@@ -116,7 +117,6 @@ def examples(made: tuple[Any, ...], name: str) -> batch_lib.Batch:
         + (", ... (a list is a nest, not an array)" if len(shapes) > _MOST_NAMED else ""),
     )
     places = iter(shapes)
-    batch: batch_lib.Batch = tree
     return batch.map(lambda leaf: _array(leaf, f"{name}: {next(places)}"))
 
 

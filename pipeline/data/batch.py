@@ -67,3 +67,9 @@ class Batch(NamedTuple):
         size = self.piece_size(size)
         for first in range(0, self.num_examples, size):
             yield self.rows(slice(first, first + size))
+
+
+def of_keras(data: Any) -> Batch:
+    """The inverse of Batch.as_keras: makes a Batch of x alone, (x,), (x, y) or (x, y, weight)."""
+    x, *others = data if isinstance(data, tuple) else (data,)
+    return Batch(x, *others) if others else Batch(x, None)

@@ -83,7 +83,7 @@ class Batches:
         self._examples = examples.map(lambda array: tf.identity(tf.constant(array)))
         self._seed, self.worker = config.seed, worker
         self._count = count or examples.num_examples
-        self.spec = self._examples.map(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype))
+        self.spec = self._examples.map(streams.any_size)
         self.batch_size = min(config.batch_size or self._count, self._count)
         self.steps_per_epoch = config.num_batches(self._count)
         self.short_size = self._count % self.batch_size
@@ -161,4 +161,9 @@ def sample(
 ) -> batch_lib.Batch:
     """The first training examples as tensors, `count` at most."""
     train = datasets.train if is_weighted else datasets.unweighted or datasets.train
-    return train.rows(slice(count)).map(lambda a: a if tf.is_tensor(a) else tf.constant(a))
+    return tensors(train.rows(slice(count)))
+
+
+def tensors(batch: batch_lib.Batch) -> batch_lib.Batch:
+    """Converts numpy arrays to tensors; those of a stream are tensors already."""
+    return batch.map(lambda array: array if tf.is_tensor(array) else tf.constant(array))

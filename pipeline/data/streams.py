@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
-from pipeline import console, errors, tf_runtime
+from pipeline import console, errors, graphs, tf_runtime
 from pipeline.data import batch as batch_lib
 
 # The first batches are kept to evaluate the training loss on: so many, of so many numbers at most.
@@ -50,7 +49,7 @@ class Stream:
             f"{name} must return a dataset of batches (x, y) or (x, y, weight); received "
             f"{len(spec)} parts",
         )
-        self.spec = batch_of(spec).map(_any_size)
+        self.spec = batch_lib.of_keras(spec).map(any_size)
         self._check_repeatable()
         self.kept = list(self._first_batches())
         errors.require(self.kept, f"{name} returned an empty dataset")
@@ -59,7 +58,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[batch_lib.Batch]:
         """Yields the batches of one pass."""
-        return map(batch_of, self.dataset)
+        return map(batch_lib.of_keras, self.dataset)
 
     def weighted(self, by_class: Mapping[int, float]) -> "Stream":
         """A stream with weights by class in training; the kept batches stay as they are."""
@@ -117,8 +116,8 @@ class Stream:
             "resumed run could not repeat them; leave it out",
         )
         self.is_saved = _is_serializable(self.dataset)
-        used = {name for part in parts for name in _operations(part)}
-        found = sorted(filter(_is_unrepeatable, used))
+        used = [graph for part in parts for graph in _functions(part)]
+        found = sorted(set().union(*(graphs.unrepeatable(graph, _REPEATABLE) for graph in used)))
         errors.require(
             self.is_saved or not found,
             f"{self._name}: the dataset uses {', '.join(found)}, whose random numbers a resumed "
@@ -140,12 +139,6 @@ class Stream:
             numbers += batch.num_examples * batch.numbers
             if numbers > _MOST_NUMBERS:
                 return
-
-
-def batch_of(element: Any) -> batch_lib.Batch:
-    """Makes a Batch of an element of a dataset: x alone, (x, y) or (x, y, weight)."""
-    x, *others = element if isinstance(element, tuple) else (element,)
-    return batch_lib.Batch(x, *others) if others else batch_lib.Batch(x, None)
 
 
 class Position(tf.train.experimental.PythonState):  # type: ignore[misc]
@@ -271,26 +264,17 @@ def _is_unordered(parts: list[Any]) -> bool:
         return any(getattr(part, "_deterministic", "") == "false" for part in parts)
     ignore = tf.data.experimental.ExternalStatePolicy.IGNORE
     graph = parts[0]._as_serialized_graph(external_state_policy=ignore).numpy()
-    nodes = tf.compat.v1.GraphDef.FromString(graph)
-    functions = [node for function in nodes.library.function for node in function.node_def]
-    return any(node.attr["deterministic"].s == b"false" for node in [*nodes.node, *functions])
+    nodes = graphs.nodes(tf.compat.v1.GraphDef.FromString(graph))
+    return any(node.attr["deterministic"].s == b"false" for node in nodes)
 
 
-def _operations(dataset: Any) -> Iterator[str]:
-    """The types of the operations in a dataset's functions, such as that of map."""
-    for each in dataset._functions():
-        graph = each.function.graph.as_graph_def()
-        yield from (node.op for node in graph.node)
-        yield from (node.op for function in graph.library.function for node in function.node_def)
+def _functions(dataset: Any) -> Iterator[Any]:
+    """The GraphDefs of a dataset's functions, such as that of map."""
+    return (each.function.graph.as_graph_def() for each in dataset._functions())
 
 
-def _any_size(spec: Any) -> Any:
-    """Returns the spec of a batch of any size."""
-    if not isinstance(spec, tf.TensorSpec) or not spec.shape.rank:
-        return spec
-    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
-
-
-def _is_unrepeatable(operation: str) -> bool:
-    definition = op_def_registry.get(operation)  # None for a function of the graph
-    return bool(definition and definition.is_stateful) and not _REPEATABLE.fullmatch(operation)
+def any_size(batch: Any) -> Any:
+    """The TensorSpec of a batch of any size, for the spec of one batch or its tensor."""
+    if isinstance(batch, tf.RaggedTensorSpec) or not batch.shape.rank:
+        return batch
+    return tf.TensorSpec([None, *batch.shape[1:]], batch.dtype)

@@ -17,10 +17,16 @@ from pipeline.training import task as task_lib
 from pipeline.training import variables as variables_lib
 
 
-def evaluator(task: task_lib.Task) -> type[evaluate.Evaluator]:
-    """The kind of evaluator that a task needs."""
-    is_own = any(task_lib.overrides(task.model, name) for name in ("train_step", "test_step"))
-    return StepEvaluator if is_own else evaluate.Evaluator
+def evaluator(
+    task: task_lib.Task,
+    datasets: datasets_lib.Datasets,
+    config: config_lib.Config,
+    total: workers.Total,
+) -> evaluate.Evaluator:
+    """Makes the evaluator that a task needs; raises errors.InputError as Evaluator does."""
+    if any(task_lib.overrides(task.model, name) for name in ("train_step", "test_step")):
+        return StepEvaluator(task, datasets, config)  # fit has one worker
+    return evaluate.Evaluator(task, datasets, config, total)
 
 
 class StepEvaluator(evaluate.Evaluator):
@@ -32,14 +38,9 @@ class StepEvaluator(evaluate.Evaluator):
     """
 
     def __init__(
-        self,
-        task: task_lib.Task,
-        datasets: datasets_lib.Datasets,
-        config: config_lib.Config,
-        total: workers.Total = workers.alone,
+        self, task: task_lib.Task, datasets: datasets_lib.Datasets, config: config_lib.Config
     ):
-        """Prepares to call the model's step; `total` is unused, as there is one worker."""
-        del total
+        """Prepares to call the model's step."""
         self.task, self.is_mean_over_examples = task, False
         self._evaluated = datasets.evaluated, datasets.validation
         self._piece_size, self._kept = config.batch_size or datasets.num_train, {}

@@ -1,8 +1,9 @@
 """Loads exports: SavedModels that predict y from x, or from named columns."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,19 @@ SERVE = "serving_default"
 # the model's variables.
 ENCODED, VARIABLES = "serving_encoded", "variables"
 _VARIABLES_BEFORE = "parameters"  # VARIABLES in exports of earlier versions of this package
+
+
+@contextlib.contextmanager
+def loaded(path: pathlib.Path) -> Iterator[Any]:
+    """Loads a SavedModel, to look at it; raises errors.InputError if either fails."""
+    try:
+        with files.without_pattern(path) as readable:
+            model = tf.saved_model.load(str(readable))
+        yield model
+    except Exception as error:  # a damaged byte can raise almost any type
+        raise errors.InputError(
+            f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
+        ) from error
 
 
 class Exported:
@@ -41,9 +55,7 @@ class Exported:
           errors.InputError: there is no SavedModel whose signature serving_default returns y.
         """
         self.path = path
-        try:
-            with files.without_pattern(path) as readable:
-                self._loaded = tf.saved_model.load(str(readable))
+        with loaded(path) as self._loaded:
             signatures = self._loaded.signatures
             self._serve = signatures.get(SERVE)
             self.name_of_x = ENCODED if ENCODED in signatures else SERVE
@@ -51,10 +63,6 @@ class Exported:
             is_from_x_to_y = self.from_x is not None and _maps_x_to_y(self.from_x)
             state = "".join(self._names("preprocessing", 1))
             learned = preprocessing.Preprocessing.from_state(json.loads(state)) if state else None
-        except Exception as error:  # a damaged byte can raise almost any type
-            raise errors.InputError(
-                f"{path}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
-            ) from error
         errors.require(
             is_from_x_to_y,
             f"{path}: is no SavedModel whose signature serving_default maps x (floats, [None] or "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import errors, files
+from pipeline import errors
 from pipeline.data import arrays, tables
 from pipeline.run import exported, predictions, versions
 
@@ -38,14 +38,8 @@ class Predictor:
             self.features, self.label = tuple(self._table.columns), self._table.label
             return
         self.features, self.label = (), ""
-        try:
-            with files.without_pattern(found) as readable:
-                self._loaded = tf.saved_model.load(str(readable))
+        with exported.loaded(found) as self._loaded:
             self._serve = self._loaded.signatures[exported.SERVE]
-        except Exception as error:  # a damaged byte can raise almost any type
-            raise errors.InputError(
-                f"{found}: can't be loaded as a SavedModel: {errors.one_line(error)[:200]}"
-            ) from error
 
     def __repr__(self) -> str:
         inputs = self.features or tuple(self._serve.structured_input_signature[1])

@@ -94,7 +94,7 @@ class _Trainer:
         batches = batches_lib.of(datasets, config)
         self._last_step = config.last_step(datasets.steps_per_epoch(config))
         self._total = communicator.sum if communicator else workers.alone
-        self._evaluator = own_steps.evaluator(task)(task, datasets, config, self._total)
+        self._evaluator = own_steps.evaluator(task, datasets, config, self._total)
         is_mean = self._evaluator.is_mean_over_examples
         agreement.check(config, datasets, task, communicator, is_mean_over_examples=is_mean)
         self._line = linear.Linear.of(task, datasets, config)

@@ -2,14 +2,12 @@
 
 import enum
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
 from pipeline import config as config_lib
-from pipeline import errors, tf_runtime, user_calls, user_code
+from pipeline import errors, graphs, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import streams
@@ -87,7 +85,7 @@ def prepare(
 
 def _slower_in_xla(graph: Any, multiplications: int) -> str:
     """Returns in words why XLA would run a step slower on a CPU, or ''."""
-    names = set(_operations(graph))
+    names = {node.op for node in graphs.nodes(graph)}
     for prefix, what in _SLOW_IN_XLA.items():
         if any(name.startswith(prefix) for name in names):
             return f"XLA is slower at {what} on CPUs"
@@ -112,27 +110,13 @@ def _check_variables(traced: Any, task: task_lib.Task, optimizer: optimizers.Opt
 
 def _check_repeatable(graph: Any) -> None:
     """Raises InputError if a resumed run could not repeat the GraphDef of a step."""
-    found = sorted(name for name in set(_operations(graph)) if _is_unrepeatable(name))
+    found = sorted(graphs.unrepeatable(graph, _ALLOWED))
     errors.require(
         not found,
         f"the model uses {_OFTEN} ({', '.join(found)}): a resumed run could not reproduce them. "
         "Use a Keras layer such as keras.layers.Dropout, keras.random with a "
         "keras.random.SeedGenerator, or tf.random.stateless_normal",
     )
-
-
-def _is_unrepeatable(operation: str) -> bool:
-    """Whether TensorFlow's registry marks an operation as stateful, and _ALLOWED lacks it."""
-    definition = op_def_registry.get(operation)  # None for a function of the graph
-    is_stateful = definition is not None and definition.is_stateful
-    return is_stateful and not _ALLOWED.fullmatch(operation)
-
-
-def _operations(graph: Any) -> Iterator[str]:
-    """The types of the operations in a GraphDef and its functions."""
-    yield from (node.op for node in graph.node)
-    for function in graph.library.function:
-        yield from (node.op for node in function.node_def)
 
 
 def _why_not_in_xla(step: train_step.Step, batch: batch_lib.Batch) -> str:

@@ -206,7 +206,7 @@ def _on_stream(step: train_step.Step, mode: compilation.Mode) -> _BlockStep:
     @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
     def on_stream(iterator: Any, i: tf.Tensor) -> train_step.Row:
         del i
-        row: train_step.Row = run(streams.batch_of(next(iterator)))
+        row: train_step.Row = run(batch_lib.of_keras(next(iterator)))
         return row
 
     return on_stream  # type: ignore[no-any-return]

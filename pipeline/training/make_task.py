@@ -12,7 +12,7 @@ from pipeline import errors, tf_runtime, user_calls, user_code
 from pipeline.data import batch as batch_lib
 from pipeline.data import batches as batches_lib
 from pipeline.data import datasets as datasets_lib
-from pipeline.data import least_squares, table_examples
+from pipeline.data import least_squares, streams, table_examples
 from pipeline.training import check_task, losses, train_step
 from pipeline.training import settings as training_settings
 from pipeline.training import task as task_lib
@@ -76,7 +76,7 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
     tf.keras.utils.set_random_seed(config.seed)
     functions = user_code.of_training(config)
     sample = batches_lib.sample(datasets, _SAMPLE)
-    spec = datasets.stream.spec if datasets.stream else sample.map(_spec)
+    spec = datasets.stream.spec if datasets.stream else sample.map(streams.any_size)
     learned = datasets.preprocessing
     is_raw = config.standardize is not None or not (learned and learned.standardizes_features)
     model = _make_model(functions["model"], config, sample, is_raw=is_raw)
@@ -106,10 +106,6 @@ def make_task(config: config_lib.Config, datasets: datasets_lib.Datasets) -> tas
         with user_calls.user_errors("calling the loss", *blamed):
             check_task.loss(config, found, made, datasets.train.y, sample)
     return made
-
-
-def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 def _loss(
